@@ -1,0 +1,151 @@
+"""The learner: pulls routed targets, updates the student, publishes its weights.
+
+    TargetStream --examples(step)--> Distiller.update --version step + 1--> TargetStream.publish
+                                          |
+                                          +--> Journal (a row a step), checkpoints, evaluation
+
+`train` consumes the stream in plan order and waits for nothing else. What unblocks it is the window of steps that
+earlier publications admitted; with lag >= 1 that window fills while the update runs in its thread.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.journal import Journal
+from actors.learner_metrics import LearnerMetrics
+from actors.schedule import Schedule
+from actors.stream import TargetStream
+from fields import checkpoint
+from fields.carriers import Query, Target, Weights
+from fields.distiller import Distiller, Update
+from fields.scene.exam import Skills
+
+Evaluate = Callable[[Weights], Awaitable[tuple[Skills, np.ndarray]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is: what the progress bar and `status` show."""
+
+    step: int
+    seconds: float
+    samples: int
+    wait_seconds: float
+    staleness: int
+    update: Update | None
+
+
+class Learner:
+    """Owns the student.
+
+    Args:
+        build_distiller: loads the student, on this actor's device.
+        build_stream: connects to services and workers; called inside the actor's event loop.
+        build_evaluate: likewise; makes the function that gives weights their exam: skills and a picture.
+        schedule: of the run.
+        folder: of the run.
+        resume: a checkpoint to continue from.
+        recipe: the settings that decide the result, stored with every checkpoint.
+        threads: torch threads; the same in every process of a run, or sums are reordered.
+        run: name of the run, for the metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        build_distiller: Callable[[], Distiller],
+        build_stream: Callable[[], TargetStream],
+        build_evaluate: Callable[[], Evaluate],
+        schedule: Schedule,
+        folder: Path,
+        resume: Path | None,
+        recipe: Mapping[str, Any],
+        threads: int,
+        run: str,
+    ):
+        torch.set_num_threads(threads)
+        self._distiller = build_distiller()
+        self._build_stream = build_stream
+        self._build_evaluate = build_evaluate
+        self._schedule = schedule
+        self._folder = folder
+        self._recipe = recipe
+        self._published = {0: self._distiller.weights(0)}
+        if resume is not None:
+            saved = checkpoint.read(resume)
+            self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
+            self._published = dict(saved.published)
+        self._journal = Journal(folder, start=schedule.start)
+        self._metrics = LearnerMetrics(run)
+        self._progress = Progress(step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None)
+
+    async def train(self) -> None:
+        """Every step from the schedule's start to its end.
+
+        Raises:
+            Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
+        """
+        schedule = self._schedule
+        stream = self._build_stream()
+        evaluate = self._build_evaluate()
+        for _, weights in sorted(self._published.items()):
+            stream.publish(weights)
+        began = time.monotonic()
+        for step in range(schedule.start, schedule.steps):
+            asked = time.monotonic()
+            examples = await stream.examples(step)
+            waited = time.monotonic() - asked
+            update = await asyncio.to_thread(self._distiller.update, examples)
+            self._publish(step + 1, stream)
+            self._record(step, examples, update, waited, time.monotonic() - began, stream.depth)
+            if schedule.saves_after(step + 1):
+                await asyncio.to_thread(self._save, step + 1)
+            if schedule.evaluates_after(step + 1):
+                await self.record_skills(step + 1, *await evaluate(self._distiller.averaged_weights(step + 1)))
+
+    def _publish(self, version: int, stream: TargetStream) -> None:
+        weights = self._distiller.weights(version)
+        stream.publish(weights)
+        self._published[version] = weights
+        self._published.pop(version - 1 - self._schedule.lag, None)
+
+    def _save(self, step: int) -> None:
+        folder = self._folder / "checkpoints"
+        checkpoint.save(folder, step, self._distiller, self._published, self._recipe)
+        checkpoint.prune(folder, self._schedule.keep_checkpoints)
+
+    def _record(
+        self, step: int, examples: list[tuple[Query, Target]], update: Update, waited: float, seconds: float, depth: int
+    ) -> None:
+        version = examples[0][0].policy_version
+        ids = [sample_id for query, _ in examples for sample_id in query.sample_ids]
+        self._journal.record(step, update, version, ids, seconds)
+        self._progress = Progress(
+            step=step + 1,
+            seconds=seconds,
+            samples=self._progress.samples + len(ids),
+            wait_seconds=self._progress.wait_seconds + waited,
+            staleness=step - version,
+            update=update,
+        )
+        self._metrics.record(self._progress, update, waited, depth, len(ids))
+
+    async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
+        """Write an exam taken after `step` steps, by whom ever, into the run's journal."""
+        self._journal.record_skills(step, skills, picture)
+
+    async def progress(self) -> Progress:
+        """Where the run is."""
+        return self._progress
+
+    async def student(self) -> tuple[Weights, Weights]:
+        """The student's trainable tensors, and their moving average."""
+        step = self._progress.step
+        return self._distiller.weights(step), self._distiller.averaged_weights(step)

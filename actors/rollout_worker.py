@@ -1,0 +1,60 @@
+"""The rollout worker: solves the student's ODE with the weights that the request names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ray
+import torch
+from torch import Tensor
+
+from fields.carriers import Condition, Query
+from fields.plan import Group
+from fields.policy import Policy
+from fields.rollout import rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedWeights:
+    """A published version: its checksum, and where its tensors lie in the object store.
+
+    It travels inside every request. There is no separate synchronisation that could silently fail: a worker that holds
+    another version fetches this one, and its answer names the version and checksum that it used.
+    """
+
+    policy_version: int
+    checksum: str
+    reference: ray.ObjectRef
+
+
+class RolloutWorker:
+    """Rolls the student out; it has no state but the weights that it loaded last.
+
+    Args:
+        build_policy: loads the base, on this worker's device.
+        threads: torch threads; the same in every process of a run, or sums are reordered.
+    """
+
+    def __init__(self, build_policy: Callable[[], Policy], threads: int):
+        torch.set_num_threads(threads)
+        self._policy = build_policy()
+        self._loaded: str | None = None
+
+    def ready(self) -> None:
+        """Returns once the base is loaded."""
+
+    def query(self, group: Group, condition: Condition, weights: PublishedWeights) -> Query:
+        """The group's states at their query points, rolled out with these weights."""
+        self._load(weights)
+        return self._policy.query(group, condition)
+
+    def generate(self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None) -> Tensor:
+        """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base."""
+        self._load(weights)
+        index = torch.full((len(noise),), len(grid) - 1)
+        return rollout(self._policy.velocity, noise, grid, index, condition)
+
+    def _load(self, weights: PublishedWeights | None) -> None:
+        checksum = weights.checksum if weights else None
+        if checksum != self._loaded:
+            self._policy.load(ray.get(weights.reference) if weights else None)
+            self._loaded = checksum

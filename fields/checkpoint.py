@@ -1,0 +1,121 @@
+"""Checkpoints: everything that the next step depends on, written whole or not at all.
+
+step-000200/
+    adapter_config.json, adapter_model.safetensors     the student, as PEFT writes it
+    ema/                                               its moving average, likewise
+    optimizer.safetensors                              AdamW's moments
+    published/version-000199.safetensors               the versions that coming steps roll out with
+    state.json                                         step, checksums, size and SHA-256 of every file; written last
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from fields.carriers import Tensors, Weights
+from fields.distiller import Distiller
+from fields.lora import Adapter, read_adapter, write_adapter
+
+_STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The state of a run after `step` optimizer steps.
+
+    `recipe` holds the settings that decide the result; a run only continues with the same ones.
+    """
+
+    step: int
+    student: Tensors
+    ema: Tensors
+    optimizer: Tensors
+    published: Mapping[int, Weights]
+    recipe: Mapping[str, Any]
+
+
+def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> Path:
+    """Write `folder/step-NNNNNN` under a temporary name, then rename it."""
+    final = folder / f"step-{step:06d}"
+    temporary = folder / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_adapter(temporary, Adapter(distiller.shape, distiller.weights(step).tensors))
+    write_adapter(temporary / "ema", Adapter(distiller.shape, distiller.averaged_weights(step).tensors))
+    save_file(distiller.optimizer_tensors(), temporary / "optimizer.safetensors")
+    (temporary / "published").mkdir()
+    for version, weights in published.items():
+        save_file(dict(weights.tensors), temporary / "published" / f"version-{version:06d}.safetensors")
+    state = {
+        "step": step,
+        "checksums": {str(version): weights.checksum for version, weights in published.items()},
+        "recipe": recipe,
+        "files": {str(path.relative_to(temporary)): _digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()},
+    }
+    (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    return final
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ValueError: if it is not complete: no state.json, or a file missing or other than it was written.
+    """
+    if problem := _damage(path):
+        raise ValueError(f"{path} is no complete checkpoint: {problem}")
+    state = json.loads((path / _STATE).read_text())
+    published = {
+        int(version): Weights(
+            policy_version=int(version),
+            checksum=checksum,
+            tensors=load_file(path / "published" / f"version-{int(version):06d}.safetensors"),
+        )
+        for version, checksum in state["checksums"].items()
+    }
+    return Checkpoint(
+        step=state["step"],
+        student=read_adapter(path).tensors,
+        ema=read_adapter(path / "ema").tensors,
+        optimizer=load_file(path / "optimizer.safetensors"),
+        published=published,
+        recipe=state["recipe"],
+    )
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint; what is damaged or half-written is passed over."""
+    candidates = sorted(folder.glob("step-*"), reverse=True)
+    return next((path for path in candidates if _damage(path) is None), None)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints."""
+    for path in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(path)
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        state = json.loads((path / _STATE).read_text())
+        files = state["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{_STATE} is missing or damaged"
+    for name, digest in files:
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if _digest(path / name) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

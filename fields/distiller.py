@@ -1,0 +1,176 @@
+"""The student as it learns: a LoRA over the frozen base, its optimizer, and its moving average."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fields.carriers import Query, Target, Tensors, Weights
+from fields.families.base import Family
+from fields.lora import LoraShape, add_lora, load_into
+from fields.objective import velocity_mse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimization:
+    """How the student is updated: AdamW without weight decay at a constant rate after a linear warm-up.
+
+    Attributes:
+        learning_rate: of AdamW.
+        betas: of AdamW.
+        warmup_steps: steps over which the rate rises from 0.
+        clip: largest norm of the gradient.
+        ema_decay: of the moving average that is evaluated and exported beside the student, in [0, 1).
+    """
+
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    clip: float = 1.0
+    ema_decay: float = 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one optimizer step did: losses are means over samples, per route over that route's samples."""
+
+    loss: float
+    route_loss: dict[str, float]
+    route_samples: dict[str, int]
+    route_target_norm: dict[str, float]
+    gradient_norm: float
+
+
+class Distiller:
+    """Updates the student towards the experts' velocities at the student's own states.
+
+    Args:
+        family: how the network is called.
+        transformer: the frozen base; the adapter is put into it.
+        shape: of the student's LoRA.
+        optimization: of the student.
+        seed: of the fresh adapter.
+        start: adapter tensors to start from; None starts from the base.
+        device: where it computes.
+
+    Raises:
+        ValueError: if `start` doesn't fit the student's adapter in full.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        transformer: nn.Module,
+        shape: LoraShape,
+        optimization: Optimization,
+        seed: int,
+        start: Tensors | None = None,
+        device: torch.device | None = None,
+    ):
+        self.family = family
+        self.shape = shape
+        self.optimization = optimization
+        self.device = device or torch.device("cpu")
+        self.parameters = add_lora(transformer, shape, seed)
+        if start is not None:
+            load_into(self.parameters, start, "the student's start")
+        self.transformer = transformer.to(self.device)
+        # Selected by name, never by requires_grad: PEFT's adapter switches flip that flag.
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()), lr=optimization.learning_rate, betas=optimization.betas, weight_decay=0.0
+        )
+        self.ema = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.updates = 0
+
+    def velocity(self, query: Query) -> Tensor:
+        """v_theta at the query's states, with gradient."""
+        condition = query.condition.to(self.device)
+        return self.family.velocity(self.transformer, query.x_t.to(self.device), query.t.to(self.device), condition)
+
+    def update(self, examples: Sequence[tuple[Query, Target]]) -> Update:
+        """One optimizer step on the mean loss over all samples; each group's graph is freed before the next is built.
+
+        Raises:
+            ValueError: if query and target are of different samples.
+            FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
+        """
+        batch_size = sum(len(query.sample_ids) for query, _ in examples)
+        losses: dict[str, list[Tensor]] = {}
+        norms: dict[str, list[Tensor]] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for query, target in examples:
+            if query.sample_ids != target.sample_ids:
+                raise ValueError(f"expert {target.expert!r} answered {target.sample_ids}, asked were {query.sample_ids}")
+            loss = velocity_mse(self.velocity(query), target.velocity.to(self.device))
+            if not bool(loss.isfinite().all()):
+                raise FloatingPointError(
+                    f"loss is not finite: expert {target.expert!r}, samples {query.sample_ids}, t {query.t.tolist()}"
+                )
+            (loss.sum() / batch_size).backward()
+            losses.setdefault(query.route, []).append(loss.detach())
+            norms.setdefault(query.route, []).append(target.velocity.flatten(1).square().mean(dim=1).sqrt())
+        gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.clip)
+        if not bool(gradient_norm.isfinite()):
+            raise FloatingPointError(f"gradient norm is {gradient_norm.item()} over samples of {sorted(losses)}")
+        self._step()
+        route_loss = {route: torch.cat(values) for route, values in losses.items()}
+        return Update(
+            loss=torch.cat(list(route_loss.values())).mean().item(),
+            route_loss={route: values.mean().item() for route, values in route_loss.items()},
+            route_samples={route: len(values) for route, values in route_loss.items()},
+            route_target_norm={route: torch.cat(values).mean().item() for route, values in norms.items()},
+            gradient_norm=gradient_norm.item(),
+        )
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        settings = self.optimization
+        self.updates += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, self.updates / max(1, settings.warmup_steps))
+        self.optimizer.step()
+        # A young average forgets faster, or its start would outweigh a short run.
+        decay = min(settings.ema_decay, self.updates / (self.updates + 10))
+        for name, parameter in self.parameters.items():
+            self.ema[name].lerp_(parameter.detach(), 1 - decay)
+
+    def weights(self, policy_version: int) -> Weights:
+        """The student's adapter as it is now."""
+        return Weights.of(policy_version, self.parameters)
+
+    def averaged_weights(self, policy_version: int) -> Weights:
+        """The moving average of the student's adapter."""
+        return Weights.of(policy_version, self.ema)
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """AdamW's moments by parameter name, for a checkpoint."""
+        state = self.optimizer.state
+        return {
+            f"{kind}/{name}": state[parameter][kind].clone()
+            for name, parameter in self.parameters.items()
+            if parameter in state
+            for kind in ("exp_avg", "exp_avg_sq")
+        }
+
+    def restore(self, tensors: Tensors, ema: Tensors, optimizer_tensors: Tensors, updates: int) -> None:
+        """Continue where a checkpoint stopped: the next update is the one that the undisturbed run would make.
+
+        Raises:
+            ValueError: if the tensors don't fit the student in full.
+        """
+        load_into(self.parameters, tensors, "checkpoint")
+        load_into(self.ema, ema, "checkpoint's moving average")
+        self.updates = updates
+        self.optimizer.state.clear()
+        for kind in ("exp_avg", "exp_avg_sq"):
+            found = {n.removeprefix(f"{kind}/"): t for n, t in optimizer_tensors.items() if n.startswith(f"{kind}/")}
+            if updates == 0 and not found:
+                continue
+            moments = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+            load_into(moments, found, f"checkpoint's optimizer ({kind})")
+            for name, parameter in self.parameters.items():
+                self.optimizer.state[parameter]["step"] = torch.tensor(float(updates))
+                self.optimizer.state[parameter][kind] = moments[name]

@@ -1,0 +1,44 @@
+"""What a model family gives; the rest of the system doesn't know which one it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from fields.carriers import Condition
+from fields.dataset import Row
+
+
+class Family(ABC):
+    """One kind of model as a velocity field: loading, conditioning, time, sign and packing are settled here."""
+
+    name: ClassVar[str]
+    latent_shape: ClassVar[tuple[int, ...]]
+    default_lora_targets: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def load_transformer(self, path: Path) -> nn.Module:
+        """The frozen network in evaluation mode.
+
+        Raises:
+            ValueError: if the folder doesn't hold such a model; says what is missing.
+        """
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row]) -> Condition:
+        """Prompts and source images as the network's conditions, one row each.
+
+        Raises:
+            ValueError: for a row that cannot be encoded; names it.
+        """
+
+    @abstractmethod
+    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """dx/dt = eps - x_0 at (x_t, t), t in [0, 1] with 1 = noise; shapes (batch, *latent_shape), (batch,)."""
+
+    @abstractmethod
+    def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""

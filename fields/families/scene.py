@@ -1,0 +1,73 @@
+"""The scene world's small transformer as a family."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fields.carriers import Condition
+from fields.dataset import Row, decode_image
+from fields.families.base import Family
+from fields.scene.grammar import tokenize
+from fields.scene.transformer import SceneTransformer
+from fields.scene.world import SIZE
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class SceneFamily(Family):
+    """States are images in [-1, 1]; the text encoder is a table of words inside the transformer."""
+
+    name = "scene"
+    latent_shape = (3, SIZE, SIZE)
+    default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
+
+    def load_transformer(self, path: Path) -> SceneTransformer:
+        for name in (CONFIG, WEIGHTS):
+            if not (path / name).is_file():
+                raise ValueError(f"{path} is no scene model: it has no {name}")
+        transformer = SceneTransformer(**json.loads((path / CONFIG).read_text()))
+        tensors = load_file(path / WEIGHTS)
+        expected = transformer.state_dict()
+        for name in sorted(expected.keys() | tensors.keys()):
+            found, wanted = tensors.get(name), expected.get(name)
+            if found is None or wanted is None or found.shape != wanted.shape:
+                shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (found, wanted)]
+                raise ValueError(f"{path / WEIGHTS}: tensor {name!r} has shape {shapes[0]}; the model wants {shapes[1]}")
+        transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return transformer.eval().requires_grad_(False)
+
+    def encode(self, rows: Sequence[Row]) -> Condition:
+        words = torch.stack([torch.from_numpy(tokenize(row.prompt)) for row in rows])
+        tensors = {"words": words}
+        if with_source := [row.uid for row in rows if row.source_image is not None]:
+            if len(with_source) != len(rows):
+                raise ValueError(f"one batch mixes rows with and without a source image: {with_source[0]!r} has one")
+            tensors["source"] = torch.from_numpy(np.stack([_source(row) for row in rows]))
+        return Condition(tensors=tensors, unconditional={"words": torch.zeros_like(words)})
+
+    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return transformer(x_t, t, condition.tensors["words"], condition.tensors.get("source"))
+
+    def decode(self, x_0: Tensor) -> np.ndarray:
+        return ((x_0.float() + 1) / 2).cpu().numpy()
+
+
+def _source(row: Row) -> np.ndarray:
+    assert row.source_image is not None
+    image = decode_image(row.source_image, row.uid)
+    if image.shape != SceneFamily.latent_shape:
+        raise ValueError(f"row {row.uid!r}: its source image is {image.shape[2]} x {image.shape[1]}, not {SIZE} x {SIZE}")
+    return image * 2 - 1
+
+
+def save_transformer(transformer: SceneTransformer, path: Path) -> None:
+    """Write the folder that `load_transformer` reads, in float16."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / CONFIG).write_text(json.dumps(transformer.config, indent=2) + "\n")
+    save_file({name: tensor.half().contiguous() for name, tensor in transformer.state_dict().items()}, path / WEIGHTS)

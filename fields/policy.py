@@ -1,0 +1,74 @@
+"""The student as it rolls out: the base with one published version of the adapter merged into its weights."""
+
+import torch
+from torch import Tensor, nn
+
+from fields.carriers import Condition, Query, Weights
+from fields.families.base import Family
+from fields.lora import adapted_modules, weight_difference
+from fields.plan import Group, noise
+from fields.rollout import rollout
+
+
+class Policy:
+    """Rolls out the version of the student that a request names.
+
+    Merging saves the adapter's own matrix products at every one of a rollout's forwards. Each version is merged into
+    the pristine base weights, which are kept, so versions leave nothing behind.
+
+    Args:
+        family: how the network is called.
+        transformer: the frozen base, without an adapter.
+        scale: alpha / rank of the student's adapter.
+        seed: of the run's sample plan.
+        grid: the rollout's times.
+        device: where it computes.
+    """
+
+    def __init__(
+        self, family: Family, transformer: nn.Module, scale: float, seed: int, grid: Tensor, device: torch.device | None = None
+    ):
+        self.family = family
+        self.device = device or torch.device("cpu")
+        self.transformer = transformer.to(self.device)
+        self.scale = scale
+        self.seed = seed
+        self.grid = grid
+        self.weights: Weights | None = None
+        self._pristine: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def load(self, weights: Weights | None) -> None:
+        """Become this version of the student; None is the bare base."""
+        for module, pristine in self._pristine.items():
+            self.transformer.get_submodule(module).weight.copy_(pristine)
+        for module in adapted_modules(weights.tensors) if weights else ():
+            weight = self.transformer.get_submodule(module).weight
+            assert isinstance(weight, Tensor)
+            pristine = self._pristine.setdefault(module, weight.clone())
+            difference = weight_difference(weights.tensors, module, self.scale)  # type: ignore[union-attr]
+            weight.copy_(pristine.float() + difference.to(self.device))
+        self.weights = weights
+
+    def velocity(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The student's velocity with the loaded version."""
+        return self.family.velocity(self.transformer, x_t, t, condition)
+
+    def query(self, group: Group, condition: Condition) -> Query:
+        """Roll the group's samples out from their noise to their query points.
+
+        Raises:
+            ValueError: if a state is not finite; names the samples.
+        """
+        assert self.weights is not None, "a query needs a published version"
+        x_T = noise(self.seed, group.ids, self.family.latent_shape).to(self.device)
+        x_t = rollout(self.velocity, x_T, self.grid.to(self.device), group.index, condition.to(self.device))
+        return Query(
+            sample_ids=group.ids,
+            route=group.route,
+            policy_version=self.weights.policy_version,
+            checksum=self.weights.checksum,
+            x_t=x_t.cpu(),
+            t=self.grid[group.index],
+            condition=condition,
+        )

@@ -1,0 +1,97 @@
+"""The exam of the scene world: fixed questions in the twelve categories, with fixed noise, marked by the checker."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fields.dataset import Row, encode_png
+from fields.plan import Stream, generator, noise
+from fields.scene.checker import Score, check
+from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES, Task, draw_task
+from fields.scene.world import SIZE, render
+
+Skills = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question: its number, its task, and the row that a model is shown."""
+
+    id: int
+    task: Task
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Questions that are answered as one batch, all with or all without a source image, and their noise."""
+
+    questions: tuple[Question, ...]
+    noise: Tensor
+
+    @property
+    def rows(self) -> list[Row]:
+        return [question.row for question in self.questions]
+
+
+def task_row(uid: str, task: Task) -> Row:
+    """What a model, or a data set, sees of a task."""
+    source = encode_png(render(task.source)) if task.source else None
+    return Row(uid, task.category, task.prompt, source, encode_png(render(task.target)))
+
+
+class Exam:
+    """The same questions and the same noise for whoever takes it.
+
+    Args:
+        samples: questions a category.
+        seed: of questions and noise; the exam doesn't share random numbers with training.
+    """
+
+    def __init__(self, samples: int, seed: int):
+        self.samples = samples
+        self.sheets: list[Sheet] = []
+        for categories in ROUTE_CATEGORIES.values():
+            for category in categories:
+                first = CATEGORIES.index(category) * 100_000  # more questions leave the earlier ones as they are
+                ids = range(first, first + samples)
+                tasks = [draw_task(category, generator(seed, Stream.QUESTION, n)) for n in ids]
+                questions = tuple(Question(n, t, task_row(f"exam-{n}", t)) for n, t in zip(ids, tasks, strict=True))
+                self.sheets.append(Sheet(questions, noise(seed, ids, (3, SIZE, SIZE), Stream.QUESTION_NOISE)))
+
+    @property
+    def questions(self) -> list[Question]:
+        return [question for sheet in self.sheets for question in sheet.questions]
+
+    def mark(self, answers: Sequence[np.ndarray]) -> Skills:
+        """The share of exactly right answers and the mean grade by category; answers in the order of the sheets."""
+        scores: dict[str, list[Score]] = {}
+        for question, image in zip(self.questions, np.concatenate(answers), strict=True):
+            scores.setdefault(question.task.category, []).append(check(question.task, image))
+        return {
+            category: {
+                "exact": float(np.mean([score.passed for score in marks])),
+                "graded": float(np.mean([score.graded for score in marks])),
+            }
+            for category, marks in scores.items()
+        }
+
+
+def route_skill(skills: Mapping[str, Mapping[str, float]], route: str, measure: str = "graded") -> float:
+    """The mean over the categories of one route."""
+    return float(np.mean([skills[category][measure] for category in ROUTE_CATEGORIES[route]]))
+
+
+def grid_of(images: np.ndarray, columns: int) -> np.ndarray:
+    """(n, 3, H, W) -> one picture (3, rows H, columns W) in [0, 1], a pixel of white around each image."""
+    padded = np.pad(np.clip(images, 0, 1), ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=1.0)
+    n, c, h, w = padded.shape
+    return padded.reshape(n // columns, columns, c, h, w).transpose(2, 0, 3, 1, 4).reshape(c, n // columns * h, columns * w)
+
+
+def clean_index(noise: Tensor, grid: Tensor) -> Tensor:
+    """The grid index of the clean state for every row of a batch."""
+    return torch.full((len(noise),), len(grid) - 1)

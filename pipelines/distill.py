@@ -1,0 +1,145 @@
+"""Distil experts into one student: `python -m pipelines.distill CONFIG.yaml [dotted.key=value ...]`."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fields import checkpoint
+from pipelines import build
+from pipelines.config import ConfigError, RunConfig, load_config
+from pipelines.outcome import AFTER, BASE, BEFORE, Outcome, write_config, write_summary
+from pipelines.prepare import SCENE_DATA, prepare_scene
+from pipelines.progress import Display
+from pipelines.report import write_report
+from pipelines.tables import skill_table
+from pipelines.validate import check_files, check_resources
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        config = load_config(options.config, options.overrides)
+        _prepare_data(config)
+        rows = check_files(config)
+        resume = _checkpoint(config, options.resume)
+        start = _start(config, resume)
+        _connect(config, options, console)
+    except ConfigError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        return 2
+    if options.dry_run:
+        console.print(f"{options.config} is valid; nothing was deployed", highlight=False)
+        return 0
+    _begin_folder(config, resume, options.resume)
+    with Display(console, start, config.run.steps) as display:
+        display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
+        outcome = _run(config, rows, resume, start, display, options.reference)
+    _finish(config, outcome, console)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.distill", description=__doc__)
+    parser.add_argument("config", type=Path, help="YAML file; docs/config.schema.json describes it")
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replace a value of the configuration")
+    parser.add_argument("--dry-run", action="store_true", help="validate everything, deploy nothing")
+    parser.add_argument("--reference", action="store_true", help="the plain loop in this process, without Ray")
+    parser.add_argument("--resume", default="auto", metavar="auto|never|CHECKPOINT", help="where to continue; default auto")
+    parser.add_argument("--address", help="of a running Ray cluster; default: RAY_ADDRESS, else start one in this process")
+    return parser
+
+
+def _prepare_data(config: RunConfig) -> None:
+    """Write the scene world's data on first use."""
+    if any(route.data.parent == SCENE_DATA and not route.data.exists() for route in config.routes.values()):
+        prepare_scene()
+
+
+def _checkpoint(config: RunConfig, resume: str) -> Path | None:
+    if resume == "never":
+        return None
+    if resume == "auto":
+        return checkpoint.newest(config.folder / "checkpoints")
+    return Path(resume)
+
+
+def _start(config: RunConfig, resume: Path | None) -> int:
+    """The first step to do.
+
+    Raises:
+        ConfigError: if the checkpoint is damaged or was written with other settings that decide the result.
+    """
+    if resume is None:
+        return 0
+    try:
+        saved = checkpoint.read(resume)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
+    if differences := build.recipe_differences(build.recipe(config), dict(saved.recipe)):
+        raise ConfigError(
+            f"{resume} was written with other settings: {'; '.join(differences)}. Restore them, name another run, "
+            "or start over with --resume never"
+        )
+    return min(saved.step, config.run.steps)
+
+
+def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -> None:
+    """Connect to Ray, or start it, unless nothing will be deployed; then compare the run's demands with the cluster."""
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    if options.reference or (options.dry_run and not address):
+        check_resources(config, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
+        return
+    import ray
+
+    if address:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    else:
+        check_resources(config, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
+        context = ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=True)
+        console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
+    total = ray.cluster_resources()
+    check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
+
+
+def _begin_folder(config: RunConfig, resume: Path | None, mode: str) -> None:
+    if mode == "never" and config.folder.exists():
+        shutil.rmtree(config.folder)
+    write_config(config)
+
+
+def _run(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, plain: bool) -> Outcome:
+    if plain:
+        from pipelines.reference import run_reference
+
+        return run_reference(config, rows, resume, display)
+    from pipelines.distributed import run_distributed
+
+    return run_distributed(config, rows, resume, start, display)
+
+
+def _finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
+    summary = write_summary(config, outcome)
+    write_report(config, outcome, summary)
+    if outcome.results:
+        order = [BASE, *config.experts, BEFORE, AFTER]
+        skills = {name: outcome.results[name].skills for name in order}
+        for measure in ("graded", "exact"):
+            console.print(skill_table(f"Skills, {measure}", skills, measure))
+    console.print(
+        f"{summary['steps']} steps, {summary['samples']} samples in {summary['seconds']:.0f} s "
+        f"({summary['samples_per_second']:.1f} samples/s)",
+        highlight=False,
+    )
+    console.print(f"run folder: {config.folder}\nreport: {config.folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

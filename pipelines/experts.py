@@ -1,0 +1,146 @@
+"""Train the scene world's base and experts: `python -m pipelines.experts [base] [local_edit] [global_edit]`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from fields.carriers import checksum
+from fields.families.scene import SceneFamily, save_transformer
+from fields.field import Field
+from fields.lora import Adapter, LoraShape, add_lora, read_adapter, write_adapter
+from fields.operators import Identity
+from fields.rollout import rollout
+from fields.scene.exam import Exam, Skills, clean_index
+from fields.scene.grammar import GLOBAL_EDIT, LOCAL_EDIT
+from fields.scene.training import Recipe, base_optimizers, train
+from fields.scene.transformer import SceneTransformer
+from fields.schedule import time_grid
+from pipelines.tables import skill_table
+
+WEIGHTS = Path("fields/scene/weights")
+NAMES = ("base", "local_edit", "global_edit")
+SHAPE = LoraShape(rank=64, alpha=64, targets=SceneFamily.default_lora_targets)
+RECIPES = {
+    "base": Recipe(
+        categories={"single": 0.5, "two": 1.5, "count": 2.0, "colour": 0.5, "position": 0.5, "attribution": 2.0},
+        steps=7000,
+        batch_size=64,
+        learning_rate=2e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
+    "local_edit": Recipe(
+        categories=dict.fromkeys(LOCAL_EDIT, 1.0),
+        steps=2000,
+        batch_size=48,
+        learning_rate=2e-3,
+        prompt_dropout=0.0,
+        t_mean=0.4,
+    ),
+    "global_edit": Recipe(
+        categories=dict.fromkeys(GLOBAL_EDIT, 1.0),
+        steps=2000,
+        batch_size=48,
+        learning_rate=2e-3,
+        prompt_dropout=0.0,
+        t_mean=0.4,
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train what is named (default: all), write weights and cards, print the table of all that exist."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.experts", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="what to train; default: all, in this order")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; part of what makes the weights equal")
+    parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder of the weights")
+    parser.add_argument("--table", action="store_true", help="train nothing; print the table of what is there")
+    parser.add_argument("--samples", type=int, default=100, help="exam questions a category")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    exam = Exam(options.samples, seed=1)
+    for name in () if options.table else options.names or NAMES:
+        _train(name, options.output, options.seed, options.threads, exam)
+    paths = {name: options.output / name / "card.json" for name in NAMES}
+    cards = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    Console().print(
+        skill_table("Experts of the scene world, exact", {name: card["skills"] for name, card in cards.items()}, "exact")
+    )
+
+
+def _train(name: str, output: Path, seed: int, threads: int, exam: Exam) -> None:
+    recipe = RECIPES[name]
+    torch.manual_seed(seed)
+    began = time.monotonic()
+    if name == "base":
+        transformer = SceneTransformer()
+        parameters: dict[str, nn.Parameter] = dict(transformer.named_parameters())
+        optimizers = base_optimizers(transformer, recipe.learning_rate)
+    else:
+        transformer = SceneFamily().load_transformer(output / "base")
+        parameters = add_lora(transformer, SHAPE, seed)
+        optimizers = [
+            torch.optim.AdamW(list(parameters.values()), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        ]
+    steps = iter(track(range(recipe.steps), description=f"{name}: {recipe.steps} steps"))
+    next(steps)
+    losses: list[float] = []
+
+    def report(step: int, loss: float) -> None:
+        next(steps, None)
+        losses.append(loss)
+        if (step + 1) % 200 == 0:
+            print(f"{name} step {step + 1}: loss {sum(losses[-200:]) / 200:.4f}", file=sys.stderr, flush=True)
+
+    average = train(transformer, optimizers, parameters, recipe, seed + 1, report)
+    folder = output / name
+    if name == "base":
+        transformer.load_state_dict(average)
+        save_transformer(transformer, folder)
+    else:
+        write_adapter(folder, Adapter(SHAPE, average), torch.float16)
+    seconds = time.monotonic() - began
+    card = {
+        "command": f"python -m pipelines.experts {name} --seed {seed} --threads {threads}",
+        "seed": seed,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "seconds": round(seconds),
+        "torch": torch.__version__,
+        "sha256": checksum(average),
+        "exam": {"samples": exam.samples, "rollout_steps": 16},
+        "skills": take(exam, load(name, output)),
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def load(name: str, weights: Path = WEIGHTS) -> Field:
+    """The shipped base or expert as a field."""
+    family = SceneFamily()
+    adapter = None if name == "base" else read_adapter(weights / name)
+    return Field.build(name, family, family.load_transformer(weights / "base"), adapter, Identity())
+
+
+def take(exam: Exam, field: Field, steps: int = 16) -> Skills:
+    """A field's exam, by its own ODE."""
+    grid = time_grid(steps)
+    answers = []
+    for sheet in exam.sheets:
+        condition = field.family.encode(sheet.rows)
+        answers.append(
+            field.family.decode(rollout(field.velocity, sheet.noise, grid, clean_index(sheet.noise, grid), condition))
+        )
+    return exam.mark(answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

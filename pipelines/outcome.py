@@ -1,0 +1,79 @@
+"""What a run leaves behind, however it was run: the contract of the run folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from fields.carriers import Weights
+from fields.scene.exam import Exam, Skills
+from pipelines.config import RunConfig
+
+BASE, BEFORE, AFTER = "base", "before", "after"
+_PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamResult:
+    """One model's answers to the exam, sheet by sheet, and their marks."""
+
+    answers: Sequence[np.ndarray]
+    skills: Skills
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        steps: optimizer steps of the student, earlier sessions included.
+        samples: samples trained on in this session.
+        seconds: spent training in this session, startup and evaluation of others left out.
+        weights: the final trainable tensors.
+        results: model (base, each expert, before, after) -> its exam; empty without evaluation.
+    """
+
+    steps: int
+    samples: int
+    seconds: float
+    weights: Weights
+    exam: Exam
+    results: Mapping[str, ExamResult]
+
+
+def write_config(config: RunConfig) -> None:
+    """The resolved configuration."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (config.folder / "config.yaml").write_text(content)
+
+
+def write_summary(config: RunConfig, outcome: Outcome) -> dict:
+    """summary.json, and its content."""
+    results = outcome.results
+    skills = {
+        category: {
+            BASE: results[BASE].skills[category],
+            "experts": {name: results[name].skills[category] for name in config.experts},
+            BEFORE: results[BEFORE].skills[category],
+            AFTER: results[AFTER].skills[category],
+        }
+        for category in (results[BASE].skills if results else ())
+    }
+    summary = {
+        "run": config.run.name,
+        "steps": outcome.steps,
+        "samples": outcome.samples,
+        "seconds": round(outcome.seconds, 1),
+        "samples_per_second": round(outcome.samples / outcome.seconds, 2) if outcome.seconds else 0.0,
+        "weights_sha256": outcome.weights.checksum,
+        "skills": skills,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    path = Path(config.folder / "summary.json")
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary

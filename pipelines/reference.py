@@ -1,0 +1,84 @@
+"""A run by the plain loop of `fields/`, in this process and without Ray: for debugging, and as the oracle."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from actors.journal import Journal
+from fields import checkpoint
+from fields.carriers import Condition, Weights
+from fields.plan import Group
+from fields.reference import distill
+from fields.rollout import Velocity, rollout
+from fields.scene.exam import Exam, clean_index, grid_of
+from pipelines import build
+from pipelines.config import RunConfig
+from pipelines.outcome import AFTER, BASE, BEFORE, ExamResult, Outcome
+from pipelines.progress import Display
+
+
+def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, display: Display) -> Outcome:
+    """Train and evaluate; writes the journal and the checkpoints."""
+    torch.set_num_threads(config.run.threads)
+    family = build.family(config)
+    plan = build.plan(config, rows)
+    buckets = build.buckets(config)
+    fields = {name: build.field(config, name) for name in config.experts}
+    policy = build.policy(config)
+    distiller = build.distiller(config)
+    published = {0: distiller.weights(0)}
+    exam = Exam(config.eval.samples, config.eval.seed)
+
+    def take(velocity: Velocity) -> ExamResult:
+        answers = []
+        for sheet in exam.sheets:
+            condition = family.encode(sheet.rows)
+            x_0 = rollout(velocity, sheet.noise, plan.grid, clean_index(sheet.noise, plan.grid), condition)
+            answers.append(family.decode(x_0))
+        return ExamResult(answers=answers, skills=exam.mark(answers))
+
+    def take_with(weights: Weights | None) -> ExamResult:
+        policy.load(weights)
+        return take(policy.velocity)
+
+    def encode(group: Group) -> Condition:
+        return Condition.concatenate([family.encode([buckets[group.route][sample.row]]) for sample in group.samples])
+
+    results: dict[str, ExamResult] = {}
+    if config.eval.every:
+        display.say("evaluating base, experts and the student's start")
+        results = {BASE: take_with(None), BEFORE: take_with(published[0])}
+        results |= {name: take(field.velocity) for name, field in fields.items()}
+    saved = checkpoint.read(resume) if resume else None
+    if saved is not None:
+        distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
+        published = dict(saved.published)
+    when = build.schedule(config, saved.step if saved else 0)
+    journal = Journal(config.folder, when.start)
+    experts = {name: fields[route.expert] for name, route in config.routes.items()}
+    recipe = build.recipe(config)
+    began = time.monotonic()
+    samples = 0
+    steps = range(when.start, when.steps)
+    for step, update in distill(plan, encode, policy, experts, distiller, published, steps, when.lag):
+        ids = [sample_id for group in plan.groups(step) for sample_id in group.ids]
+        samples += len(ids)
+        seconds = time.monotonic() - began
+        journal.record(step, update, max(0, step - when.lag), ids, seconds)
+        display.update(step + 1, update, samples, seconds, min(step, when.lag))
+        if when.saves_after(step + 1):
+            checkpoint.save(config.folder / "checkpoints", step + 1, distiller, published, recipe)
+            checkpoint.prune(config.folder / "checkpoints", when.keep_checkpoints)
+        if when.evaluates_after(step + 1):
+            result = take_with(distiller.averaged_weights(step + 1))
+            journal.record_skills(step + 1, result.skills, grid_of(result.answers[-1], 8))
+    seconds = time.monotonic() - began
+    if config.eval.every:
+        display.say("evaluating the student")
+        results[AFTER] = take_with(distiller.averaged_weights(when.steps))
+        journal.record_skills(when.steps, results[AFTER].skills, grid_of(results[AFTER].answers[-1], 8))
+    journal.close()
+    return Outcome(
+        steps=when.steps, samples=samples, seconds=seconds, weights=distiller.weights(when.steps), exam=exam, results=results
+    )
