@@ -31,3 +31,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/tested: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+schema: setup
+	$(BIN)/python -m pipelines.config > docs/config.schema.json

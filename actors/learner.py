@@ -10,7 +10,7 @@ earlier publications admitted; with lag >= 1 that window fills while the update 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.examiner import Examiner
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
 from actors.schedule import Schedule
@@ -26,8 +27,6 @@ from fields import checkpoint
 from fields.carriers import Query, Target, Weights
 from fields.distiller import Distiller, Update
 from fields.scene.exam import Skills
-
-Evaluate = Callable[[Weights], Awaitable[tuple[Skills, np.ndarray]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,7 @@ class Learner:
     Args:
         build_distiller: loads the student, on this actor's device.
         build_stream: connects to services and workers; called inside the actor's event loop.
-        build_evaluate: likewise; makes the function that gives weights their exam: skills and a picture.
+        build_examiner: likewise; examines the student while it learns.
         schedule: of the run.
         folder: of the run.
         resume: a checkpoint to continue from.
@@ -62,7 +61,7 @@ class Learner:
         *,
         build_distiller: Callable[[], Distiller],
         build_stream: Callable[[], TargetStream],
-        build_evaluate: Callable[[], Evaluate],
+        build_examiner: Callable[[], Examiner],
         schedule: Schedule,
         folder: Path,
         resume: Path | None,
@@ -73,7 +72,7 @@ class Learner:
         torch.set_num_threads(threads)
         self._distiller = build_distiller()
         self._build_stream = build_stream
-        self._build_evaluate = build_evaluate
+        self._build_examiner = build_examiner
         self._schedule = schedule
         self._folder = folder
         self._recipe = recipe
@@ -94,7 +93,7 @@ class Learner:
         """
         schedule = self._schedule
         stream = self._build_stream()
-        evaluate = self._build_evaluate()
+        examiner = self._build_examiner()
         for _, weights in sorted(self._published.items()):
             stream.publish(weights)
         began = time.monotonic()
@@ -108,7 +107,8 @@ class Learner:
             if schedule.saves_after(step + 1):
                 await asyncio.to_thread(self._save, step + 1)
             if schedule.evaluates_after(step + 1):
-                await self.record_skills(step + 1, *await evaluate(self._distiller.averaged_weights(step + 1)))
+                result = await examiner.student(self._distiller.averaged_weights(step + 1))
+                self._journal.record_skills(step + 1, result.skills, result.picture)
 
     def _publish(self, version: int, stream: TargetStream) -> None:
         weights = self._distiller.weights(version)

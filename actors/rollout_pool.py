@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.util.metrics import Counter, Histogram
 
@@ -26,8 +25,8 @@ class RolloutPool:
         patience_s: after this long without an answer the last error is raised.
     """
 
-    def __init__(self, workers: Sequence[ActorHandle], run: str, timeout_s: float = 300.0, patience_s: float = 900.0):
-        self._idle: asyncio.Queue[ActorHandle] = asyncio.Queue()
+    def __init__(self, workers: Sequence[Any], run: str, timeout_s: float = 300.0, patience_s: float = 900.0):
+        self._idle: asyncio.Queue[Any] = asyncio.Queue()
         for worker in workers:
             self._idle.put_nowait(worker)
         self._timeout_s = timeout_s

@@ -7,7 +7,7 @@ import ray
 import torch
 from torch import Tensor
 
-from fields.carriers import Condition, Query
+from fields.carriers import Condition, Query, Weights
 from fields.plan import Group
 from fields.policy import Policy
 from fields.rollout import rollout
@@ -24,6 +24,11 @@ class PublishedWeights:
     policy_version: int
     checksum: str
     reference: ray.ObjectRef
+
+    @staticmethod
+    def put(weights: Weights) -> "PublishedWeights":
+        """Place the weights in the object store."""
+        return PublishedWeights(policy_version=weights.policy_version, checksum=weights.checksum, reference=ray.put(weights))
 
 
 class RolloutWorker:

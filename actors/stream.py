@@ -10,8 +10,6 @@ the steps up to v + lag, and nothing else does. A slow learner publishes later, 
 import asyncio
 from collections.abc import Mapping
 
-import ray
-
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Query, Target, Weights
@@ -62,7 +60,7 @@ class TargetStream:
     def publish(self, weights: Weights) -> None:
         """Admit the steps that roll out with this version."""
         version = weights.policy_version
-        published = PublishedWeights(policy_version=version, checksum=weights.checksum, reference=ray.put(weights))
+        published = PublishedWeights.put(weights)
         while self._next is not None and max(0, self._next - self._lag) == version:
             self._in_flight[self._next] = asyncio.create_task(self._examples(self._next, published))
             self._next = next(self._waiting, None)

@@ -40,15 +40,18 @@ class Policy:
     @torch.no_grad()
     def load(self, weights: Weights | None) -> None:
         """Become this version of the student; None is the bare base."""
-        for module, pristine in self._pristine.items():
-            self.transformer.get_submodule(module).weight.copy_(pristine)
-        for module in adapted_modules(weights.tensors) if weights else ():
-            weight = self.transformer.get_submodule(module).weight
-            assert isinstance(weight, Tensor)
-            pristine = self._pristine.setdefault(module, weight.clone())
-            difference = weight_difference(weights.tensors, module, self.scale)  # type: ignore[union-attr]
-            weight.copy_(pristine.float() + difference.to(self.device))
         self.weights = weights
+        for module, pristine in self._pristine.items():
+            self._weight(module).copy_(pristine)
+        if weights is None:
+            return
+        for module in adapted_modules(weights.tensors):
+            weight = self._weight(module)
+            pristine = self._pristine.setdefault(module, weight.clone())
+            weight.copy_(pristine.float() + weight_difference(weights.tensors, module, self.scale).to(self.device))
+
+    def _weight(self, module: str) -> Tensor:
+        return self.transformer.get_parameter(f"{module}.weight").data
 
     def velocity(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The student's velocity with the loaded version."""

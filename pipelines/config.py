@@ -1,5 +1,6 @@
 """The run configuration: everything that a user edits, and every default."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,17 +25,17 @@ class Run(Section):
     """What is run, where it is written."""
 
     name: Name = "scene"
-    dir: Path = Field(Path("runs"), description="parent of the run's folder; every node must see it")
-    steps: PositiveInt = Field(600, description="optimizer steps")
-    seed: int = Field(0, ge=0, lt=2**64, description="decides every random number of the run")
-    threads: PositiveInt = Field(1, description="torch threads of every process; part of what makes runs equal")
+    dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
+    steps: PositiveInt = Field(default=600, description="optimizer steps")
+    seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
+    threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
 
 
 class Model(Section):
     """The frozen base that student and experts share."""
 
-    family: str = Field("scene", description="kind of model")
-    path: Path = Field(Path("fields/scene/weights/base"), description="folder of the base checkpoint")
+    family: str = Field(default="scene", description="kind of model")
+    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base checkpoint")
 
     @model_validator(mode="after")
     def _known_family(self) -> "Model":
@@ -59,7 +60,7 @@ class GuidanceOperator(Section):
 class Expert(Section):
     """One frozen field, and what its service gets of the cluster."""
 
-    adapter: Path | None = Field(None, description="PEFT LoRA folder over the base; none is the base itself")
+    adapter: Path | None = Field(default=None, description="PEFT LoRA folder over the base; none is the base itself")
     operator: Annotated[IdentityOperator | GuidanceOperator, Field(discriminator="type")] = IdentityOperator()
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
@@ -71,14 +72,14 @@ class Route(Section):
 
     expert: str = Field(description="name of the expert that answers")
     data: Path = Field(description="Parquet file with the columns uid, task, prompt and, for edits, source_image")
-    weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="how often the route is drawn")
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="how often the route is drawn")
 
 
 class Encoder(Section):
     """The condition encoder's service."""
 
     replicas: PositiveInt = 1
-    cache_rows: PositiveInt = Field(4096, description="encoded rows kept by a replica")
+    cache_rows: PositiveInt = Field(default=4096, description="encoded rows kept by a replica")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
 
@@ -108,7 +109,7 @@ class Student(Section):
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
-    targets: tuple[str, ...] | None = Field(None, description="names of linear modules; none is the family's default")
+    targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
     start: Annotated[StartAtBase | StartAtExpert | StartAtMerge, Field(discriminator="type")] = StartAtBase()
 
 
@@ -116,7 +117,7 @@ class Routing(Section):
     """How a sample gets its expert."""
 
     type: Literal["hard"] = "hard"
-    granularity: Literal["sample", "microbatch", "step"] = Field("sample", description="what shares one draw")
+    granularity: Literal["sample", "microbatch", "step"] = Field(default="sample", description="what shares one draw")
 
 
 class BetaQuery(Section):
@@ -138,10 +139,10 @@ class UniformQuery(Section):
 class Rollout(Section):
     """The student's own ODE, and the workers that solve it."""
 
-    steps: PositiveInt = Field(16, description="Euler steps from noise to clean")
-    shift: PositiveFloat = Field(1.0, description="of the time grid; 1 is uniform")
+    steps: PositiveInt = Field(default=16, description="Euler steps from noise to clean")
+    shift: PositiveFloat = Field(default=1.0, description="of the time grid; 1 is uniform")
     workers: PositiveInt = 2
-    group_size: PositiveInt = Field(16, description="most samples rolled out together; they share a route")
+    group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
 
@@ -149,13 +150,13 @@ class Rollout(Section):
 class Learner(Section):
     """How the student is updated."""
 
-    batch_size: PositiveInt = Field(32, description="samples of an optimizer step")
+    batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
     learning_rate: PositiveFloat = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = Field(0, ge=0)
-    clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the average that is evaluated")
-    lag: int = Field(1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
+    warmup_steps: int = Field(default=0, ge=0)
+    clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
+    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="of the average that is evaluated")
+    lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
 
@@ -163,16 +164,16 @@ class Learner(Section):
 class Checkpoint(Section):
     """When the run can be continued from."""
 
-    every: PositiveInt = Field(100, description="optimizer steps; the last step is always saved")
-    keep: PositiveInt = Field(3, description="newest checkpoints kept")
+    every: PositiveInt = Field(default=100, description="optimizer steps; the last step is always saved")
+    keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
 
 
 class Evaluation(Section):
     """The exam that experts and student take."""
 
-    every: int = Field(200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(24, description="questions a category")
-    seed: int = Field(1, ge=0, lt=2**64, description="of the questions and their noise")
+    every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
+    samples: PositiveInt = Field(default=24, description="questions a category")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of the questions and their noise")
 
 
 class RunConfig(Section):
@@ -291,3 +292,12 @@ def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in here:
         here = schema["$defs"][here["$ref"].rsplit("/", 1)[1]]
     return here
+
+
+def schema() -> str:
+    """The JSON schema of a run's configuration, as docs/config.schema.json holds it."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema(), end="")

@@ -1,6 +1,7 @@
 """Distil experts into one student: `python -m pipelines.distill CONFIG.yaml [dotted.key=value ...]`."""
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -100,10 +101,10 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
     import ray
 
     if address:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         check_resources(config, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
-        context = ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=True)
+        context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)
         console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
     total = ray.cluster_resources()
     check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")

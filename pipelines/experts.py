@@ -139,7 +139,7 @@ def take(exam: Exam, field: Field, steps: int = 16) -> Skills:
         answers.append(
             field.family.decode(rollout(field.velocity, sheet.noise, grid, clean_index(sheet.noise, grid), condition))
         )
-    return exam.mark(answers)
+    return exam.result(answers).skills
 
 
 if __name__ == "__main__":

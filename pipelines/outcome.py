@@ -1,28 +1,19 @@
 """What a run leaves behind, however it was run: the contract of the run folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from fields.carriers import Weights
-from fields.scene.exam import Exam, Skills
+from fields.scene.exam import Exam, ExamResult
 from pipelines.config import RunConfig
 
 BASE, BEFORE, AFTER = "base", "before", "after"
 _PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExamResult:
-    """One model's answers to the exam, sheet by sheet, and their marks."""
-
-    answers: Sequence[np.ndarray]
-    skills: Skills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ class Display:
         self._console = console
         self._steps = steps
         self._last_line = 0.0
+        self._step = start
         self._bar = Progress(
             TextColumn("step"),
             BarColumn(bar_width=24),

@@ -11,10 +11,10 @@ from fields.carriers import Condition, Weights
 from fields.plan import Group
 from fields.reference import distill
 from fields.rollout import Velocity, rollout
-from fields.scene.exam import Exam, clean_index, grid_of
+from fields.scene.exam import Exam, ExamResult, clean_index
 from pipelines import build
 from pipelines.config import RunConfig
-from pipelines.outcome import AFTER, BASE, BEFORE, ExamResult, Outcome
+from pipelines.outcome import AFTER, BASE, BEFORE, Outcome
 from pipelines.progress import Display
 
 
@@ -36,7 +36,7 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
             condition = family.encode(sheet.rows)
             x_0 = rollout(velocity, sheet.noise, plan.grid, clean_index(sheet.noise, plan.grid), condition)
             answers.append(family.decode(x_0))
-        return ExamResult(answers=answers, skills=exam.mark(answers))
+        return exam.result(answers)
 
     def take_with(weights: Weights | None) -> ExamResult:
         policy.load(weights)
@@ -72,12 +72,12 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
             checkpoint.prune(config.folder / "checkpoints", when.keep_checkpoints)
         if when.evaluates_after(step + 1):
             result = take_with(distiller.averaged_weights(step + 1))
-            journal.record_skills(step + 1, result.skills, grid_of(result.answers[-1], 8))
+            journal.record_skills(step + 1, result.skills, result.picture)
     seconds = time.monotonic() - began
     if config.eval.every:
         display.say("evaluating the student")
         results[AFTER] = take_with(distiller.averaged_weights(when.steps))
-        journal.record_skills(when.steps, results[AFTER].skills, grid_of(results[AFTER].answers[-1], 8))
+        journal.record_skills(when.steps, results[AFTER].skills, results[AFTER].picture)
     journal.close()
     return Outcome(
         steps=when.steps, samples=samples, seconds=seconds, weights=distiller.weights(when.steps), exam=exam, results=results

@@ -1,6 +1,7 @@
 """Deploying a run's Serve applications, and deleting them: handles only, no HTTP."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 
 from ray import serve
 from ray.serve import Application
@@ -12,14 +13,14 @@ def deploy(applications: Mapping[str, Application]) -> None:
     Raises:
         RuntimeError: if an application fails to start; Serve's message names it.
     """
-    serve.start(proxy_location="Disabled")
-    targets = [serve.RunTarget(target=app, name=name, route_prefix=None) for name, app in applications.items()]
-    serve.run_many(targets)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+    serve.run_many([serve.RunTarget(target=app, name=name, route_prefix=None) for name, app in applications.items()])
 
 
-def delete(names: list[str]) -> None:
-    """Delete applications; those that are already gone are passed over."""
+def delete(names: Sequence[str]) -> None:
+    """Delete applications, all at once; those that are already gone are passed over."""
     running = serve.status().applications
     for name in names:
         if name in running:
-            serve.delete(name)
+            serve.delete(name, _blocking=False)

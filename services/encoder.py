@@ -71,5 +71,5 @@ def encoder_application(
     build_family: Callable[[], Family], cache_rows: int, threads: int, run: str, resources: Resources
 ) -> Application:
     """The Serve application of the condition encoder."""
-    deployment = serve.deployment(EncoderService, name="encoder").options(**resources.deployment_options())
+    deployment = serve.deployment(name="encoder", **resources.deployment_options())(EncoderService)
     return deployment.bind(build_family, cache_rows, threads, run)

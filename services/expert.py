@@ -47,5 +47,5 @@ class ExpertService:
 
 def expert_application(build_field: Callable[[], Field], threads: int, resources: Resources) -> Application:
     """The Serve application of one expert."""
-    deployment = serve.deployment(ExpertService, name="expert").options(**resources.deployment_options())
+    deployment = serve.deployment(name="expert", **resources.deployment_options())(ExpertService)
     return deployment.bind(build_field, threads)

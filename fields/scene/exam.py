@@ -43,6 +43,20 @@ def task_row(uid: str, task: Task) -> Row:
     return Row(uid, task.category, task.prompt, source, encode_png(render(task.target)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamResult:
+    """One model's images, an array (n, 3, H, W) a sheet, and their marks."""
+
+    answers: Sequence[np.ndarray]
+    skills: Skills
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The first eight answers of every category, a row each: (3, height, width) in [0, 1]."""
+        columns = min(8, len(self.answers[0]))
+        return picture_of(np.concatenate([images[:columns] for images in self.answers]), columns)
+
+
 class Exam:
     """The same questions and the same noise for whoever takes it.
 
@@ -66,18 +80,19 @@ class Exam:
     def questions(self) -> list[Question]:
         return [question for sheet in self.sheets for question in sheet.questions]
 
-    def mark(self, answers: Sequence[np.ndarray]) -> Skills:
-        """The share of exactly right answers and the mean grade by category; answers in the order of the sheets."""
+    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
+        """Mark the answers to every sheet, in order: the share of exactly right answers and the mean grade by category."""
         scores: dict[str, list[Score]] = {}
         for question, image in zip(self.questions, np.concatenate(answers), strict=True):
             scores.setdefault(question.task.category, []).append(check(question.task, image))
-        return {
+        skills = {
             category: {
                 "exact": float(np.mean([score.passed for score in marks])),
                 "graded": float(np.mean([score.graded for score in marks])),
             }
             for category, marks in scores.items()
         }
+        return ExamResult(answers=answers, skills=skills)
 
 
 def route_skill(skills: Mapping[str, Mapping[str, float]], route: str, measure: str = "graded") -> float:
@@ -85,7 +100,7 @@ def route_skill(skills: Mapping[str, Mapping[str, float]], route: str, measure: 
     return float(np.mean([skills[category][measure] for category in ROUTE_CATEGORIES[route]]))
 
 
-def grid_of(images: np.ndarray, columns: int) -> np.ndarray:
+def picture_of(images: np.ndarray, columns: int) -> np.ndarray:
     """(n, 3, H, W) -> one picture (3, rows H, columns W) in [0, 1], a pixel of white around each image."""
     padded = np.pad(np.clip(images, 0, 1), ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=1.0)
     n, c, h, w = padded.shape

@@ -50,8 +50,9 @@ class SceneTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for gate in (*(block.modulation for block in self.blocks), self.modulation, self.patch_out):
-            nn.init.zeros_(gate.weight)
+        for name, parameter in self.named_parameters():
+            if name.endswith("modulation.weight") or name == "patch_out.weight":  # every block starts as the identity
+                nn.init.zeros_(parameter)
 
     def forward(
         self,

@@ -1,0 +1,57 @@
+"""The exam of a model that is reached through the cluster: the student by rollout workers, an expert by its service."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from actors.rollout_pool import RolloutPool
+from actors.rollout_worker import PublishedWeights
+from fields.carriers import Condition, Weights
+from fields.families.base import Family
+from fields.scene.exam import Exam, ExamResult, Sheet
+from services.client import ServiceClient
+
+_Generate = Callable[[Tensor, Tensor, Condition], Awaitable[Tensor]]
+
+
+class Examiner:
+    """Gives the same exam to whoever takes it, all sheets in flight together; used from one event loop.
+
+    Args:
+        exam: the questions.
+        family: decodes clean states.
+        grid: the rollout's times.
+        encoder: client of the condition encoder.
+        rollouts: the rollout workers.
+    """
+
+    def __init__(self, exam: Exam, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
+        self.exam = exam
+        self._family = family
+        self._grid = grid
+        self._encoder = encoder
+        self._rollouts = rollouts
+
+    async def student(self, weights: Weights | None) -> ExamResult:
+        """The student with these weights; None is the bare base."""
+        published = PublishedWeights.put(weights) if weights else None
+
+        async def generate(noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
+            _, x_0 = await self._rollouts.call("generate", noise, grid, condition, published)
+            return x_0
+
+        return await self._take(generate)
+
+    async def expert(self, client: ServiceClient) -> ExamResult:
+        """An expert, by its own ODE."""
+        return await self._take(partial(client.call, "generate"))
+
+    async def _take(self, generate: _Generate) -> ExamResult:
+        async def answer(sheet: Sheet) -> np.ndarray:
+            condition = await self._encoder.call("encode", sheet.rows)
+            return self._family.decode(await generate(sheet.noise, self._grid, condition))
+
+        return self.exam.result(await asyncio.gather(*(answer(sheet) for sheet in self.exam.sheets)))

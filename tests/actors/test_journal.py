@@ -1,0 +1,27 @@
+import json
+
+from actors.journal import METRICS, Journal, rows
+from fields.distiller import Update
+
+UPDATE = Update(loss=0.5, route_loss={"a": 0.5}, route_samples={"a": 2}, route_target_norm={"a": 1.0}, gradient_norm=0.1)
+
+
+def test_rows_after_the_resumed_step_are_dropped_and_time_goes_on(tmp_path):
+    journal = Journal(tmp_path, start=0)
+    for step in range(5):
+        journal.record(step, UPDATE, policy_version=step, sample_ids=[2 * step, 2 * step + 1], seconds=10.0 * (step + 1))
+    journal.close()
+    resumed = Journal(tmp_path, start=3)
+    resumed.record(3, UPDATE, policy_version=1, sample_ids=[6, 7], seconds=1.0)
+    resumed.close()
+    written = rows(tmp_path / METRICS)
+    assert [row["step"] for row in written] == [0, 1, 2, 3]
+    assert [sample_id for row in written for sample_id in row["sample_ids"]] == list(range(8))
+    assert [row["seconds"] for row in written] == [10.0, 20.0, 30.0, 31.0]
+    assert written[-1]["staleness"] == 2
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path):
+    path = tmp_path / METRICS
+    path.write_text(json.dumps({"step": 0}) + '\n{"step": 1, "lo')
+    assert rows(path) == [{"step": 0}]

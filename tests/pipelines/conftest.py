@@ -1,0 +1,65 @@
+"""A configuration over the tiny models, and one real Ray cluster for the session."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+from pipelines.config import RunConfig, load_config
+from pipelines.prepare import prepare_scene
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    prepare_scene(folder, rows=48)
+    return folder
+
+
+@pytest.fixture
+def config_file(tiny_models, scene_data: Path, tmp_path: Path) -> Path:
+    """A run of the tiny models: three experts, eight steps, no evaluation."""
+    content = {
+        "run": {"name": "tiny", "dir": str(tmp_path / "runs"), "steps": 8},
+        "model": {"family": "scene", "path": str(tiny_models.base)},
+        "experts": {
+            "text_to_image": {"num_cpus": 0.1},
+            "local_edit": {"adapter": str(tiny_models.local_edit), "num_cpus": 0.1},
+            "global_edit": {"adapter": str(tiny_models.global_edit), "num_cpus": 0.1},
+        },
+        "routes": {
+            name: {"expert": name, "data": str(scene_data / f"{name}.parquet")}
+            for name in ("text_to_image", "local_edit", "global_edit")
+        },
+        "encoder": {"num_cpus": 0.1},
+        "student": {"rank": 8, "alpha": 8, "start": {"type": "expert", "expert": "local_edit"}},
+        "rollout": {"workers": 2, "group_size": 4, "num_cpus": 0.1},
+        "learner": {"batch_size": 12, "learning_rate": 1e-3, "lag": 0, "num_cpus": 0.1},
+        "checkpoint": {"every": 4},
+        "eval": {"every": 0, "samples": 1},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def make_config(config_file: Path) -> MakeConfig:
+    return lambda *overrides: load_config(config_file, list(overrides))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a local cluster whose metrics are exported every second."""
+    context = ray.init(
+        num_cpus=8,
+        include_dashboard=True,
+        log_to_driver=False,
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()

@@ -1,0 +1,31 @@
+"""Running a configuration to its end, quietly."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from actors.journal import METRICS, rows
+from pipelines.config import RunConfig
+from pipelines.distributed import run_distributed
+from pipelines.outcome import Outcome
+from pipelines.progress import Display
+from pipelines.reference import run_reference
+from pipelines.validate import check_files
+
+
+def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
+    return run_reference(config, check_files(config), resume, _quiet(config))
+
+
+def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome:
+    return run_distributed(config, check_files(config), resume, start, _quiet(config))
+
+
+def trained_ids(folder: Path) -> list[int]:
+    """Every sample id in metrics.jsonl, in training order."""
+    return [sample_id for row in rows(folder / METRICS) for sample_id in row["sample_ids"]]
+
+
+def _quiet(config: RunConfig) -> Display:
+    return Display(Console(file=io.StringIO()), 0, config.run.steps)

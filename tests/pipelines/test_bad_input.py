@@ -1,0 +1,152 @@
+"""What is wrong with the input is said in one line, before Ray is even imported by the command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file, save_file
+
+from pipelines.distill import main
+
+
+@pytest.fixture
+def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
+    """Run the command with overrides; it must refuse with one line, which is returned."""
+
+    def run(*overrides: str) -> str:
+        assert main([str(config_file), *overrides]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "", "something was started"
+        (line,) = captured.err.splitlines()
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.lagg=1", "learner.lagg: unknown key; allowed: batch_size, learning_rate"),
+        ("experts.local_edit.gpus=1", "experts.local_edit.gpus: unknown key; allowed: adapter, operator, replicas"),
+        ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
+        ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
+        ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
+        (
+            "routes.local_edit.expert=nobody",
+            "routes.local_edit.expert: unknown expert 'nobody'; allowed: text_to_image, local_edit",
+        ),
+        ("student.start.expert=nobody", "student.start.expert: unknown expert 'nobody'; allowed: text_to_image, local_edit"),
+        ("model.family=sd9", "model: unknown family 'sd9'; allowed: scene"),
+        ("model.path=nowhere", "model.path: nowhere is no scene model: it has no config.json"),
+        ("run.steps=many", "run.steps: Input should be a valid integer"),
+        ("run.name=a/b", "run.name: String should match pattern"),
+        ("student.rank=4", "student: the student's start: "),
+        ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
+        ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
+        ("experts.local_edit.operator={type: guidance, scale: -1}", "operator.guidance.scale: Input should be greater than 0"),
+        ("run", "'run': an override is written dotted.key=value"),
+        ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
+    ],
+)
+def test_configuration(refuse, override, expected):
+    assert expected in refuse(override)
+
+
+def test_every_route_at_weight_zero(refuse):
+    overrides = [f"routes.{name}.weight=0" for name in ("text_to_image", "local_edit", "global_edit")]
+    assert "routes: every route has weight 0" in refuse(*overrides)
+
+
+def test_missing_configuration(capsys):
+    assert main(["nowhere.yaml"]) == 2
+    assert capsys.readouterr().err == "error: nowhere.yaml: No such file or directory\n"
+
+
+def _edited(scene_data: Path, folder: Path, edit) -> Path:
+    path = folder / "edited.parquet"
+    pq.write_table(edit(pq.read_table(scene_data / "local_edit.parquet")), path)
+    return path
+
+
+def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
+    column = table.column_names.index("source_image")
+    values = [value, *table["source_image"].to_pylist()[1:]]
+    return table.set_column(column, "source_image", pa.array(values, pa.binary()))
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda table: table.drop_columns(["prompt"]), "lacks column 'prompt'; it has uid, task, source_image, target_image"),
+        (lambda table: table.slice(0, 0), "has no rows"),
+        (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
+        (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),
+    ],
+)
+def test_data(refuse, scene_data, tmp_path, edit, expected):
+    line = refuse(f"routes.local_edit.data={_edited(scene_data, tmp_path, edit)}")
+    assert line.startswith("error: routes.local_edit.data: ")
+    assert expected in line
+
+
+def test_data_that_is_no_parquet(refuse, tmp_path):
+    (tmp_path / "text").write_text("uid,prompt\n")
+    assert "cannot be read as Parquet" in refuse(f"routes.local_edit.data={tmp_path / 'text'}")
+
+
+@pytest.fixture
+def adapter(tiny_models, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_models.local_edit, tmp_path / "adapter"))
+
+
+def test_adapter_of_another_shape(refuse, adapter):
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.patch_in.lora_A.weight"
+    save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, adapter / "adapter_model.safetensors")
+    line = refuse(f"experts.global_edit.adapter={adapter}")
+    assert "1 tensors of the adapter don't fit the model; first: patch_in.lora_A.weight is (8, 191), wanted (8, 192)" in line
+
+
+def test_adapter_with_another_key(refuse, adapter):
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({f"x.{name}": tensor for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    assert f"{2 * len(tensors)} tensors of the adapter don't fit" in refuse(f"experts.global_edit.adapter={adapter}")
+
+
+def test_adapter_cut_in_half(refuse, adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "adapter_model.safetensors is damaged" in refuse(f"experts.global_edit.adapter={adapter}")
+
+
+def test_adapter_without_weights(refuse, tmp_path):
+    assert "is no PEFT adapter: it has no adapter_config.json" in refuse(f"experts.global_edit.adapter={tmp_path}")
+
+
+def test_checkpoint_that_is_none(config_file, tmp_path, capsys):
+    assert main([str(config_file), "--resume", str(tmp_path)]) == 2
+    assert "is no complete checkpoint: state.json is missing or damaged" in capsys.readouterr().err
+
+
+def test_checkpoint_of_other_settings(config_file, capsys):
+    assert main([str(config_file), "--reference", "run.steps=4"]) == 0
+    capsys.readouterr()
+    assert main([str(config_file), "--reference", "learner.lag=1", "query.a=2.0"]) == 2
+    error = capsys.readouterr().err
+    assert "learner.lag: 0 -> 1" in error
+    assert "query.a: 5.0 -> 2.0" in error
+
+
+def test_dry_run_deploys_nothing(config_file, capsys, tmp_path):
+    assert main([str(config_file), "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{config_file} is valid; nothing was deployed\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_json_schema_is_current():
+    from pipelines.config import schema
+
+    assert json.loads(Path("docs/config.schema.json").read_text()) == json.loads(schema()), "run `make schema`"

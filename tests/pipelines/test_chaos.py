@@ -1,0 +1,86 @@
+"""One run, watched from outside and disturbed: an expert's only replica and a rollout worker are killed at work."""
+
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+
+import pytest
+import ray
+from ray import serve
+from ray.util.state import list_actors
+from runs import distributed, reference, trained_ids
+
+from pipelines.outcome import Outcome
+
+STEPS = 40
+
+
+@dataclass(frozen=True)
+class Watched:
+    outcome: Outcome
+    reference: Outcome
+    ids: list[int]
+    actors: set[str]
+    applications: set[str]
+    metrics: str
+
+
+@pytest.fixture
+def watched(cluster, make_config) -> Watched:
+    overrides = (f"run.steps={STEPS}", "learner.lag=2", "learner.batch_size=24")
+    expected = reference(make_config(*overrides, "run.name=calm"))
+    config = make_config(*overrides, "run.name=chaos")
+    outcomes: list[Outcome] = []
+    run = threading.Thread(target=lambda: outcomes.append(distributed(config)))
+    run.start()
+    _wait_for(lambda: "field_step" in _metrics() and len(trained_ids(config.folder)) > 0)
+    actors = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
+    applications = set(serve.status().applications)
+    _kill("SERVE_REPLICA::chaos-local_edit#", namespace="serve")
+    _kill("chaos/rollout-0")
+    _wait_for(lambda: "field_call_retries" in _metrics())
+    metrics = _metrics()
+    run.join(timeout=200)
+    assert outcomes, "the run did not end"
+    return Watched(outcomes[0], expected, trained_ids(config.folder), actors, applications, metrics)
+
+
+def test_a_disturbed_run_is_visible_and_ends_with_the_same_student(watched):
+    assert watched.outcome.weights.checksum == watched.reference.weights.checksum
+    assert sorted(watched.ids) == list(range(STEPS * 24))
+    assert {"chaos/learner", "chaos/rollout-0", "chaos/rollout-1"} <= watched.actors
+    names = {f"chaos-{service}" for service in ("text_to_image", "local_edit", "global_edit", "encoder")}
+    assert names <= watched.applications
+    for metric in ("loss", "target_norm", "step", "staleness", "stream_depth", "samples_total", "learner_wait_seconds_total"):
+        assert f"ray_field_{metric}{{" in watched.metrics, metric
+    assert _value(watched.metrics, "ray_field_call_retries_total", 'service="local_edit"') >= 1
+    assert _value(watched.metrics, "ray_field_staleness", 'run="chaos"') == 2
+    assert 'route="global_edit"' in watched.metrics
+
+
+def _kill(prefix: str, namespace: str | None = None) -> None:
+    (name,) = [
+        actor.name
+        for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+        if actor.name and actor.name.startswith(prefix)
+    ]
+    ray.kill(ray.get_actor(name, namespace=namespace), no_restart=namespace is not None)
+
+
+def _metrics() -> str:
+    port = ray.nodes()[0]["MetricsExportPort"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def _value(metrics: str, name: str, label: str) -> float:
+    (line,) = [line for line in metrics.splitlines() if line.startswith(f"{name}{{") and label in line]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def _wait_for(condition, seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

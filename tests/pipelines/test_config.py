@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines import build
+from pipelines.config import load_config
+
+SHIPPED = sorted([*Path("pipelines/configs").glob("*.yaml"), *Path("deploy").rglob("config*.yaml")])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=str)
+def test_shipped_configurations_parse(path):
+    config = load_config(path, [])
+    assert set(build.plan(config, dict.fromkeys(config.routes, 1)).rows) == set(config.routes)
+
+
+def test_overrides_replace_nested_values(make_config):
+    config = make_config("experts.local_edit.replicas=3", "query={type: uniform, coordinate: sigma}", "run.seed=7")
+    assert config.experts["local_edit"].replicas == 3
+    assert config.query.type == "uniform"
+    assert config.run.seed == 7
+
+
+def test_a_configuration_survives_its_own_yaml(make_config, tmp_path):
+    """config.yaml in a run folder can be run again."""
+    from pipelines.outcome import write_config
+
+    config = make_config("query={type: uniform}")
+    write_config(config)
+    assert load_config(config.folder / "config.yaml", []) == config
+
+
+def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
+    before = build.recipe(make_config())
+    assert (
+        build.recipe(make_config("rollout.workers=5", "experts.local_edit.replicas=2", "run.steps=99", "run.name=x")) == before
+    )
+    changed = build.recipe(make_config("run.seed=1", "learner.learning_rate=0.5"))
+    assert build.recipe_differences(changed, before) == ["learner.learning_rate: 0.001 -> 0.5", "run.seed: 0 -> 1"]

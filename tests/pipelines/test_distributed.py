@@ -1,0 +1,64 @@
+"""The main promise: a distributed run gives the student of the reference loop, to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import distributed, reference, trained_ids
+
+from actors.journal import METRICS, rows
+from fields import checkpoint
+
+
+@pytest.mark.parametrize(("lag", "workers"), [(0, 2), (2, 2), (2, 1)])
+def test_distributed_run_equals_the_reference(cluster, make_config, lag, workers):
+    lagged = make_config(f"learner.lag={lag}", f"rollout.workers={workers}", f"run.name=lag{lag}")
+    expected = reference(make_config(f"learner.lag={lag}", "run.name=reference"))
+    actual = distributed(lagged)
+    assert actual.weights.checksum == expected.weights.checksum
+    journal = rows(lagged.folder / METRICS)
+    assert [row["policy_version"] for row in journal] == [max(0, step - lag) for step in range(8)]
+    assert [row["loss"] for row in journal] == [row["loss"] for row in rows(lagged.folder.parent / "reference" / METRICS)]
+    assert sorted(trained_ids(lagged.folder)) == list(range(8 * 12))
+
+
+def test_another_lag_is_another_student(make_config):
+    """Or the equality above would hold for a run that ignores its lag."""
+    assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum
+
+
+def test_a_killed_driver_is_resumed_to_the_same_student(cluster, config_file, make_config):
+    undisturbed = reference(make_config("learner.lag=2", "run.steps=24", "run.name=undisturbed"))
+    config = make_config("learner.lag=2", "run.steps=24", "run.name=killed")
+    command = [
+        *(sys.executable, "-m", "pipelines.distill", str(config_file), "--address", cluster),
+        *("learner.lag=2", "run.steps=24", "run.name=killed"),
+    ]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = config.folder / "checkpoints" / "step-000004"
+    _wait_for(lambda: saved.exists() and len(rows(config.folder / METRICS)) > 5)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    found = checkpoint.newest(config.folder / "checkpoints")
+    assert found is not None
+    assert checkpoint.read(found).step < 24, "the run was over before it was killed"
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    assert f"from {config.folder}" in finished.stdout.replace("\n", "")
+    assert checkpoint.read(config.folder / "checkpoints" / "step-000024").published[24].checksum == undisturbed.weights.checksum
+    assert trained_ids(config.folder) == trained_ids(undisturbed_folder(make_config))
+
+
+def undisturbed_folder(make_config) -> Path:
+    return make_config("run.name=undisturbed").folder
+
+
+def _wait_for(condition, seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
