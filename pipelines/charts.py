@@ -114,7 +114,8 @@ def _classes(line: Line) -> str:
 
 def _frame(x: Axis, y: Axis) -> str:
     """Grid lines, tick labels and axis titles."""
-    floor, middle = _HEIGHT - _BOTTOM, (_TOP + _HEIGHT - _BOTTOM) / 2
+    floor = _HEIGHT - _BOTTOM
+    centre, middle = (_LEFT + _WIDTH - _RIGHT) / 2, (_TOP + floor) / 2
     across = "".join(
         f'<path class="tick" d="M{_across(x, tick)} {floor}v5"/>'
         f'<text x="{_across(x, tick)}" y="{floor + 19}" text-anchor="middle">{x.write(tick)}</text>'
@@ -126,8 +127,8 @@ def _frame(x: Axis, y: Axis) -> str:
         for tick in y.ticks
     )
     titles = (
-        f'<text class="axis" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.title)}</text>'
-        f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y.title)}</text>'
+        f'<text x="{centre}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.title)}</text>'
+        f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y.title)}</text>'
     )
     return f'{down}<path class="tick" d="M{_LEFT} {floor}H{_WIDTH - _RIGHT}"/>{across}{titles}'
 

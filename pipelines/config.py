@@ -1,7 +1,6 @@
 """The run configuration: everything that a user edits, and every default."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +191,14 @@ class RunConfig(Section):
     checkpoint: Checkpoint = Checkpoint()
     eval: Evaluation = Evaluation()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _query_is_beta_by_default(cls, content: Any) -> Any:
+        """So that `query.a=2` alone says what it means."""
+        if isinstance(content, dict) and isinstance(content.get("query"), dict):
+            return {**content, "query": {"type": "beta", **content["query"]}}
+        return content
+
     @model_validator(mode="after")
     def _names_exist(self) -> "RunConfig":
         wanted = {f"routes.{name}.expert": route.expert for name, route in self.routes.items()}
@@ -242,7 +249,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_first_error(error, content)) from error
+        raise ConfigError(_first_error(error)) from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -261,19 +268,19 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r}: the value is not YAML") from error
 
 
-def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
+def _first_error(error: ValidationError) -> str:
     """Pydantic's first error as one line: dotted key, what is wrong, what is allowed."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; allowed: {', '.join(_allowed_keys(first['loc'][:-1], content))}"
+        return f"{key}: unknown key; allowed: {', '.join(_allowed_keys(first['loc'][:-1]))}"
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {first['input']!r})"
 
 
-def _allowed_keys(location: tuple[int | str, ...], content: Mapping[str, Any]) -> list[str]:
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     """The keys of the section at a location of pydantic's, found by walking the annotated types."""
     schema = RunConfig.model_json_schema()
     here: dict[str, Any] = schema
@@ -283,8 +290,8 @@ def _allowed_keys(location: tuple[int | str, ...], content: Mapping[str, Any]) -
             here = here["properties"][part]
         elif "discriminator" in here:
             here = {"$ref": here["discriminator"]["mapping"][part]}
-        else:
-            here = here["additionalProperties"]
+        else:  # a mapping by name
+            (here,) = here["patternProperties"].values()
     return list(_resolve(here, schema)["properties"])
 
 

@@ -24,7 +24,7 @@ from pipelines.validate import check_files, check_resources
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     console = Console()
     try:
         config = load_config(options.config, options.overrides)
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         return 2
     if options.dry_run:
-        console.print(f"{options.config} is valid; nothing was deployed", highlight=False)
+        console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
     _begin_folder(config, resume, options.resume)
     with Display(console, start, config.run.steps) as display:

@@ -1,4 +1,8 @@
-"""Train the scene world's base and experts: `python -m pipelines.experts [base] [local_edit] [global_edit]`."""
+"""Train the scene world's base and experts: `python -m pipelines.experts [base] [places] [local_edit] [global_edit]`.
+
+The base has two stages. In the first its cells are nearly alike: it learns what things look like and how they go with
+words, wherever they stand. In the second, `places`, it continues with a trained place for every cell.
+"""
 
 import argparse
 import json
@@ -9,7 +13,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from fields.carriers import checksum
@@ -26,7 +29,9 @@ from fields.schedule import time_grid
 from pipelines.tables import skill_table
 
 WEIGHTS = Path("fields/scene/weights")
-NAMES = ("base", "local_edit", "global_edit")
+BASE, PLACES = "base", "places"
+NAMES = (BASE, "local_edit", "global_edit")
+CARD = "card.json"
 SHAPE = LoraShape(rank=64, alpha=64, targets=SceneFamily.default_lora_targets)
 RECIPES = {
     "base": Recipe(
@@ -34,6 +39,14 @@ RECIPES = {
         steps=7000,
         batch_size=64,
         learning_rate=2e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
+    "places": Recipe(
+        categories={"single": 0.3, "two": 1.5, "count": 2.0, "colour": 0.3, "position": 2.0, "attribution": 1.5},
+        steps=3000,
+        batch_size=64,
+        learning_rate=1.5e-3,
         prompt_dropout=0.1,
         t_mean=0.8,
     ),
@@ -59,7 +72,7 @@ RECIPES = {
 def main(arguments: Sequence[str]) -> None:
     """Train what is named (default: all), write weights and cards, print the table of all that exist."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.experts", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="what to train; default: all, in this order")
+    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="what to train; default: all, in this order")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; part of what makes the weights equal")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder of the weights")
@@ -68,9 +81,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     exam = Exam(options.samples, seed=1)
-    for name in () if options.table else options.names or NAMES:
+    for name in () if options.table else options.names or RECIPES:
         _train(name, options.output, options.seed, options.threads, exam)
-    paths = {name: options.output / name / "card.json" for name in NAMES}
+    paths = {name: options.output / name / CARD for name in NAMES}
     cards = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     Console().print(
         skill_table("Experts of the scene world, exact", {name: card["skills"] for name, card in cards.items()}, "exact")
@@ -78,56 +91,69 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _train(name: str, output: Path, seed: int, threads: int, exam: Exam) -> None:
+    """Train one stage and write its folder with a card: how it was made and what it can do."""
     recipe = RECIPES[name]
+    folder = output / (BASE if name == PLACES else name)
     torch.manual_seed(seed)
     began = time.monotonic()
-    if name == "base":
-        transformer = SceneTransformer()
-        parameters: dict[str, nn.Parameter] = dict(transformer.named_parameters())
-        optimizers = base_optimizers(transformer, recipe.learning_rate)
-    else:
-        transformer = SceneFamily().load_transformer(output / "base")
-        parameters = add_lora(transformer, SHAPE, seed)
-        optimizers = [
-            torch.optim.AdamW(list(parameters.values()), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-        ]
-    steps = iter(track(range(recipe.steps), description=f"{name}: {recipe.steps} steps"))
-    next(steps)
-    losses: list[float] = []
-
-    def report(step: int, loss: float) -> None:
-        next(steps, None)
-        losses.append(loss)
-        if (step + 1) % 200 == 0:
-            print(f"{name} step {step + 1}: loss {sum(losses[-200:]) / 200:.4f}", file=sys.stderr, flush=True)
-
-    average = train(transformer, optimizers, parameters, recipe, seed + 1, report)
-    folder = output / name
-    if name == "base":
-        transformer.load_state_dict(average)
+    transformer, parameters, optimizers = _network(name, output, recipe.learning_rate, seed)
+    average = train(transformer, optimizers, parameters, recipe, seed + 1, _Report(name, recipe.steps))
+    if name in (BASE, PLACES):
+        transformer.load_state_dict(average, strict=False)
         save_transformer(transformer, folder)
     else:
         write_adapter(folder, Adapter(SHAPE, average), torch.float16)
-    seconds = time.monotonic() - began
-    card = {
+    stage = {
         "command": f"python -m pipelines.experts {name} --seed {seed} --threads {threads}",
         "seed": seed,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
-        "seconds": round(seconds),
+        "seconds": round(time.monotonic() - began),
         "torch": torch.__version__,
         "sha256": checksum(average),
-        "exam": {"samples": exam.samples, "rollout_steps": 16},
-        "skills": take(exam, load(name, output)),
     }
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    earlier = json.loads((folder / CARD).read_text())["stages"] if name == PLACES else []
+    skills = take(exam, load(folder.name, output))
+    card = {"stages": [*earlier, stage], "exam": {"samples": exam.samples, "rollout_steps": 16}, "skills": skills}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _network(
+    name: str, output: Path, learning_rate: float, seed: int
+) -> tuple[SceneTransformer, dict[str, nn.Parameter], list[torch.optim.Optimizer]]:
+    """The network that a stage starts from, what of it is trained, and by what."""
+    transformer = SceneTransformer() if name == BASE else SceneFamily().load_transformer(output / BASE)
+    if name not in (BASE, PLACES):
+        parameters = add_lora(transformer, SHAPE, seed)
+        adam = torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        return transformer, parameters, [adam]
+    if name == PLACES:
+        transformer.requires_grad_(True)
+        transformer.learn_places()
+    parameters = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    return transformer, parameters, base_optimizers(parameters, learning_rate)
+
+
+class _Report:
+    """Prints the mean loss now and then."""
+
+    def __init__(self, name: str, steps: int):
+        self._name, self._steps = name, steps
+        self._losses: list[float] = []
+
+    def __call__(self, step: int, loss: float) -> None:
+        self._losses.append(loss)
+        if (step + 1) % 200 == 0:
+            mean = sum(self._losses) / len(self._losses)
+            self._losses.clear()
+            print(f"{self._name} step {step + 1}/{self._steps}: loss {mean:.4f}", flush=True)
 
 
 def load(name: str, weights: Path = WEIGHTS) -> Field:
     """The shipped base or expert as a field."""
     family = SceneFamily()
-    adapter = None if name == "base" else read_adapter(weights / name)
-    return Field.build(name, family, family.load_transformer(weights / "base"), adapter, Identity())
+    adapter = None if name == BASE else read_adapter(weights / name)
+    return Field.build(name, family, family.load_transformer(weights / BASE), adapter, Identity())
 
 
 def take(exam: Exam, field: Field, steps: int = 16) -> Skills:

@@ -180,7 +180,7 @@ def _skill_chart(config: RunConfig, outcome: Outcome, skills: Rows) -> str:
             continue
         points = [(step, 100 * route_skill(taken[step], route)) for step in sorted(taken)]
         level = 100 * route_skill(outcome.results[config.routes[route].expert].skills, route)
-        words.append(f"{route} {points[0][1]:.0f} % to {points[-1][1]:.0f} %")
+        words.append(f"{route} {points[0][1]:.0f} % to {points[-1][1]:.0f} %, expert {level:.0f} %")
         lines.append(Line(label=route, points=[(0, level), (last, level)], colour=colour, style="dashed"))
         lines.append(Line(label=words[-1], points=points, colour=colour))
     return line_chart(
@@ -224,8 +224,10 @@ def _data_uri(image: np.ndarray) -> str:
 
 def _facts(config: RunConfig, metrics: Rows, summary: Mapping[str, Any]) -> dict[str, str]:
     """What else is worth knowing about the run; the metrics of earlier sessions count."""
-    versions = {"versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items())}
-    facts = {"weights, SHA-256": summary["weights_sha256"]} | versions
+    facts = {
+        "weights, SHA-256": summary["weights_sha256"],
+        "versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
+    }
     if not metrics:
         return {"recorded steps": "none"} | facts
     staleness = Counter(row["staleness"] for row in metrics)
@@ -236,7 +238,7 @@ def _facts(config: RunConfig, metrics: Rows, summary: Mapping[str, Any]) -> dict
         samples.update(row["route_samples"])
     return {
         "recorded steps": f"{metrics[0]['step']} to {metrics[-1]['step']}, {len(metrics)} in all",
-        "staleness": ", ".join(f"{versions} in {_share(n, len(metrics))}" for versions, n in sorted(staleness.items())),
+        "staleness": ", ".join(f"{lag} in {_share(n, len(metrics))}" for lag, n in sorted(staleness.items())),
         "gradient norm": f"{min(norms):.3g} to {max(norms):.3g}; above {config.learner.clip:g} and clipped in "
         f"{_share(clipped, len(metrics))}",
         "samples by route": ", ".join(f"{route} {number}" for route, number in samples.most_common()),

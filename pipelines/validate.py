@@ -25,7 +25,7 @@ def check_files(config: RunConfig) -> dict[str, int]:
             transformer = family.load_transformer(config.model.path)
             parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
             _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
-    _named("student", build.distiller, config)
+    _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
         bucket = _named(f"routes.{name}.data", Bucket, route.data)
@@ -33,6 +33,12 @@ def check_files(config: RunConfig) -> dict[str, int]:
         rows[name] = len(bucket)
     _named("routes", build.plan, config, rows)
     return rows
+
+
+def _check_student(config: RunConfig, family: Family) -> None:
+    parameters = add_lora(family.load_transformer(config.model.path), build.student_shape(config), 0)
+    if (start := build.start_tensors(config)) is not None:
+        load_into(parameters, start, "the student's start")
 
 
 def _check_rows(bucket: Bucket, family: Family) -> None:

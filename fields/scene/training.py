@@ -93,12 +93,12 @@ def _images(images: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images)) * 2 - 1
 
 
-def base_optimizers(transformer: SceneTransformer, learning_rate: float) -> list[torch.optim.Optimizer]:
+def base_optimizers(parameters: Mapping[str, nn.Parameter], learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the rest: about twice as fast per step here as AdamW alone."""
-    named = list(transformer.named_parameters())
-    matrices = [p for name, p in named if name.startswith("blocks.") and p.ndim == 2 and "modulation" not in name]
-    chosen = {id(parameter) for parameter in matrices}
-    rest = [parameter for _, parameter in named if id(parameter) not in chosen]
+    matrices, rest = [], []
+    for name, parameter in parameters.items():
+        is_matrix = name.startswith("blocks.") and parameter.ndim == 2 and "modulation" not in name
+        (matrices if is_matrix else rest).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.0),

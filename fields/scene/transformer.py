@@ -33,7 +33,7 @@ class SceneTransformer(nn.Module):
         self.phrases = nn.Conv1d(width, width, kernel_size=3, padding=1)  # what a word is next to: "red" by "circle"
         self.word_places = nn.Parameter(torch.empty(TEXT_LENGTH, width))
         self.groups = nn.Parameter(torch.empty(3, width))  # text, source image, noisy image
-        self.register_buffer("cell_places", _sincos_2d(GRID, width), persistent=False)
+        self.cell_places = nn.Parameter(_sincos_2d(GRID, width), requires_grad=False)  # until `learn_places`
         self.patch_in = nn.Linear(3 * CELL * CELL, width)
         self.time_in = nn.Linear(width, width)
         self.time_out = nn.Linear(width, width)
@@ -53,6 +53,11 @@ class SceneTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("modulation.weight") or name == "patch_out.weight":  # every block starts as the identity
                 nn.init.zeros_(parameter)
+
+    def learn_places(self) -> None:
+        """Give every cell a place of its own that is trained: the sines and cosines hardly tell nine cells apart."""
+        nn.init.normal_(self.cell_places, std=0.5)
+        self.cell_places.requires_grad_(True)
 
     def forward(
         self,

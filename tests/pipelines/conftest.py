@@ -1,10 +1,9 @@
 """A configuration over the tiny models, and one real Ray cluster for the session."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 import yaml
 
 from pipelines.config import RunConfig, load_config
@@ -50,16 +49,3 @@ def config_file(tiny_models, scene_data: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def make_config(config_file: Path) -> MakeConfig:
     return lambda *overrides: load_config(config_file, list(overrides))
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """The address of a local cluster whose metrics are exported every second."""
-    context = ray.init(
-        num_cpus=8,
-        include_dashboard=True,
-        log_to_driver=False,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
-    yield context.address_info["gcs_address"]
-    ray.shutdown()

@@ -1,0 +1,66 @@
+"""For every test: annotations of `fields` are checked at run time, one torch thread, and a tiny random scene model."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("fields", "beartype.beartype")  # before anything imports fields; the dataclasses included
+
+from collections.abc import Iterator  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import ray  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from fields.families.scene import SceneFamily, save_transformer  # noqa: E402
+from fields.lora import Adapter, LoraShape, add_lora, write_adapter  # noqa: E402
+from fields.scene.transformer import SceneTransformer  # noqa: E402
+
+settings.register_profile("fieldweave", derandomize=True, deadline=None)  # the same examples in every run
+settings.load_profile("fieldweave")
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Folders of a random base and of two random adapters over it."""
+
+    base: Path
+    local_edit: Path
+    global_edit: Path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    folder = tmp_path_factory.mktemp("models")
+    models = TinyModels(folder / "base", folder / "local_edit", folder / "global_edit")
+    rng = torch.Generator().manual_seed(0)
+    transformer = SceneTransformer(width=48, depth=2, heads=2)
+    for parameter in transformer.parameters():
+        if parameter.ndim >= 2:  # also the gates that start at 0, or conditions and time would not matter
+            torch.nn.init.normal_(parameter, std=0.15, generator=rng)
+    save_transformer(transformer, models.base)
+    shape = LoraShape(8, 8.0, SceneFamily.default_lora_targets)
+    parameters = add_lora(transformer, shape, seed=0)
+    for path in (models.local_edit, models.global_edit):
+        tensors = {name: torch.randn(parameter.shape, generator=rng) * 0.1 for name, parameter in parameters.items()}
+        write_adapter(path, Adapter(shape, tensors))
+    return models
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a local cluster whose metrics are exported every second."""
+    context = ray.init(
+        num_cpus=8,
+        include_dashboard=True,
+        log_to_driver=False,
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()

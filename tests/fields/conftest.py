@@ -1,0 +1,65 @@
+"""The tiny model as the tests of the method want it: fresh networks, adapters in memory, encoded conditions."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fields.carriers import Condition
+from fields.families.scene import SceneFamily
+from fields.field import Field
+from fields.lora import Adapter, read_adapter
+from fields.operators import Identity
+from fields.scene.exam import task_row
+from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
+
+
+@pytest.fixture(scope="session")
+def family() -> SceneFamily:
+    return SceneFamily()
+
+
+@pytest.fixture
+def new_base(tiny_models, family: SceneFamily) -> Callable[[], nn.Module]:
+    """A fresh copy of the base at every call."""
+    return lambda: family.load_transformer(tiny_models.base)
+
+
+@pytest.fixture(scope="session")
+def local_edit(tiny_models) -> Adapter:
+    return read_adapter(tiny_models.local_edit)
+
+
+@pytest.fixture(scope="session")
+def global_edit(tiny_models) -> Adapter:
+    return read_adapter(tiny_models.global_edit)
+
+
+@pytest.fixture(scope="session")
+def encoded(family: SceneFamily) -> Callable[[str, int], Condition]:
+    """The conditions of the first tasks of a route."""
+
+    def encode(route: str, count: int) -> Condition:
+        categories = ROUTE_CATEGORIES[route]
+        tasks = [draw_task(categories[n % len(categories)], np.random.default_rng(n)) for n in range(count)]
+        return family.encode([task_row(f"{route}-{n}", task) for n, task in enumerate(tasks)])
+
+    return encode
+
+
+@pytest.fixture
+def base_field(new_base, family: SceneFamily) -> Field:
+    return Field.build("base", family, new_base(), None, Identity())
+
+
+@pytest.fixture
+def local_field(new_base, family: SceneFamily, local_edit: Adapter) -> Field:
+    return Field.build("local_edit", family, new_base(), local_edit, Identity())
+
+
+@pytest.fixture(scope="session")
+def states() -> torch.Tensor:
+    """Four random states of the scene family."""
+    return torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(7))

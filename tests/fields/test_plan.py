@@ -1,0 +1,191 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fields
+from fields.plan import SamplePlan, Stream, generator, noise
+from fields.query import BetaQuery, UniformQuery
+from fields.routing import HardRouting
+from fields.schedule import time_grid
+
+ROWS = {"a": 7, "b": 100, "c": 3}
+SEEDS = st.integers(0, 2**64 - 1)
+FEW = settings(max_examples=30)
+
+
+def make_plan(**changes):
+    settings = {
+        "seed": 0,
+        "batch_size": 12,
+        "group_size": 4,
+        "routing": HardRouting({"a": 1.0, "b": 2.0, "c": 1.0}),
+        "query": BetaQuery(),
+        "grid": time_grid(16, 3.0),
+        "rows": ROWS,
+    }
+    return SamplePlan(**settings | changes)
+
+
+@st.composite
+def plans(draw):
+    weights = draw(st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any))
+    group_size = draw(st.integers(1, 6))
+    granularity = draw(st.sampled_from(["sample", "microbatch", "step"]))
+    return make_plan(
+        seed=draw(SEEDS),
+        group_size=group_size,
+        batch_size=group_size * draw(st.integers(1, 4)),
+        routing=HardRouting(dict(zip(ROWS, map(float, weights), strict=True)), granularity),
+    )
+
+
+@FEW
+@given(plans(), st.permutations(range(20)))
+def test_a_sample_is_the_same_whoever_asks_and_in_whatever_order(plan, order):
+    in_order = [plan.sample(n) for n in range(20)]
+    assert {n: plan.sample(n) for n in order} == dict(enumerate(in_order))
+    assert [make_plan(**{name: getattr(plan, name) for name in plan.__slots__}).sample(n) for n in range(20)] == in_order
+
+
+def test_another_process_with_other_hashes_has_the_same_plan_and_noise():
+    code = """
+import json, sys
+from fields.plan import SamplePlan, noise
+from fields.query import BetaQuery
+from fields.routing import HardRouting
+from fields.schedule import time_grid
+routing = HardRouting({"a": 1.0, "b": 2.0, "c": 1.0})
+plan = SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing, query=BetaQuery(),
+                  grid=time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
+samples = [plan.sample(n) for n in (100, 5, 0, 2**40)]
+print(json.dumps([[[s.id, s.route, s.row, s.index] for s in samples], noise(2**64 - 1, (5, 2**40), (3,)).tolist()]))
+"""
+    environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": str(Path(fields.__file__).parents[1])}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    samples, x_T = json.loads(output)
+    plan = make_plan(seed=2**64 - 1)
+    assert samples == [list(astuple(plan.sample(n))) for n in (100, 5, 0, 2**40)]
+    assert x_T == noise(2**64 - 1, (5, 2**40), (3,)).tolist()
+
+
+@FEW
+@given(plans(), st.integers(0, 1000))
+def test_groups_partition_the_ids_of_their_steps(plan, step):
+    ids = [n for s in (step, step + 1) for group in plan.groups(s) for n in group.ids]
+    assert sorted(ids) == list(range(step * plan.batch_size, (step + 2) * plan.batch_size))
+
+
+@FEW
+@given(plans(), st.integers(0, 1000))
+def test_a_group_has_one_route_ascending_ids_and_at_most_group_size_samples(plan, step):
+    groups = plan.groups(step)
+    for group in groups:
+        assert group.step == step
+        assert {sample.route for sample in group.samples} == {group.route}
+        assert list(group.ids) == sorted(group.ids)
+        assert group.index.tolist() == [plan.sample(n).index for n in group.ids]
+    sizes = {route: [len(g.samples) for g in groups if g.route == route] for route in ROWS}
+    for of_route in sizes.values():
+        assert all(size == plan.group_size for size in of_route[:-1]), "only a route's last group may be short"
+        assert all(1 <= size <= plan.group_size for size in of_route)
+
+
+@FEW
+@given(plans())
+def test_rows_exist_and_a_route_of_weight_zero_is_never_drawn(plan):
+    for n in range(60):
+        sample = plan.sample(n)
+        assert plan.routing.weights[sample.route] > 0
+        assert 0 <= sample.row < ROWS[sample.route]
+        assert 0 <= sample.index < 16
+
+
+def test_routes_come_at_their_weights():
+    plan = make_plan(routing=HardRouting({"a": 1.0, "b": 3.0, "c": 0.0}))
+    count = sum(plan.sample(n).route == "a" for n in range(4000))
+    assert abs(count - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_rows_are_uniform():
+    counts = Counter(sample.row for n in range(6000) if (sample := make_plan().sample(n)).route == "a")
+    expected = sum(counts.values()) / ROWS["a"]
+    assert counts.keys() == set(range(ROWS["a"]))
+    assert all(abs(count - expected) < 4.5 * math.sqrt(expected) for count in counts.values())
+
+
+def test_granularity_says_what_shares_a_draw():
+    def routes_of_units(granularity, unit):
+        plan = make_plan(routing=HardRouting({"a": 1.0, "b": 1.0, "c": 1.0}, granularity))
+        routes = [plan.sample(n).route for n in range(40 * 12)]
+        return [set(routes[n : n + unit]) for n in range(0, len(routes), unit)]
+
+    for granularity, unit in (("microbatch", 4), ("step", 12)):
+        units = routes_of_units(granularity, unit)
+        assert all(len(routes) == 1 for routes in units)
+        assert set.union(*units) == set(ROWS), "units draw anew"
+    assert any(len(routes) > 1 for routes in routes_of_units("sample", 4))
+    assert any(len(routes) > 1 for routes in routes_of_units("microbatch", 12)), "a step has several microbatches"
+
+
+@FEW
+@given(SEEDS)
+def test_another_query_distribution_leaves_routes_and_rows_as_they_were(seed):
+    plan, other = make_plan(seed=seed), make_plan(seed=seed, query=UniformQuery("sigma"), grid=time_grid(5))
+    samples, others = ([p.sample(n) for n in range(40)] for p in (plan, other))
+    assert [(s.id, s.route, s.row) for s in samples] == [(s.id, s.route, s.row) for s in others]
+    assert [s.index for s in samples] != [s.index for s in others]
+
+
+@FEW
+@given(SEEDS)
+def test_another_routing_leaves_query_points_as_they_were(seed):
+    plan, other = make_plan(seed=seed), make_plan(seed=seed, routing=HardRouting({"c": 1.0, "a": 1.0}))
+    assert [plan.sample(n).index for n in range(40)] == [other.sample(n).index for n in range(40)]
+    assert [plan.sample(n).route for n in range(40)] != [other.sample(n).route for n in range(40)]
+
+
+def test_every_seed_is_another_plan():
+    plans_of_seeds = {tuple(make_plan(seed=seed).sample(n) for n in range(12)) for seed in (0, 1, 2**63, 2**63 + 1, 2**64 - 1)}
+    assert len(plans_of_seeds) == 5
+
+
+@FEW
+@given(SEEDS, st.lists(st.integers(0, 2**60), min_size=1, max_size=6, unique=True))
+def test_noise_of_an_id_does_not_depend_on_its_batch(seed, ids):
+    together = noise(seed, ids, (3, 4, 4))
+    assert together.shape == (len(ids), 3, 4, 4)
+    assert together.dtype == torch.float32
+    for row, n in zip(together, ids, strict=True):
+        assert torch.equal(row, noise(seed, (n,), (3, 4, 4))[0])
+    assert len({row.sum().item() for row in together}) == len(ids)
+
+
+def test_noise_is_standard_normal_and_independent_between_ids():
+    values = noise(5, range(2000), (64,)).double().numpy()
+    n = values.size
+    assert abs(values.mean()) < 4.5 / math.sqrt(n)
+    assert abs(values.var() - 1) < 4.5 * math.sqrt(2 / n)
+    assert abs((values**4).mean() - 3) < 4.5 * math.sqrt(96 / n)
+    neighbours = (values[1:] * values[:-1]).mean()
+    assert abs(neighbours) < 4.5 / math.sqrt(n - 64)
+
+
+def test_streams_seeds_and_ids_share_no_numbers():
+    keys = [(seed, stream, n) for seed in (0, 1, 2**64 - 1) for stream in Stream for n in (0, 1, 2, 2**40)]
+    numbers = {generator(*key).bytes(16) for key in keys}
+    assert len(numbers) == len(keys)
+
+
+def test_a_long_draw_does_not_run_into_the_next_ids_numbers():
+    first = generator(0, Stream.NOISE, 0).random(200_000)
+    assert not np.isin(generator(0, Stream.NOISE, 1).random(100), first).any()

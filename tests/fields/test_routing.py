@@ -1,0 +1,51 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fields.routing import HardRouting
+
+DRAWS = 20_000
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), st.floats(1e-3, 1e3), st.integers(0, 99))
+def test_routes_come_at_their_weights_whatever_their_scale(weights, scale, seed):
+    routing = HardRouting({f"r{i}": weight * scale for i, weight in enumerate(weights)})
+    rng = np.random.default_rng(seed)
+    counts = Counter(routing.draw(rng) for _ in range(300))
+    for i, weight in enumerate(weights):
+        p = weight / sum(weights)
+        assert abs(counts[f"r{i}"] - 300 * p) <= 6 * math.sqrt(300 * p * (1 - p)), "0 or 1 must hold exactly"
+
+
+def test_weights_1_2_5_to_four_sigma():
+    rng = np.random.default_rng(0)
+    routing = HardRouting({"a": 1.0, "none": 0.0, "b": 2.0, "c": 5.0, "last": 0.0})
+    counts = Counter(routing.draw(rng) for _ in range(DRAWS))
+    assert counts.keys() == {"a", "b", "c"}
+    for route, p in {"a": 1 / 8, "b": 2 / 8, "c": 5 / 8}.items():
+        assert abs(counts[route] - DRAWS * p) < 4 * math.sqrt(DRAWS * p * (1 - p))
+
+
+def test_one_number_a_draw_in_the_order_of_the_configuration():
+    """So a plan can be replayed: the route is where the generator's next number lies on the stacked weights."""
+    routing = HardRouting({"b": 2.0, "a": 1.0, "c": 1.0})
+    rng, twin = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(200):
+        u = twin.random()
+        assert routing.draw(rng) == ("b" if u < 0.5 else "a" if u < 0.75 else "c")
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+def test_a_weight_that_is_no_weight_is_refused_by_name(weight):
+    with pytest.raises(ValueError, match="'bad'.*finite and not negative"):
+        HardRouting({"good": 1.0, "bad": weight})
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.0, "b": 0.0}])
+def test_at_least_one_weight_is_positive(weights):
+    with pytest.raises(ValueError, match="at least one must be positive"):
+        HardRouting(weights)
