@@ -1,0 +1,119 @@
+"""How fast a run is, as ratios in one session: `python -m pipelines.bench [CONFIG.yaml] [--steps N] [--repeats N]`.
+
+Times the parts of a step in one process (rollout, expert, learner), then whole runs, interleaved: the reference loop and
+the distributed run at lag 0, 1 and 2. Prints medians with their spread, and the ratio to the reference loop run by run.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from actors.journal import METRICS, rows
+from fields.carriers import Condition
+from pipelines import build
+from pipelines.config import RunConfig, load_config
+from pipelines.progress import Display
+from pipelines.validate import check_files
+
+_WARM_STEPS = 4  # left out of a run's timing: they fill the window
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.bench", description=__doc__)
+    parser.add_argument("config", type=Path, nargs="?", default=Path("pipelines/configs/scene.yaml"))
+    parser.add_argument("--steps", type=int, default=24, help="optimizer steps of a timed run")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(arguments)
+    config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
+    console = Console()
+    console.print(_parts(config, options.repeats))
+    console.print(_runs(options.config, options.steps, options.repeats))
+
+
+def _parts(config: RunConfig, repeats: int) -> Table:
+    """Milliseconds a sample of each part of a step, one process, one route after the other."""
+    torch.set_num_threads(config.run.threads)
+    buckets = build.buckets(config)
+    plan = build.plan(config, {name: len(bucket) for name, bucket in buckets.items()})
+    policy, distiller, family = build.policy(config), build.distiller(config), build.family(config)
+    policy.load(distiller.weights(0))
+    fields = {name: build.field(config, route.expert) for name, route in config.routes.items()}
+    seconds: dict[str, list[float]] = {"encode": [], "rollout": [], "expert": [], "learner": [], "publish": []}
+
+    def timed(part: str, function: Callable, *inputs):
+        began = time.perf_counter()
+        result = function(*inputs)
+        seconds[part][-1] += time.perf_counter() - began
+        return result
+
+    for step in range(repeats + 1):
+        for values in seconds.values():
+            values.append(0.0)
+        examples = []
+        for group in plan.groups(step):
+            group_rows = [buckets[group.route][sample.row] for sample in group.samples]
+            condition: Condition = timed("encode", family.encode, group_rows)
+            query = timed("rollout", policy.query, group, condition)
+            examples.append((query, timed("expert", fields[group.route].answer, query)))
+        timed("learner", distiller.update, examples)
+        timed("publish", distiller.weights, step + 1)
+    table = Table(title=f"Parts of a step, ms a sample (batch {plan.batch_size}, {config.run.threads} thread)")
+    for column in ("part", "median", "lowest", "highest"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, values in seconds.items():
+        table.add_row(part, *_spread([1000 * value / plan.batch_size for value in values[1:]]))
+    return table
+
+
+def _runs(path: Path, steps: int, repeats: int) -> Table:
+    """Samples a second of whole runs, the first steps left out."""
+    import ray
+
+    from pipelines.distributed import run_distributed
+    from pipelines.reference import run_reference
+
+    ray.init(log_to_driver=False, logging_level=40)
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(repeats):
+            for name, lag in (("reference", 0), ("lag 0", 0), ("lag 1", 1), ("lag 2", 2)):
+                overrides = [f"run.dir={folder}", f"run.name={name[-1]}{repeat}", f"learner.lag={lag}"]
+                config = load_config(path, ["eval.every=0", f"run.steps={steps}", "checkpoint.every=1000", *overrides])
+                display = Display(Console(file=io.StringIO()), 0, steps)
+                if name == "reference":
+                    run_reference(config, check_files(config), None, display)
+                else:
+                    run_distributed(config, check_files(config), None, 0, display)
+                rates.setdefault(name, []).append(_rate(config))
+    table = Table(title=f"Whole runs, samples a second ({os.cpu_count()} cores, {repeats} repeats, interleaved)")
+    for column in ("run", "median", "lowest", "highest", "ratio to reference"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for name, values in rates.items():
+        ratios = [value / reference for value, reference in zip(values, rates["reference"], strict=True)]
+        table.add_row(name, *_spread(values), f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    return table
+
+
+def _rate(config: RunConfig) -> float:
+    journal = rows(config.folder / METRICS)
+    timed = journal[_WARM_STEPS:]
+    return sum(row["samples"] for row in timed) / (journal[-1]["seconds"] - journal[_WARM_STEPS - 1]["seconds"])
+
+
+def _spread(values: Sequence[float]) -> list[str]:
+    return [f"{value:.2f}" for value in (statistics.median(values), min(values), max(values))]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
