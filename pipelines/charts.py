@@ -54,9 +54,9 @@ class Axis:
 
 
 def linear_axis(title: str, low: float, high: float, unit: str = "") -> Axis:
-    """An axis with whole-numbered ticks; a single value gets room on both sides."""
+    """An axis with whole-numbered ticks; a single value gets room on its right."""
     if high <= low:
-        low, high = low - 1, high + 1
+        high = low + 1
     spacing = next(s for s in _GRID if s >= 1 and (high - low) / s < _MOST_TICKS)
     ticks = [n * spacing for n in range(ceil(low / spacing), int(high // spacing) + 1)]
     return Axis(title=title, low=low, high=high, ticks=ticks, unit=unit)

@@ -14,6 +14,10 @@ Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's b
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
 
 
+BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
+RESERVED = (BASE, BEFORE, AFTER, "encoder")
+
+
 class Section(BaseModel):
     """A part of the configuration: immutable, and without unknown keys."""
 
@@ -209,6 +213,13 @@ class RunConfig(Section):
         for key, expert in wanted.items():
             if expert not in self.experts:
                 raise ValueError(f"{key}: unknown expert {expert!r}; allowed: {', '.join(self.experts)}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "RunConfig":
+        for name in self.experts:
+            if name in RESERVED:
+                raise ValueError(f"experts.{name}: the results of a run use the names {', '.join(RESERVED)}; call it otherwise")
         return self
 
     @model_validator(mode="after")

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from fields import checkpoint
 from pipelines import build
-from pipelines.config import ConfigError, RunConfig, load_config
-from pipelines.outcome import AFTER, BASE, BEFORE, Outcome, write_config, write_summary
+from pipelines.config import AFTER, BASE, BEFORE, ConfigError, RunConfig, load_config
+from pipelines.outcome import Outcome, write_config, write_summary
 from pipelines.prepare import SCENE_DATA, prepare_scene
 from pipelines.progress import Display
 from pipelines.report import write_report

@@ -15,8 +15,8 @@ from actors.stream import TargetStream
 from fields.carriers import Weights
 from fields.scene.exam import Exam, ExamResult
 from pipelines import build
-from pipelines.config import Encoder, Expert, RunConfig
-from pipelines.outcome import AFTER, BASE, BEFORE, Outcome
+from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient

@@ -1,7 +1,8 @@
-"""Train the scene world's base and experts: `python -m pipelines.experts [base] [places] [local_edit] [global_edit]`.
+"""Train the scene world's base and experts: `python -m pipelines.experts [STAGE ...]`.
 
-The base has two stages. In the first its cells are nearly alike: it learns what things look like and how they go with
-words, wherever they stand. In the second, `places`, it continues with a trained place for every cell.
+The base has three stages. In `base` its cells are nearly alike: it learns what things look like and how they go with words,
+wherever they stand. `practice` and `places` continue with a trained place for every cell; only at the amplitude of the last
+does a place stand out against the noise in its token. `local_edit` and `global_edit` are LoRAs on top.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from fields.schedule import time_grid
 from pipelines.tables import skill_table
 
 WEIGHTS = Path("fields/scene/weights")
-BASE, PLACES = "base", "places"
+BASE = "base"
+PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # the later stages of the base
 NAMES = (BASE, "local_edit", "global_edit")
 CARD = "card.json"
 SHAPE = LoraShape(rank=64, alpha=64, targets=SceneFamily.default_lora_targets)
@@ -42,11 +44,19 @@ RECIPES = {
         prompt_dropout=0.1,
         t_mean=0.8,
     ),
-    "places": Recipe(
+    "practice": Recipe(
         categories={"single": 0.3, "two": 1.5, "count": 2.0, "colour": 0.3, "position": 2.0, "attribution": 1.5},
         steps=3000,
         batch_size=64,
         learning_rate=1.5e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
+    "places": Recipe(
+        categories={"single": 0.3, "two": 1.0, "count": 2.0, "colour": 0.3, "position": 3.0, "attribution": 1.5},
+        steps=1500,
+        batch_size=64,
+        learning_rate=1.0e-3,
         prompt_dropout=0.1,
         t_mean=0.8,
     ),
@@ -93,12 +103,12 @@ def main(arguments: Sequence[str]) -> None:
 def _train(name: str, output: Path, seed: int, threads: int, exam: Exam) -> None:
     """Train one stage and write its folder with a card: how it was made and what it can do."""
     recipe = RECIPES[name]
-    folder = output / (BASE if name == PLACES else name)
+    folder = output / (BASE if name in PLACE_AMPLITUDE else name)
     torch.manual_seed(seed)
     began = time.monotonic()
     transformer, parameters, optimizers = _network(name, output, recipe.learning_rate, seed)
     average = train(transformer, optimizers, parameters, recipe, seed + 1, _Report(name, recipe.steps))
-    if name in (BASE, PLACES):
+    if folder.name == BASE:
         transformer.load_state_dict(average, strict=False)
         save_transformer(transformer, folder)
     else:
@@ -112,7 +122,7 @@ def _train(name: str, output: Path, seed: int, threads: int, exam: Exam) -> None
         "torch": torch.__version__,
         "sha256": checksum(average),
     }
-    earlier = json.loads((folder / CARD).read_text())["stages"] if name == PLACES else []
+    earlier = json.loads((folder / CARD).read_text())["stages"] if name in PLACE_AMPLITUDE else []
     skills = take(exam, load(folder.name, output))
     card = {"stages": [*earlier, stage], "exam": {"samples": exam.samples, "rollout_steps": 16}, "skills": skills}
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
@@ -123,13 +133,13 @@ def _network(
 ) -> tuple[SceneTransformer, dict[str, nn.Parameter], list[torch.optim.Optimizer]]:
     """The network that a stage starts from, what of it is trained, and by what."""
     transformer = SceneTransformer() if name == BASE else SceneFamily().load_transformer(output / BASE)
-    if name not in (BASE, PLACES):
+    if name in NAMES and name != BASE:
         parameters = add_lora(transformer, SHAPE, seed)
         adam = torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         return transformer, parameters, [adam]
-    if name == PLACES:
+    if name in PLACE_AMPLITUDE:
         transformer.requires_grad_(True)
-        transformer.learn_places()
+        transformer.learn_places(PLACE_AMPLITUDE[name])
     parameters = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
     return transformer, parameters, base_optimizers(parameters, learning_rate)
 

@@ -10,9 +10,8 @@ import yaml
 
 from fields.carriers import Weights
 from fields.scene.exam import Exam, ExamResult
-from pipelines.config import RunConfig
+from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 
-BASE, BEFORE, AFTER = "base", "before", "after"
 _PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
 
 

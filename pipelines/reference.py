@@ -13,8 +13,8 @@ from fields.reference import distill
 from fields.rollout import Velocity, rollout
 from fields.scene.exam import Exam, ExamResult, clean_index
 from pipelines import build
-from pipelines.config import RunConfig
-from pipelines.outcome import AFTER, BASE, BEFORE, Outcome
+from pipelines.config import AFTER, BASE, BEFORE, RunConfig
+from pipelines.outcome import Outcome
 from pipelines.progress import Display
 
 

@@ -20,8 +20,8 @@ from fields.scene.exam import Question, Sheet, Skills, route_skill
 from fields.scene.grammar import ROUTE_CATEGORIES
 from fields.scene.world import render
 from pipelines.charts import Line, line_chart, linear_axis, logarithmic_axis, smoothed
-from pipelines.config import RunConfig
-from pipelines.outcome import AFTER, BASE, BEFORE, Outcome
+from pipelines.config import AFTER, BASE, BEFORE, RunConfig
+from pipelines.outcome import Outcome
 
 TEMPLATE = Path(__file__).with_name("report.html.template")
 EXAMPLES = 4  # questions a category whose answers are shown

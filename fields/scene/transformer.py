@@ -54,9 +54,9 @@ class SceneTransformer(nn.Module):
             if name.endswith("modulation.weight") or name == "patch_out.weight":  # every block starts as the identity
                 nn.init.zeros_(parameter)
 
-    def learn_places(self) -> None:
-        """Give every cell a place of its own that is trained: the sines and cosines hardly tell nine cells apart."""
-        nn.init.normal_(self.cell_places, std=0.5)
+    def learn_places(self, amplitude: float) -> None:
+        """Give every cell a random place that is trained: the sines and cosines hardly tell nine cells apart."""
+        nn.init.normal_(self.cell_places, std=amplitude)
         self.cell_places.requires_grad_(True)
 
     def forward(

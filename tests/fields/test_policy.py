@@ -103,7 +103,7 @@ def test_a_student_that_diverges_is_named(policy, versions, encoded):
     broken = {name: tensor * 1e30 for name, tensor in versions[0].tensors.items()}
     policy.load(Weights.of(3, broken))
     group = Group(0, "local_edit", (Sample(11, "local_edit", 0, 3),))
-    with pytest.raises(ValueError, match="policy version 3 .* sample 11 at t"):
+    with pytest.raises(ValueError, match=r"policy version 3 .* sample 11 at t"):
         policy.query(group, encoded("local_edit", 1))
 
 

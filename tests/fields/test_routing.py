@@ -41,7 +41,7 @@ def test_one_number_a_draw_in_the_order_of_the_configuration():
 
 @pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
 def test_a_weight_that_is_no_weight_is_refused_by_name(weight):
-    with pytest.raises(ValueError, match="'bad'.*finite and not negative"):
+    with pytest.raises(ValueError, match=r"'bad'.*finite and not negative"):
         HardRouting({"good": 1.0, "bad": weight})
 
 

@@ -1,5 +1,7 @@
 """One run, watched from outside and disturbed: an expert's only replica and a rollout worker are killed at work."""
 
+import os
+import signal
 import threading
 import time
 import urllib.request
@@ -13,7 +15,7 @@ from runs import distributed, reference, trained_ids
 
 from pipelines.outcome import Outcome
 
-STEPS = 40
+STEPS = 150
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ def watched(cluster, make_config) -> Watched:
     _wait_for(lambda: "field_step" in _metrics() and len(trained_ids(config.folder)) > 0)
     actors = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
     applications = set(serve.status().applications)
-    _kill("SERVE_REPLICA::chaos-local_edit#", namespace="serve")
-    _kill("chaos/rollout-0")
-    _wait_for(lambda: "field_call_retries" in _metrics())
+    _freeze_and_kill("SERVE_REPLICA::chaos-local_edit#")
+    _wait_for(lambda: "field_call_retries_total{" in _metrics())
+    _freeze_and_kill("chaos/rollout-0")
+    _wait_for(lambda: "field_rollout_retries_total{" in _metrics())
     metrics = _metrics()
     run.join(timeout=200)
     assert outcomes, "the run did not end"
@@ -55,17 +58,18 @@ def test_a_disturbed_run_is_visible_and_ends_with_the_same_student(watched):
     for metric in ("loss", "target_norm", "step", "staleness", "stream_depth", "samples_total", "learner_wait_seconds_total"):
         assert f"ray_field_{metric}{{" in watched.metrics, metric
     assert _value(watched.metrics, "ray_field_call_retries_total", 'service="local_edit"') >= 1
+    assert _value(watched.metrics, "ray_field_rollout_retries_total", 'run="chaos"') >= 1
     assert _value(watched.metrics, "ray_field_staleness", 'run="chaos"') == 2
     assert 'route="global_edit"' in watched.metrics
 
 
-def _kill(prefix: str, namespace: str | None = None) -> None:
-    (name,) = [
-        actor.name
-        for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-        if actor.name and actor.name.startswith(prefix)
-    ]
-    ray.kill(ray.get_actor(name, namespace=namespace), no_restart=namespace is not None)
+def _freeze_and_kill(prefix: str) -> None:
+    """Kill the one actor of that name; frozen first, so that a call is certainly in flight when it dies."""
+    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000, detail=True)
+    (pid,) = [actor.pid for actor in actors if actor.name and actor.name.startswith(prefix)]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(3.0)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _metrics() -> str:
@@ -83,4 +87,4 @@ def _wait_for(condition, seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(0.5)

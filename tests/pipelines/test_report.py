@@ -152,7 +152,7 @@ def test_short_records_are_drawn_as_far_as_they_go(write: Write, steps: int, fig
 
 
 def test_smoothing_starts_at_the_first_value():
-    assert smoothed([(0, 4.0), (1, 4.0), (2, 4.0)], 0.9) == pytest.approx([(0, 4.0), (1, 4.0), (2, 4.0)])
+    assert [y for _, y in smoothed([(0, 4.0), (1, 4.0), (5, 4.0)], 0.9)] == pytest.approx([4.0, 4.0, 4.0])
     assert smoothed([(0, 1.0), (1, 0.0)], 0.5)[1][1] == pytest.approx(1 / 3)
 
 
@@ -169,4 +169,4 @@ def test_logarithmic_axis_surrounds_its_values():
 
 def test_linear_axis_has_whole_ticks():
     assert list(linear_axis("step", 0, 599).ticks) == [0, 100, 200, 300, 400, 500]
-    assert list(linear_axis("step", 7, 7).ticks) == [6, 7, 8]
+    assert list(linear_axis("step", 7, 7).ticks) == [7, 8]

@@ -1,0 +1,183 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from fields import checkpoint
+from fields.carriers import Query, Weights, checksum
+from fields.distiller import Distiller, Optimization
+from fields.lora import LoraShape, read_adapter
+
+SHAPE = LoraShape(4, 4.0, ("to_qkv", "patch_out"))
+RECIPE = {"run": {"seed": 3}, "routes": ["a", "b"]}
+
+
+@pytest.fixture
+def new_student(family, new_base):
+    return lambda seed=0: Distiller(family, new_base(), SHAPE, Optimization(learning_rate=1e-2, warmup_steps=3), seed)
+
+
+@pytest.fixture
+def learn(local_field, encoded, states):
+    """One update at the shared states."""
+
+    def step(student):
+        t = torch.tensor([1.0, 0.7, 0.5, 0.2])
+        condition = encoded("local_edit", 4)
+        query = Query(sample_ids=(0, 1, 2, 3), route="r", policy_version=0, checksum="", x_t=states, t=t, condition=condition)
+        return student.update([(query, local_field.answer(query))])
+
+    return step
+
+
+@pytest.fixture
+def trained(new_student, learn):
+    """A student after two updates, and the versions that it published."""
+    student = new_student()
+    published = {}
+    for step in range(2):
+        learn(student)
+        published[step + 1] = student.weights(step + 1)
+    return student, published
+
+
+@pytest.fixture
+def saved(trained, tmp_path):
+    """Checkpoints of steps 2, 3 and 10 with the same content, oldest first."""
+    student, published = trained
+    return [checkpoint.save(tmp_path, step, student, published, RECIPE) for step in (2, 3, 10)]
+
+
+def bits(student):
+    return checksum(student.parameters), checksum(student.ema), checksum(student.optimizer_tensors()), student.updates
+
+
+def test_what_is_saved_is_read(trained, saved):
+    student, published = trained
+    state = checkpoint.read(saved[0])
+    assert state.step == 2
+    assert state.recipe == RECIPE
+    assert checksum(state.student) == checksum(student.parameters)
+    assert checksum(state.ema) == checksum(student.ema) != checksum(student.parameters)
+    assert checksum(state.optimizer) == checksum(student.optimizer_tensors())
+    assert {version: (w.policy_version, w.checksum) for version, w in state.published.items()} == {
+        version: (version, w.checksum) for version, w in published.items()
+    }
+
+
+def test_the_run_goes_on_as_if_undisturbed(trained, saved, new_student, learn):
+    student, _ = trained
+    state = checkpoint.read(saved[0])
+    resumed = new_student(seed=77)
+    resumed.restore(state.student, state.ema, state.optimizer, state.step)
+    for _ in range(2):
+        assert learn(resumed) == learn(student)
+        assert bits(resumed) == bits(student)
+
+
+def test_a_student_that_has_not_learned_yet_can_be_saved(new_student, learn, tmp_path):
+    student, resumed = new_student(), new_student(seed=5)
+    state = checkpoint.read(checkpoint.save(tmp_path, 0, student, {0: student.weights(0)}, RECIPE))
+    resumed.restore(state.student, state.ema, state.optimizer, state.step)
+    assert learn(resumed) == learn(student)
+    assert bits(resumed) == bits(student)
+
+
+def test_student_and_average_are_adapters_of_their_own(trained, saved):
+    student, _ = trained
+    for folder, tensors in ((saved[0], student.parameters), (saved[0] / "ema", student.ema)):
+        adapter = read_adapter(folder)
+        assert adapter.shape == LoraShape(4, 4.0, ("patch_out", "to_qkv"))
+        assert checksum(adapter.tensors) == checksum(tensors)
+
+
+def test_the_newest_is_the_highest_step(saved, tmp_path):
+    assert [path.name for path in saved] == ["step-000002", "step-000003", "step-000010"]
+    assert checkpoint.newest(tmp_path) == saved[2]
+    assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "ema/adapter_model.safetensors",
+    "optimizer.safetensors",
+    "published/version-000001.safetensors",
+)
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "changed": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x7f"),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_file_is_named_and_its_checkpoint_passed_over(saved, tmp_path, name, damage):
+    damage(saved[2] / name)
+    with pytest.raises(ValueError, match=rf"step-000010 is no complete checkpoint: {name} is (damaged|missing)"):
+        checkpoint.read(saved[2])
+    assert checkpoint.newest(tmp_path) == saved[1]
+
+
+STATES = {"garbage": b"\xff\xfe{", "empty": b"", "half": b'{"step": 10, "fi', "list": b"[]", "no files": b'{"step": 10}'}
+
+
+@pytest.mark.parametrize("content", [None, *STATES.values()], ids=["missing", *STATES])
+def test_a_checkpoint_without_its_state_is_passed_over(saved, tmp_path, content):
+    state = saved[2] / "state.json"
+    state.unlink() if content is None else state.write_bytes(content)
+    with pytest.raises(ValueError, match=r"state\.json is missing or damaged"):
+        checkpoint.read(saved[2])
+    assert checkpoint.newest(tmp_path) == saved[1]
+
+
+def test_with_nothing_complete_there_is_no_newest(saved, tmp_path):
+    for path in saved:
+        (path / "state.json").unlink()
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_every_file_is_listed_with_its_hash(saved):
+    listed = json.loads((saved[0] / "state.json").read_text())["files"]
+    found = {str(path.relative_to(saved[0])) for path in saved[0].rglob("*") if path.is_file()}
+    assert found == {*listed, "state.json"}
+    assert set(FILES) <= set(listed)
+
+
+def test_a_save_that_fails_halfway_is_never_taken_for_a_checkpoint(trained, saved, tmp_path):
+    """Safetensors refuses tensors that share memory, after the student and the optimizer have been written."""
+    student, published = trained
+    tensor = torch.zeros(3)
+    shared = {"a": tensor, "b": tensor}
+    broken = Weights(policy_version=3, checksum=checksum(shared), tensors=shared)
+    with pytest.raises(RuntimeError, match="share memory"):
+        checkpoint.save(tmp_path, 11, student, {3: broken}, RECIPE)
+    assert any(path.name.startswith(".step-000011") for path in tmp_path.iterdir())
+    assert checkpoint.newest(tmp_path) == saved[2]
+    assert checkpoint.read(checkpoint.save(tmp_path, 11, student, published, RECIPE)).step == 11
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def test_leftovers_of_another_process_are_no_checkpoints(saved, tmp_path):
+    shutil.copytree(saved[2], tmp_path / ".step-000099.1234")
+    (tmp_path / "step-garbage").mkdir()
+    assert checkpoint.newest(tmp_path) == saved[2]
+
+
+def test_saving_a_step_again_replaces_it(trained, saved, learn, tmp_path):
+    student, _ = trained
+    before = checksum(student.parameters)
+    learn(student)
+    path = checkpoint.save(tmp_path, 10, student, {}, RECIPE)
+    state = checkpoint.read(path)
+    assert checksum(state.student) == checksum(student.parameters) != before
+    assert not (path / "published" / "version-000001.safetensors").exists()
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [10]), (2, [3, 10]), (3, [2, 3, 10]), (9, [2, 3, 10])])
+def test_prune_keeps_the_newest(saved, tmp_path, keep, left):
+    checkpoint.prune(tmp_path, keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:06d}" for step in left]
+    assert checkpoint.newest(tmp_path) == saved[2]

@@ -1,0 +1,140 @@
+import pytest
+import torch
+
+from fields.carriers import Condition
+from fields.distiller import Distiller, Optimization
+from fields.field import Field
+from fields.lora import add_lora, load_into
+from fields.operators import Identity
+from fields.plan import SamplePlan, noise
+from fields.policy import Policy
+from fields.query import BetaQuery, UniformQuery
+from fields.reference import distill
+from fields.routing import HardRouting
+from fields.schedule import time_grid
+
+GRID = time_grid(5, 2.0)
+SEED = 3
+ROUTES = ("local_edit", "global_edit")
+
+
+class Recording(Field):
+    """A field that keeps what it was asked."""
+
+    asked: list = []  # noqa: RUF012
+
+    def answer(self, query):
+        self.asked.append(query)
+        return Field.answer(self, query)
+
+
+@pytest.fixture
+def run(family, new_base, local_edit, global_edit, encoded):
+    """A distillation of the two experts into a student that starts as the first one; results of every step."""
+    adapters = {"local_edit": local_edit, "global_edit": global_edit}
+    table = {route: encoded(route, 6) for route in ROUTES}
+
+    def encode(group) -> Condition:
+        return table[group.route].select(torch.tensor([sample.row for sample in group.samples]))
+
+    class Run:
+        def __init__(self, steps, lag=0, weights=None, learning_rate=1e-2, batch_size=4, query=None):
+            routing = HardRouting(weights or dict.fromkeys(ROUTES, 1.0))
+            rows = dict.fromkeys(ROUTES, 6)
+            self.plan = SamplePlan(
+                seed=SEED,
+                batch_size=batch_size,
+                group_size=2,
+                routing=routing,
+                query=query or UniformQuery(),
+                grid=GRID,
+                rows=rows,
+            )
+            self.asked, self.published, self.windows, self.updates = [], {}, [], []
+            recording = type("Recording", (Recording,), {"asked": self.asked})
+            built = {name: Field.build(name, family, new_base(), adapter, Identity()) for name, adapter in adapters.items()}
+            experts = {n: recording(n, family, f.transformer, f.operator, f.device) for n, f in built.items()}
+            optimization = Optimization(learning_rate=learning_rate)
+            self.student = Distiller(family, new_base(), local_edit.shape, optimization, 0, local_edit.tensors)
+            policy = Policy(family, new_base(), local_edit.shape.scale, SEED, GRID)
+            self.published[0] = self.student.weights(0)
+            self.versions = dict(self.published)
+            loop = distill(self.plan, encode, policy, experts, self.student, self.published, range(steps), lag)
+            for step, update in loop:
+                assert step == len(self.updates)
+                self.versions |= self.published
+                self.updates.append(update)
+                self.windows.append(sorted(self.published))
+
+    Run.encode, Run.adapters = staticmethod(encode), adapters
+    return Run
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 3])
+def test_step_s_rolls_out_with_version_s_minus_lag(run, lag):
+    result = run(steps=6, lag=lag)
+    for query in result.asked:
+        step = query.sample_ids[0] // 4
+        assert query.policy_version == max(0, step - lag)
+        assert query.checksum == result.versions[max(0, step - lag)].checksum
+    assert sorted(n for query in result.asked for n in query.sample_ids) == list(range(24))
+    assert len({weights.checksum for weights in result.versions.values()}) == 7, "each step is another version"
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+def test_the_published_window_is_what_the_next_step_and_its_successors_need(run, lag):
+    assert run(steps=6, lag=lag).windows == [list(range(max(0, step + 1 - lag), step + 2)) for step in range(6)]
+
+
+def test_two_runs_are_equal_to_the_last_bit(run):
+    one, two, lagged = run(steps=4), run(steps=4), run(steps=4, lag=1)
+    assert one.published[4].checksum == two.published[4].checksum != lagged.published[4].checksum
+    assert one.updates == two.updates
+
+
+def test_the_loss_falls_on_one_expert(run):
+    losses = [u.loss for u in run(steps=30, weights={"local_edit": 0.0, "global_edit": 1.0}, query=BetaQuery()).updates]
+    assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
+
+
+def test_a_route_is_answered_by_its_own_expert(run):
+    """The student starts as the local expert, so at step 0 only the global samples have a loss."""
+    update = run(steps=1, batch_size=8).updates[0]
+    assert update.route_samples.keys() == set(ROUTES)
+    assert update.route_loss["local_edit"] < 1e-8
+    assert update.route_loss["global_edit"] > 0.01
+
+
+def test_losses_are_those_of_algorithm_1_written_out(run, family, new_base):
+    """One sample at a time, every step of its trajectory, the adapter not merged, the gradient of the whole batch."""
+    result = run(steps=3)
+    networks = {}
+    for name, adapter in (*run.adapters.items(), ("student", run.adapters["local_edit"])):
+        network = new_base()
+        parameters = add_lora(network, adapter.shape, seed=0)
+        load_into(parameters, adapter.tensors, name)
+        networks[name] = network
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.0)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    for step in range(3):
+        losses = []
+        for n in range(4 * step, 4 * step + 4):
+            sample = result.plan.sample(n)
+            group = next(g for g in result.plan.groups(step) if n in g.ids)
+            c = run.encode(group).select(torch.tensor([group.ids.index(n)]))
+            x = noise(SEED, (n,), (3, 24, 24))
+            with torch.no_grad():
+                trajectory = [x]
+                for k in range(5):
+                    x = x + (GRID[k + 1] - GRID[k]) * family.velocity(networks["student"], x, GRID[k : k + 1], c)
+                    trajectory.append(x)
+                x_t, t = trajectory[sample.index], GRID[sample.index : sample.index + 1]
+                target = family.velocity(networks[sample.route], x_t, t, c)
+            losses.append((family.velocity(networks["student"], x_t, t, c) - target).square().mean())
+        loss = torch.stack(losses).mean()
+        assert result.updates[step].loss == pytest.approx(loss.item(), rel=2e-2)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimizer.step()
