@@ -107,8 +107,10 @@ class Learner:
             if schedule.saves_after(step + 1):
                 await asyncio.to_thread(self._save, step + 1)
             if schedule.evaluates_after(step + 1):
+                examined = time.monotonic()
                 result = await examiner.student(self._distiller.averaged_weights(step + 1))
                 self._journal.record_skills(step + 1, result.skills, result.picture)
+                began += time.monotonic() - examined  # an exam is no training time
 
     def _publish(self, version: int, stream: TargetStream) -> None:
         weights = self._distiller.weights(version)

@@ -21,7 +21,8 @@ from rich.table import Table
 from actors.journal import METRICS, rows
 from fields.carriers import Condition
 from pipelines import build
-from pipelines.config import RunConfig, load_config
+from pipelines.config import RunConfig
+from pipelines.load import load_config
 from pipelines.progress import Display
 from pipelines.validate import check_files
 

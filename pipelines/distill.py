@@ -13,7 +13,8 @@ from rich.console import Console
 
 from fields import checkpoint
 from pipelines import build
-from pipelines.config import AFTER, BASE, BEFORE, ConfigError, RunConfig, load_config
+from pipelines.config import AFTER, BASE, BEFORE, RunConfig
+from pipelines.load import ConfigError, load_config
 from pipelines.outcome import Outcome, write_config, write_summary
 from pipelines.prepare import SCENE_DATA, prepare_scene
 from pipelines.progress import Display
@@ -89,7 +90,9 @@ def _start(config: RunConfig, resume: Path | None) -> int:
             f"{resume} was written with other settings: {'; '.join(differences)}. Restore them, name another run, "
             "or start over with --resume never"
         )
-    return min(saved.step, config.run.steps)
+    if saved.step > config.run.steps:
+        raise ConfigError(f"run.steps: {resume} has {saved.step} steps already, more than {config.run.steps}")
+    return saved.step
 
 
 def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -> None:

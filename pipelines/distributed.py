@@ -138,8 +138,6 @@ async def _train_and_evaluate(config: RunConfig, workers: Workers, learner: Acto
         await learner.record_skills.remote(progress.step, results[AFTER].skills, results[AFTER].picture)
     return Outcome(
         steps=progress.step,
-        samples=progress.samples,
-        seconds=progress.seconds,
         weights=weights,
         exam=examiner.exam,
         results=results,

@@ -62,7 +62,7 @@ RECIPES = {
     ),
     "local_edit": Recipe(
         categories=dict.fromkeys(LOCAL_EDIT, 1.0),
-        steps=2000,
+        steps=1500,
         batch_size=48,
         learning_rate=2e-3,
         prompt_dropout=0.0,
@@ -70,7 +70,7 @@ RECIPES = {
     ),
     "global_edit": Recipe(
         categories=dict.fromkeys(GLOBAL_EDIT, 1.0),
-        steps=2000,
+        steps=1500,
         batch_size=48,
         learning_rate=2e-3,
         prompt_dropout=0.0,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from actors.journal import METRICS, rows
 from fields.carriers import Weights
 from fields.scene.exam import Exam, ExamResult
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
@@ -21,15 +22,11 @@ class Outcome:
 
     Attributes:
         steps: optimizer steps of the student, earlier sessions included.
-        samples: samples trained on in this session.
-        seconds: spent training in this session, startup and evaluation of others left out.
         weights: the final trainable tensors.
         results: model (base, each expert, before, after) -> its exam; empty without evaluation.
     """
 
     steps: int
-    samples: int
-    seconds: float
     weights: Weights
     exam: Exam
     results: Mapping[str, ExamResult]
@@ -54,12 +51,15 @@ def write_summary(config: RunConfig, outcome: Outcome) -> dict:
         }
         for category in (results[BASE].skills if results else ())
     }
+    journal = rows(config.folder / METRICS)
+    samples = sum(row["samples"] for row in journal)
+    seconds = journal[-1]["seconds"] if journal else 0.0
     summary = {
         "run": config.run.name,
         "steps": outcome.steps,
-        "samples": outcome.samples,
-        "seconds": round(outcome.seconds, 1),
-        "samples_per_second": round(outcome.samples / outcome.seconds, 2) if outcome.seconds else 0.0,
+        "samples": samples,
+        "seconds": round(seconds, 1),
+        "samples_per_second": round(samples / seconds, 2) if seconds else 0.0,
         "weights_sha256": outcome.weights.checksum,
         "skills": skills,
         "versions": {name: version(name) for name in _PACKAGES},

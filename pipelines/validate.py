@@ -6,7 +6,8 @@ from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
 from fields.lora import add_lora, load_into, read_adapter
 from pipelines import build
-from pipelines.config import ConfigError, RunConfig
+from pipelines.config import RunConfig
+from pipelines.load import ConfigError
 
 _MOST_ROWS_CHECKED = 20_000
 

@@ -21,7 +21,7 @@ def family() -> SceneFamily:
     return SceneFamily()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_base(tiny_models, family: SceneFamily) -> Callable[[], nn.Module]:
     """A fresh copy of the base at every call."""
     return lambda: family.load_transformer(tiny_models.base)
@@ -49,12 +49,12 @@ def encoded(family: SceneFamily) -> Callable[[str, int], Condition]:
     return encode
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def base_field(new_base, family: SceneFamily) -> Field:
     return Field.build("base", family, new_base(), None, Identity())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def local_field(new_base, family: SceneFamily, local_edit: Adapter) -> Field:
     return Field.build("local_edit", family, new_base(), local_edit, Identity())
 

@@ -13,12 +13,12 @@ SHAPE = LoraShape(4, 4.0, ("to_qkv", "patch_out"))
 RECIPE = {"run": {"seed": 3}, "routes": ["a", "b"]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def new_student(family, new_base):
     return lambda seed=0: Distiller(family, new_base(), SHAPE, Optimization(learning_rate=1e-2, warmup_steps=3), seed)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def learn(local_field, encoded, states):
     """One update at the shared states."""
 
@@ -34,19 +34,32 @@ def learn(local_field, encoded, states):
 @pytest.fixture
 def trained(new_student, learn):
     """A student after two updates, and the versions that it published."""
+    return train(new_student, learn)
+
+
+def train(new_student, learn):
     student = new_student()
     published = {}
-    for step in range(2):
+    for step in (1, 2):
         learn(student)
-        published[step + 1] = student.weights(step + 1)
+        published[step] = student.weights(step)
     return student, published
 
 
+@pytest.fixture(scope="module")
+def once_saved(new_student, learn, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    student, published = train(new_student, learn)
+    for step in (2, 3, 10):
+        checkpoint.save(folder, step, student, published, RECIPE)
+    return folder
+
+
 @pytest.fixture
-def saved(trained, tmp_path):
-    """Checkpoints of steps 2, 3 and 10 with the same content, oldest first."""
-    student, published = trained
-    return [checkpoint.save(tmp_path, step, student, published, RECIPE) for step in (2, 3, 10)]
+def saved(once_saved, tmp_path):
+    """Checkpoints of steps 2, 3 and 10 with the content of `trained`, oldest first, to be damaged at will."""
+    shutil.copytree(once_saved, tmp_path, dirs_exist_ok=True)
+    return sorted(tmp_path.iterdir())
 
 
 def bits(student):

@@ -128,9 +128,10 @@ def test_a_png_with_a_damaged_byte_decodes_or_names_its_row(place, change):
     data = bytearray(PNG)
     data[place] ^= change
     try:
-        assert decode_image(bytes(data), "u").ndim == 3
+        decoded = decode_image(bytes(data), "u").shape
     except ValueError as error:
-        assert "row 'u'" in str(error)
+        decoded = str(error)
+    assert decoded == (3, 16, 16) or "row 'u'" in decoded
 
 
 def test_an_image_that_claims_to_be_huge_names_its_row():

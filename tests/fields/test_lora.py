@@ -125,7 +125,7 @@ def test_we_read_what_stock_peft_writes(new_base, inputs, tmp_path, alpha):
     stock = get_peft_model(new_base(), config).eval()
     stock.save_pretrained(str(tmp_path))
     adapter = read_adapter(tmp_path)
-    assert adapter.shape == LoraShape(8, alpha, ("ff_in", "to_qkv"))
+    assert adapter.shape == LoraShape(8, float(alpha), ("ff_in", "to_qkv"))
     ours = new_base()
     load_into(add_lora(ours, adapter.shape, seed=0), adapter.tensors, "test")
     with torch.no_grad():

@@ -28,7 +28,7 @@ class Recording(Field):
         return Field.answer(self, query)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(family, new_base, local_edit, global_edit, encoded):
     """A distillation of the two experts into a student that starts as the first one; results of every step."""
     adapters = {"local_edit": local_edit, "global_edit": global_edit}
@@ -70,31 +70,41 @@ def run(family, new_base, local_edit, global_edit, encoded):
     return Run
 
 
-@pytest.mark.parametrize("lag", [0, 1, 2, 3])
-def test_step_s_rolls_out_with_version_s_minus_lag(run, lag):
-    result = run(steps=6, lag=lag)
+@pytest.fixture(scope="module")
+def lagged(run):
+    """Four steps of four samples at each lag."""
+    return {lag: run(steps=4, lag=lag) for lag in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_step_s_rolls_out_with_version_s_minus_lag(lagged, lag):
+    result = lagged[lag]
     for query in result.asked:
         step = query.sample_ids[0] // 4
         assert query.policy_version == max(0, step - lag)
         assert query.checksum == result.versions[max(0, step - lag)].checksum
-    assert sorted(n for query in result.asked for n in query.sample_ids) == list(range(24))
-    assert len({weights.checksum for weights in result.versions.values()}) == 7, "each step is another version"
+    assert sorted(n for query in result.asked for n in query.sample_ids) == list(range(16))
+    assert len({weights.checksum for weights in result.versions.values()}) == 5, "each step is another version"
 
 
-@pytest.mark.parametrize("lag", [0, 1, 3])
-def test_the_published_window_is_what_the_next_step_and_its_successors_need(run, lag):
-    assert run(steps=6, lag=lag).windows == [list(range(max(0, step + 1 - lag), step + 2)) for step in range(6)]
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_the_published_window_is_what_the_next_step_and_its_successors_need(lagged, lag):
+    assert lagged[lag].windows == [list(range(max(0, step + 1 - lag), step + 2)) for step in range(4)]
 
 
-def test_two_runs_are_equal_to_the_last_bit(run):
-    one, two, lagged = run(steps=4), run(steps=4), run(steps=4, lag=1)
-    assert one.published[4].checksum == two.published[4].checksum != lagged.published[4].checksum
-    assert one.updates == two.updates
+def test_two_runs_are_equal_to_the_last_bit(run, lagged):
+    again = run(steps=4)
+    assert again.published[4].checksum == lagged[0].published[4].checksum
+    assert again.updates == lagged[0].updates
+
+
+def test_another_lag_is_another_student(lagged):
+    assert len({result.published[4].checksum for result in lagged.values()}) == 3
 
 
 def test_the_loss_falls_on_one_expert(run):
-    losses = [u.loss for u in run(steps=30, weights={"local_edit": 0.0, "global_edit": 1.0}, query=BetaQuery()).updates]
-    assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
+    losses = [u.loss for u in run(steps=24, weights={"local_edit": 0.0, "global_edit": 1.0}, query=BetaQuery()).updates]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def test_a_route_is_answered_by_its_own_expert(run):
@@ -105,9 +115,9 @@ def test_a_route_is_answered_by_its_own_expert(run):
     assert update.route_loss["global_edit"] > 0.01
 
 
-def test_losses_are_those_of_algorithm_1_written_out(run, family, new_base):
+def test_losses_are_those_of_algorithm_1_written_out(run, lagged, family, new_base):
     """One sample at a time, every step of its trajectory, the adapter not merged, the gradient of the whole batch."""
-    result = run(steps=3)
+    result = lagged[0]
     networks = {}
     for name, adapter in (*run.adapters.items(), ("student", run.adapters["local_edit"])):
         network = new_base()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import RunConfig, load_config
+from pipelines.config import RunConfig
+from pipelines.load import load_config
 from pipelines.prepare import prepare_scene
 
 MakeConfig = Callable[..., RunConfig]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import build
-from pipelines.config import load_config
+from pipelines.load import load_config
 
 SHIPPED = sorted([*Path("pipelines/configs").glob("*.yaml"), *Path("deploy").rglob("config*.yaml")])
 

@@ -57,7 +57,7 @@ def write(config: RunConfig, exam: Exam) -> Write:
         wrong = exam.result([np.full_like(images, 0.5) for images in right.answers])
         results = {name: wrong if name == BEFORE else right for name in MODELS} if evaluated else {}
         weights = Weights.of(steps, {"adapter": torch.zeros(2, 2)})
-        outcome = Outcome(steps=steps, samples=6 * steps, seconds=2.0, weights=weights, exam=exam, results=results)
+        outcome = Outcome(steps=steps, weights=weights, exam=exam, results=results)
         config.folder.mkdir()
         metrics = [_metrics_row(step) for step in range(steps)]
         skills = [{"step": 2 + n, "skills": right.skills} for n in range(evaluations)]
