@@ -154,6 +154,18 @@ def test_another_routing_leaves_query_points_as_they_were(seed):
     assert [plan.sample(n).route for n in range(40)] != [other.sample(n).route for n in range(40)]
 
 
+def test_each_decision_has_a_stream_of_its_own():
+    plan = make_plan(seed=5, routing=HardRouting({"a": 1.0, "b": 2.0, "c": 1.0}, "microbatch"))
+    for n in range(40):
+        sample = plan.sample(n)
+        assert sample.route == plan.routing.draw(generator(5, Stream.ROUTE, n // 4))
+        assert sample.row == generator(5, Stream.ROW, n).integers(ROWS[sample.route])
+        assert sample.index == plan.query.draw(generator(5, Stream.QUERY, n), plan.grid)
+    assert torch.equal(
+        noise(5, (7,), (6,)), torch.from_numpy(generator(5, Stream.NOISE, 7).standard_normal((1, 6), np.float32))
+    )
+
+
 def test_every_seed_is_another_plan():
     plans_of_seeds = {tuple(make_plan(seed=seed).sample(n) for n in range(12)) for seed in (0, 1, 2**63, 2**63 + 1, 2**64 - 1)}
     assert len(plans_of_seeds) == 5

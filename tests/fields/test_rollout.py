@@ -89,13 +89,12 @@ def test_the_noise_is_not_written_to(index):
     assert torch.equal(x_T, before)
 
 
-def test_bfloat16_velocities_are_added_in_float32():
-    """In bfloat16, 1 + 2^-9 would round to 1 at every one of the 16 steps."""
-    grid = time_grid(16)
-    velocity = -torch.full((1, 1), 2.0**-5, dtype=torch.bfloat16)  # times -1/16
-    x = rollout(lambda x, t, c: velocity, torch.ones(1, 1), grid, torch.tensor([16]), names_of(1))
+def test_bfloat16_velocities_are_scaled_and_added_in_float32():
+    """In bfloat16, either the step times the velocity or the sum would be off by up to 2^-9."""
+    velocity = torch.tensor([[1 + 2.0**-7, 3 - 2.0**-6, -0.7]], dtype=torch.bfloat16)
+    x = rollout(lambda x, t, c: velocity, torch.ones(1, 3), GRID, torch.tensor([3]), names_of(1))
     assert x.dtype == torch.float32
-    assert x.item() == 1 + 2.0**-5
+    np.testing.assert_allclose(x.numpy(), 1 + (TIMES[3] - 1) * velocity.double().numpy(), rtol=1e-6)
 
 
 def test_gradient_is_off():

@@ -115,6 +115,24 @@ def test_a_place_is_checked(cell):
     assert (score.graded > 0.99) is (cell == 4)
 
 
+def test_things_that_nobody_asked_for_lower_the_grade():
+    """By the likeness that their cells have left with empty ones."""
+    task = request(Wanted("circle", "red"))
+    crowds = [[(cell, Thing("square", "blue")) for cell in range(1, count)] for count in (1, 3, 5, 9)]
+    grades = [check(task, render(scene((0, RED), *crowd))).graded for crowd in crowds]
+    assert grades == sorted(grades, reverse=True)
+    assert grades[0] == pytest.approx(1.0)
+    assert grades[-1] < 0.3
+
+
+@pytest.mark.parametrize(("share_of_sky", "passed"), [(0.4, True), (0.6, False)])
+def test_a_background_in_between_counts_as_the_nearer_one(share_of_sky, passed):
+    """Within a cell's tolerance of the right background, yet nearer to another, is the other."""
+    white, sky = (render(scene((0, RED), background=background)).astype(float) for background in ("white", "sky"))
+    image = (1 - share_of_sky) * white + share_of_sky * sky
+    assert check(request(Wanted("circle", "red")), image).passed is passed
+
+
 def test_two_things_in_each_others_colours_are_not_what_was_asked():
     swapped = scene((0, Thing("circle", "blue")), (8, Thing("square", "red")))
     score = check(request(Wanted("circle", "red"), Wanted("square", "blue")), render(swapped))
