@@ -48,6 +48,8 @@ def _pack(value: Any) -> Any:
 
 def _unpack(value: Any) -> Any:
     if isinstance(value, _Packed):
+        if value.bytes.size == 0:
+            return torch.empty(value.shape, dtype=value.dtype)
         return torch.from_numpy(value.bytes.copy()).view(value.dtype).reshape(value.shape)
     if isinstance(value, Mapping):
         return {key: _unpack(item) for key, item in value.items()}

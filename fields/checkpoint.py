@@ -93,14 +93,22 @@ def read(path: Path) -> Checkpoint:
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint; what is damaged or half-written is passed over."""
-    candidates = sorted(folder.glob("step-*"), reverse=True)
-    return next((path for path in candidates if _damage(path) is None), None)
+    return next((path for path in _by_age(folder) if _damage(path) is None), None)
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints."""
-    for path in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
+    """Delete the checkpoints that are older than the `keep` newest complete ones."""
+    candidates = _by_age(folder)
+    complete = [path for path in candidates if _damage(path) is None]
+    if len(complete) > keep:
+        for path in candidates[candidates.index(complete[keep]) :]:
+            shutil.rmtree(path)
+
+
+def _by_age(folder: Path) -> list[Path]:
+    """The folders that are named like checkpoints, newest first."""
+    named = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(named, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def _damage(path: Path) -> str | None:

@@ -58,8 +58,11 @@ def decode_image(data: bytes, uid: str) -> np.ndarray:
         ValueError: if the bytes are no image; names the row.
     """
     try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        image = Image.open(io.BytesIO(data))
+        if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"row {uid!r}: the image of {len(data)} bytes does not decode") from error
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
 

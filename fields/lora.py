@@ -53,14 +53,20 @@ def read_adapter(path: Path) -> Adapter:
         if not (path / name).is_file():
             raise ValueError(f"{path} is no PEFT adapter: it has no {name}")
     config = json.loads((path / _CONFIG).read_text())
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("rank_pattern"):
-        raise ValueError(f"{path}: only a plain LoRA of one rank is supported, without DoRA or a rank pattern")
+    if not isinstance(config, dict) or not {"peft_type", "r", "lora_alpha", "target_modules"} <= config.keys():
+        raise ValueError(f"{path / _CONFIG} is no adapter configuration")
+    variants = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(name)]
+    if config["peft_type"] != "LORA" or variants or not isinstance(config["target_modules"], list):
+        raise ValueError(
+            f"{path}: only a plain LoRA of one rank with a list of target modules is supported, "
+            f"not {', '.join(variants) or config['peft_type']}"
+        )
     try:
         tensors = load_file(path / _WEIGHTS)
     except SafetensorError as error:
         raise ValueError(f"{path / _WEIGHTS} is damaged: {error}") from error
     named = {name.removeprefix(_PREFIX): tensor.float() for name, tensor in tensors.items()}
-    shape = LoraShape(config["r"], config["lora_alpha"], tuple(sorted(config["target_modules"])))
+    shape = LoraShape(config["r"], float(config["lora_alpha"]), tuple(sorted(config["target_modules"])))
     return Adapter(shape, named)
 
 

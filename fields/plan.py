@@ -33,7 +33,7 @@ class Stream(IntEnum):
 
 def generator(seed: int, stream: Stream, n: int) -> np.random.Generator:
     """The random numbers of one purpose for one sample (or unit) `n`, the same in every process."""
-    return np.random.Generator(np.random.Philox(key=[seed, int(stream)], counter=[0, n, 0, 0]))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, int(stream)], dtype=np.uint64), counter=[0, n, 0, 0]))
 
 
 def noise(seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: Stream = Stream.NOISE) -> Tensor:

@@ -2,7 +2,8 @@
 
 The base has three stages. In `base` its cells are nearly alike: it learns what things look like and how they go with words,
 wherever they stand. `practice` and `places` continue with a trained place for every cell; only at the amplitude of the last
-does a place stand out against the noise in its token. `local_edit` and `global_edit` are LoRAs on top.
+does a place stand out against the noise in its token. `local_edit` and `global_edit` are LoRAs on top; the global one
+starts from the local one, which can read a source image already, and `local_practice` continues the local one.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,7 +21,7 @@ from torch import nn
 from fields.carriers import checksum
 from fields.families.scene import SceneFamily, save_transformer
 from fields.field import Field
-from fields.lora import Adapter, LoraShape, add_lora, read_adapter, write_adapter
+from fields.lora import Adapter, LoraShape, add_lora, load_into, read_adapter, write_adapter
 from fields.operators import Identity
 from fields.rollout import rollout
 from fields.scene.exam import Exam, Skills, clean_index
@@ -32,9 +34,25 @@ from pipelines.tables import skill_table
 WEIGHTS = Path("fields/scene/weights")
 BASE = "base"
 PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # the later stages of the base
+FOLDER = {"practice": BASE, "places": BASE, "local_practice": "local_edit"}  # later stages -> what they continue
+START = {"global_edit": "local_edit", "local_practice": "local_edit"}  # LoRA stages that don't start afresh
 NAMES = (BASE, "local_edit", "global_edit")
 CARD = "card.json"
+ROLLOUT_STEPS = 16
 SHAPE = LoraShape(rank=64, alpha=64, targets=SceneFamily.default_lora_targets)
+
+
+def _edit(categories: Sequence[str], steps: int, learning_rate: float) -> Recipe:
+    return Recipe(
+        categories=dict.fromkeys(categories, 1.0),
+        steps=steps,
+        batch_size=48,
+        learning_rate=learning_rate,
+        prompt_dropout=0.0,
+        t_mean=0.4,
+    )
+
+
 RECIPES = {
     "base": Recipe(
         categories={"single": 0.5, "two": 1.5, "count": 2.0, "colour": 0.5, "position": 0.5, "attribution": 2.0},
@@ -60,22 +78,9 @@ RECIPES = {
         prompt_dropout=0.1,
         t_mean=0.8,
     ),
-    "local_edit": Recipe(
-        categories=dict.fromkeys(LOCAL_EDIT, 1.0),
-        steps=1500,
-        batch_size=48,
-        learning_rate=2e-3,
-        prompt_dropout=0.0,
-        t_mean=0.4,
-    ),
-    "global_edit": Recipe(
-        categories=dict.fromkeys(GLOBAL_EDIT, 1.0),
-        steps=1500,
-        batch_size=48,
-        learning_rate=2e-3,
-        prompt_dropout=0.0,
-        t_mean=0.4,
-    ),
+    "local_edit": _edit(LOCAL_EDIT, steps=1500, learning_rate=2e-3),
+    "global_edit": _edit(GLOBAL_EDIT, steps=1300, learning_rate=2e-3),
+    "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
 }
 
 
@@ -86,24 +91,23 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; part of what makes the weights equal")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder of the weights")
-    parser.add_argument("--table", action="store_true", help="train nothing; print the table of what is there")
+    parser.add_argument("--examine", action="store_true", help="train nothing; examine what is there and renew the cards")
     parser.add_argument("--samples", type=int, default=100, help="exam questions a category")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     exam = Exam(options.samples, seed=1)
-    for name in () if options.table else options.names or RECIPES:
-        _train(name, options.output, options.seed, options.threads, exam)
-    paths = {name: options.output / name / CARD for name in NAMES}
-    cards = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    for name in () if options.examine else options.names or RECIPES:
+        _train(name, options.output, options.seed, options.threads)
+    cards = {name: _examine(name, options.output, exam) for name in NAMES if (options.output / name / CARD).exists()}
     Console().print(
         skill_table("Experts of the scene world, exact", {name: card["skills"] for name, card in cards.items()}, "exact")
     )
 
 
-def _train(name: str, output: Path, seed: int, threads: int, exam: Exam) -> None:
-    """Train one stage and write its folder with a card: how it was made and what it can do."""
+def _train(name: str, output: Path, seed: int, threads: int) -> None:
+    """Train one stage and write its folder with a card that says how it was made."""
     recipe = RECIPES[name]
-    folder = output / (BASE if name in PLACE_AMPLITUDE else name)
+    folder = output / FOLDER.get(name, name)
     torch.manual_seed(seed)
     began = time.monotonic()
     transformer, parameters, optimizers = _network(name, output, recipe.learning_rate, seed)
@@ -122,10 +126,18 @@ def _train(name: str, output: Path, seed: int, threads: int, exam: Exam) -> None
         "torch": torch.__version__,
         "sha256": checksum(average),
     }
-    earlier = json.loads((folder / CARD).read_text())["stages"] if name in PLACE_AMPLITUDE else []
-    skills = take(exam, load(folder.name, output))
-    card = {"stages": [*earlier, stage], "exam": {"samples": exam.samples, "rollout_steps": 16}, "skills": skills}
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    earlier = json.loads((folder / CARD).read_text())["stages"] if name in FOLDER else []
+    (folder / CARD).write_text(json.dumps({"stages": [*earlier, stage]}, indent=2) + "\n")
+
+
+def _examine(name: str, output: Path, exam: Exam) -> dict[str, Any]:
+    """Add to a card what the base or expert can do; returns the card."""
+    path = output / name / CARD
+    card = json.loads(path.read_text())
+    card["exam"] = {"samples": exam.samples, "rollout_steps": ROLLOUT_STEPS}
+    card["skills"] = take(exam, load(name, output))
+    path.write_text(json.dumps(card, indent=2) + "\n")
+    return card
 
 
 def _network(
@@ -133,8 +145,10 @@ def _network(
 ) -> tuple[SceneTransformer, dict[str, nn.Parameter], list[torch.optim.Optimizer]]:
     """The network that a stage starts from, what of it is trained, and by what."""
     transformer = SceneTransformer() if name == BASE else SceneFamily().load_transformer(output / BASE)
-    if name in NAMES and name != BASE:
+    if FOLDER.get(name, name) != BASE:
         parameters = add_lora(transformer, SHAPE, seed)
+        if name in START:
+            load_into(parameters, read_adapter(output / START[name]).tensors, START[name])
         adam = torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         return transformer, parameters, [adam]
     if name in PLACE_AMPLITUDE:
@@ -166,9 +180,9 @@ def load(name: str, weights: Path = WEIGHTS) -> Field:
     return Field.build(name, family, family.load_transformer(weights / BASE), adapter, Identity())
 
 
-def take(exam: Exam, field: Field, steps: int = 16) -> Skills:
+def take(exam: Exam, field: Field) -> Skills:
     """A field's exam, by its own ODE."""
-    grid = time_grid(steps)
+    grid = time_grid(ROLLOUT_STEPS)
     answers = []
     for sheet in exam.sheets:
         condition = field.family.encode(sheet.rows)

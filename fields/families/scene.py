@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,8 +32,11 @@ class SceneFamily(Family):
         for name in (CONFIG, WEIGHTS):
             if not (path / name).is_file():
                 raise ValueError(f"{path} is no scene model: it has no {name}")
-        transformer = SceneTransformer(**json.loads((path / CONFIG).read_text()))
-        tensors = load_file(path / WEIGHTS)
+        try:
+            transformer = SceneTransformer(**json.loads((path / CONFIG).read_text()))
+            tensors = load_file(path / WEIGHTS)
+        except (TypeError, SafetensorError) as error:
+            raise ValueError(f"{path} is no scene model: {error}") from error
         expected = transformer.state_dict()
         for name in sorted(expected.keys() | tensors.keys()):
             found, wanted = tensors.get(name), expected.get(name)
@@ -43,7 +47,7 @@ class SceneFamily(Family):
         return transformer.eval().requires_grad_(False)
 
     def encode(self, rows: Sequence[Row]) -> Condition:
-        words = torch.stack([torch.from_numpy(tokenize(row.prompt)) for row in rows])
+        words = torch.stack([torch.from_numpy(_words(row)) for row in rows])
         tensors = {"words": words}
         if with_source := [row.uid for row in rows if row.source_image is not None]:
             if len(with_source) != len(rows):
@@ -56,6 +60,13 @@ class SceneFamily(Family):
 
     def decode(self, x_0: Tensor) -> np.ndarray:
         return ((x_0.float() + 1) / 2).cpu().numpy()
+
+
+def _words(row: Row) -> np.ndarray:
+    try:
+        return tokenize(row.prompt)
+    except ValueError as error:
+        raise ValueError(f"row {row.uid!r}: {error}") from error
 
 
 def _source(row: Row) -> np.ndarray:

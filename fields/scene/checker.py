@@ -9,7 +9,19 @@ from itertools import permutations
 import numpy as np
 
 from fields.scene.grammar import Request, Task, Wanted
-from fields.scene.world import ALL_THINGS, BACKGROUNDS, CELLS, PLAIN, STYLES, Scene, Thing, render, render_cell, split_cells
+from fields.scene.world import (
+    ALL_THINGS,
+    BACKGROUNDS,
+    CELLS,
+    PLAIN,
+    STYLES,
+    Scene,
+    Thing,
+    join_cells,
+    render,
+    render_cell,
+    split_cells,
+)
 
 TOLERANCE = 0.15  # root mean square error, in units of the [0, 1] colour range, up to which a cell counts as drawn
 LIKENESS_SPAN = 0.4  # the error at which the likeness of a cell reaches 0
@@ -42,10 +54,13 @@ def _errors(image: np.ndarray, background: str, style: str) -> np.ndarray:
 def _check_request(request: Request, image: np.ndarray) -> Score:
     """Graded: the likeness to the nearest image that the prompt allows, over every allowed placement.
 
-    Likeness of the things times likeness of the empty cells: a blank canvas of the right background scores low.
+    Likeness of the things times likeness of the empty cells. The likeness of a thing reaches 0 at the error of an empty
+    cell, at the latest: a blank canvas of the right background scores 0.
     """
     errors = _errors(image, request.background, PLAIN)
-    likeness = np.clip(1 - errors / LIKENESS_SPAN, 0, 1)
+    blank = _errors(join_cells(np.stack([render_cell(None, request.background)] * CELLS)), request.background, PLAIN)[0]
+    span = np.minimum(LIKENESS_SPAN, np.where(blank > 0, blank, LIKENESS_SPAN))
+    likeness = np.clip(1 - errors / span, 0, 1)
     thing_likeness = [likeness[:, _admitted(wanted)].max(axis=1) for wanted in request.things]
     empty = likeness[:, 0]
     best = 0.0
