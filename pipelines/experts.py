@@ -3,13 +3,15 @@
 The base has three stages. In `base` its cells are nearly alike: it learns what things look like and how they go with words,
 wherever they stand. `practice` and `places` continue with a trained place for every cell; only at the amplitude of the last
 does a place stand out against the noise in its token. `local_edit` and `global_edit` are LoRAs on top; the global one
-starts from the local one, which can read a source image already, and `local_practice` continues the local one.
+starts from the local one, which can read a source image already, and `local_practice` and
+`global_practice` continue them.
 """
 
 import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,17 @@ from pipelines.tables import skill_table
 WEIGHTS = Path("fields/scene/weights")
 BASE = "base"
 PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # the later stages of the base
-FOLDER = {"practice": BASE, "places": BASE, "local_practice": "local_edit"}  # later stages -> what they continue
-START = {"global_edit": "local_edit", "local_practice": "local_edit"}  # LoRA stages that don't start afresh
+FOLDER = {
+    "practice": BASE,
+    "places": BASE,
+    "local_practice": "local_edit",
+    "global_practice": "global_edit",
+}  # later stages -> what they continue
+START = {
+    "global_edit": "local_edit",
+    "local_practice": "local_edit",
+    "global_practice": "global_edit",
+}  # LoRA stages that don't start afresh
 NAMES = (BASE, "local_edit", "global_edit")
 CARD = "card.json"
 ROLLOUT_STEPS = 16
@@ -44,7 +55,7 @@ SHAPE = LoraShape(rank=64, alpha=64, targets=SceneFamily.default_lora_targets)
 
 def _edit(categories: Sequence[str], steps: int, learning_rate: float) -> Recipe:
     return Recipe(
-        categories=dict.fromkeys(categories, 1.0),
+        categories=Counter(categories),
         steps=steps,
         batch_size=48,
         learning_rate=learning_rate,
@@ -81,6 +92,7 @@ RECIPES = {
     "local_edit": _edit(LOCAL_EDIT, steps=1500, learning_rate=2e-3),
     "global_edit": _edit(GLOBAL_EDIT, steps=1300, learning_rate=2e-3),
     "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
+    "global_practice": _edit(("background", "style", "style"), steps=900, learning_rate=1e-3),
 }
 
 
