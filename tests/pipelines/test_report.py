@@ -77,6 +77,8 @@ def _metrics_row(step: int) -> dict:
         "loss": 0.125,
         "route_loss": loss,
         "route_samples": {"text_to_image": 1, "local_edit": 2, "global_edit": 3},
+        "samples": 6,
+        "seconds": 0.5 * (step + 1),
         "gradient_norm": 0.5 + step,
         "staleness": min(step, 1),
     }
