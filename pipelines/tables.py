@@ -8,15 +8,14 @@ from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES
 
 
 def skill_table(title: str, skills: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> Table:
-    """Categories down, models across; `skills` is model -> category -> measure -> value."""
+    """Categories down (a section a route), models across; `skills` is model -> category -> measure -> value."""
     table = Table(title=title)
-    table.add_column("route")
-    table.add_column("category")
+    table.add_column("category", no_wrap=True)
     for model in skills:
-        table.add_column(model, justify="right")
-    for route, categories in ROUTE_CATEGORIES.items():
+        table.add_column(model, justify="right", overflow="fold")
+    for categories in ROUTE_CATEGORIES.values():
         for category in categories:
             values = [f"{100 * model[category][measure]:.0f} %" for model in skills.values()]
-            table.add_row(route, category, *values, end_section=category == categories[-1])
+            table.add_row(category, *values, end_section=category == categories[-1])
     assert table.row_count == len(CATEGORIES)
     return table
