@@ -50,7 +50,7 @@ START = {
 NAMES = (BASE, "local_edit", "global_edit")
 CARD = "card.json"
 ROLLOUT_STEPS = 16
-SHAPE = LoraShape(rank=64, alpha=64, targets=SceneFamily.default_lora_targets)
+SHAPE = LoraShape(rank=64, alpha=64.0, targets=SceneFamily.default_lora_targets)
 
 
 def _edit(categories: Sequence[str], steps: int, learning_rate: float) -> Recipe:
