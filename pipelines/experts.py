@@ -55,7 +55,7 @@ SHAPE = LoraShape(rank=64, alpha=64.0, targets=SceneFamily.default_lora_targets)
 
 def _edit(categories: Sequence[str], steps: int, learning_rate: float) -> Recipe:
     return Recipe(
-        categories=Counter(categories),
+        categories={name: float(count) for name, count in Counter(categories).items()},
         steps=steps,
         batch_size=48,
         learning_rate=learning_rate,
