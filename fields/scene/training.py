@@ -94,7 +94,7 @@ def _images(images: Sequence[np.ndarray]) -> Tensor:
 
 
 def base_optimizers(parameters: Mapping[str, nn.Parameter], learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the rest: about twice as fast per step here as AdamW alone."""
+    """Muon for the blocks' matrices, AdamW for the rest: in one run each, ahead of AdamW alone at 1000 steps."""
     matrices, rest = [], []
     for name, parameter in parameters.items():
         is_matrix = name.startswith("blocks.") and parameter.ndim == 2 and "modulation" not in name
