@@ -105,6 +105,13 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints of later steps: a run that goes back to `step` drops their rows from its record too."""
+    for path in _by_age(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
 def _by_age(folder: Path) -> list[Path]:
     """The folders that are named like checkpoints, newest first."""
     named = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]

@@ -23,6 +23,7 @@ from fields.carriers import Condition
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import load_config
+from pipelines.prepare import prepare_scene
 from pipelines.progress import Display
 from pipelines.validate import check_files
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
+    prepare_scene()
     console = Console()
     console.print(_parts(config, options.repeats))
     console.print(_runs(options.config, options.steps, options.repeats))

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.dry_run:
         console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
-    _begin_folder(config, resume, options.resume)
+    _begin_folder(config, start, options.resume)
     with Display(console, start, config.run.steps) as display:
         display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
         outcome = _run(config, rows, resume, start, display, options.reference)
@@ -113,9 +113,10 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
     check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
 
 
-def _begin_folder(config: RunConfig, resume: Path | None, mode: str) -> None:
+def _begin_folder(config: RunConfig, start: int, mode: str) -> None:
     if mode == "never" and config.folder.exists():
         shutil.rmtree(config.folder)
+    checkpoint.discard_after(config.folder / "checkpoints", start)
     write_config(config)
 
 
