@@ -1,10 +1,10 @@
 """Train the scene world's base and experts: `python -m pipelines.experts [STAGE ...]`.
 
-The base has three stages. In `base` its cells are nearly alike: it learns what things look like and how they go with words,
+The base has four stages. In `base` its cells are nearly alike: it learns what things look like and how they go with words,
 wherever they stand. `practice` and `places` continue with a trained place for every cell; only at the amplitude of the last
-does a place stand out against the noise in its token. `local_edit` and `global_edit` are LoRAs on top; the global one
-starts from the local one, which can read a source image already, and `local_practice` and
-`global_practice` continue them.
+does a place stand out against the noise in its token. `counting` practises numbers, which come last. `local_edit` and
+`global_edit` are LoRAs on top; the global one starts from the local one, which can read a source image already, and
+`local_practice` and `global_practice` continue them over the final base.
 """
 
 import argparse
@@ -35,10 +35,11 @@ from pipelines.tables import skill_table
 
 WEIGHTS = Path("fields/scene/weights")
 BASE = "base"
-PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # the later stages of the base
+PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # stages of the base that give every cell a new place
 FOLDER = {
     "practice": BASE,
     "places": BASE,
+    "counting": BASE,
     "local_practice": "local_edit",
     "global_practice": "global_edit",
 }  # later stages -> what they continue
@@ -91,6 +92,14 @@ RECIPES = {
     ),
     "local_edit": _edit(LOCAL_EDIT, steps=1500, learning_rate=2e-3),
     "global_edit": _edit(GLOBAL_EDIT, steps=1300, learning_rate=2e-3),
+    "counting": Recipe(
+        categories={"single": 0.3, "two": 1.0, "count": 4.0, "colour": 0.3, "position": 1.0, "attribution": 1.5},
+        steps=2500,
+        batch_size=64,
+        learning_rate=1.0e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
     "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
     "global_practice": _edit(("background", "style", "style"), steps=900, learning_rate=1e-3),
 }
@@ -163,8 +172,9 @@ def _network(
             load_into(parameters, read_adapter(output / START[name]).tensors, START[name])
         adam = torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         return transformer, parameters, [adam]
-    if name in PLACE_AMPLITUDE:
+    if name != BASE:
         transformer.requires_grad_(True)
+    if name in PLACE_AMPLITUDE:
         transformer.learn_places(PLACE_AMPLITUDE[name])
     parameters = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
     return transformer, parameters, base_optimizers(parameters, learning_rate)
