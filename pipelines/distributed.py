@@ -11,11 +11,12 @@ from actors.examiner import Examiner
 from actors.learner import Learner
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
-from actors.stream import TargetStream
+from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
 from fields.scene.exam import Exam, ExamResult
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from services.applications import delete, deploy
@@ -105,9 +106,21 @@ def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: ra
         buckets=build.buckets(config),
         encoder=_client(config, _ENCODER),
         rollouts=RolloutPool(workers, config.run.name),
-        experts={name: clients[route.expert] for name, route in config.routes.items()},
+        experts=clients,
+        teaching=build.teaching(config),
+        expert_rollouts=_expert_rollouts(config),
+        with_clean=build.with_clean(config),
         steps=steps,
         lag=config.learner.lag,
+    )
+
+
+def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
+    solver = build.solver(config)
+    if solver is None or not isinstance(config.state, ExpertRollout):
+        return None
+    return ExpertRollouts(
+        seed=config.run.seed, grid=build.grid(config), solver=solver, both_branches=build.objective(config).both_branches
     )
 
 

@@ -24,13 +24,13 @@ from fields.carriers import checksum
 from fields.families.scene import SceneFamily, save_transformer
 from fields.field import Field
 from fields.lora import Adapter, LoraShape, add_lora, load_into, read_adapter, write_adapter
-from fields.operators import Identity
-from fields.rollout import rollout
-from fields.scene.exam import Exam, Skills, clean_index
+from fields.rollout import clean
+from fields.scene.exam import Exam, Skills
 from fields.scene.grammar import GLOBAL_EDIT, LOCAL_EDIT
 from fields.scene.training import Recipe, base_optimizers, train
 from fields.scene.transformer import SceneTransformer
 from fields.schedule import time_grid
+from fields.solver import Euler
 from pipelines.tables import skill_table
 
 WEIGHTS = Path("fields/scene/weights")
@@ -199,7 +199,7 @@ def load(name: str, weights: Path = WEIGHTS) -> Field:
     """The shipped base or expert as a field."""
     family = SceneFamily()
     adapter = None if name == BASE else read_adapter(weights / name)
-    return Field.build(name, family, family.load_transformer(weights / BASE), adapter, Identity())
+    return Field.build(name, family, {name: (family.load_transformer(weights / BASE), adapter)})
 
 
 def take(exam: Exam, field: Field) -> Skills:
@@ -208,9 +208,7 @@ def take(exam: Exam, field: Field) -> Skills:
     answers = []
     for sheet in exam.sheets:
         condition = field.family.encode(sheet.rows)
-        answers.append(
-            field.family.decode(rollout(field.velocity, sheet.noise, grid, clean_index(sheet.noise, grid), condition))
-        )
+        answers.append(field.family.decode(clean(field.velocity, sheet.noise, grid, condition, Euler())))
     return exam.result(answers).skills
 
 
