@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fields.carriers import Query, Target, checksum
+from fields.carriers import Example, Query, Target, checksum
 from fields.distiller import Distiller, Optimization
 from fields.lora import LoraShape
-from fields.objective import velocity_mse
+from fields.objective import squared_error
 
 SHAPE = LoraShape(8, 8.0, ("to_qkv", "ff_in", "patch_out"))
 UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)
@@ -37,6 +37,7 @@ def ask(encoded):
             checksum="",
             x_t=x_t[rows],
             t=t[rows],
+            t_next=t[rows] - 0.1,
             condition=condition.select(rows),
         )
 
@@ -44,11 +45,11 @@ def ask(encoded):
 
 
 def answered(query, field):
-    return query, field.answer(query)
+    return Example(query=query, target=field.answer(query))
 
 
 def with_velocity(query, velocity):
-    return query, Target(sample_ids=query.sample_ids, expert="x", t=query.t, velocity=velocity)
+    return Example(query=query, target=Target(sample_ids=query.sample_ids, expert="x", t=query.t, velocity=velocity))
 
 
 def bits(student):
@@ -104,10 +105,9 @@ def test_groups_have_the_gradient_of_one_whole_batch(new_student, local_field, a
 
 def test_the_gradient_is_autograds_of_the_mean_squared_error(new_student, local_field, ask):
     student, twin = new_student(), new_student()
-    query = ask(0, 1, 2)
-    target = local_field.answer(query)
-    update = student.update([(query, target)])
-    ((twin.velocity(query) - target.velocity) ** 2).mean().backward()
+    example = answered(ask(0, 1, 2), local_field)
+    update = student.update([example])
+    ((twin.predict(example.query).velocity - example.target.velocity) ** 2).mean().backward()
     expected = gradients(twin)
     assert update.gradient_norm == pytest.approx(total_norm(expected), rel=1e-4)
     difference = {name: g - expected[name] for name, g in gradients(student).items()}
@@ -120,12 +120,15 @@ def test_the_report_is_of_samples_and_of_each_route(new_student, local_field, as
     examples = [answered(query, local_field) for query in queries]
     update = student.update(examples)
     with torch.no_grad():
-        losses = {q.sample_ids: velocity_mse(twin.velocity(q), t.velocity).double().numpy() for q, t in examples}
+        losses = {
+            e.query.sample_ids: squared_error(twin.predict(e.query).velocity, e.target.velocity).double().numpy()
+            for e in examples
+        }
     a, b = np.concatenate([losses[(0,)], losses[(4,)]]), losses[(1, 2, 3)]
     assert update.route_samples == {"a": 2, "b": 3}
     assert update.route_loss == pytest.approx({"a": a.mean(), "b": b.mean()}, rel=1e-5)
     assert update.loss == pytest.approx(np.concatenate([a, b]).mean(), rel=1e-5)
-    norms = {q.sample_ids: np.sqrt((t.velocity.double().numpy() ** 2).mean(axis=(1, 2, 3))) for q, t in examples}
+    norms = {e.query.sample_ids: np.sqrt((e.target.velocity.double().numpy() ** 2).mean(axis=(1, 2, 3))) for e in examples}
     expected = {"a": np.concatenate([norms[(0,)], norms[(4,)]]).mean(), "b": norms[(1, 2, 3)].mean()}
     assert update.route_target_norm == pytest.approx(expected, rel=1e-5)
 
@@ -177,7 +180,7 @@ def test_a_loss_that_overflows_leaves_the_student_as_it_was(new_student, local_f
     for s in (student, undisturbed):
         s.update([answered(ask(0, 1), local_field)])
     examples = [answered(ask(2, 3), local_field), answered(ask(4, 5), local_field)]
-    examples[place] = with_velocity(examples[place][0], torch.full((2, 3, 24, 24), 1e30))
+    examples[place] = with_velocity(examples[place].query, torch.full((2, 3, 24, 24), 1e30))
     before = bits(student)
     with pytest.raises(FloatingPointError, match=rf"'x', samples \({2 + 2 * place}, {3 + 2 * place}\), t \["):
         student.update(examples)
@@ -202,7 +205,7 @@ def test_an_answer_to_other_samples_is_refused(new_student, local_field, ask):
     student = new_student()
     before = bits(student)
     with pytest.raises(ValueError, match=r"'local_edit' answered \(1, 0\), asked were \(0, 1\)"):
-        student.update([(ask(0, 1), local_field.answer(ask(1, 0)))])
+        student.update([Example(query=ask(0, 1), target=local_field.answer(ask(1, 0)))])
     assert bits(student) == before
 
 

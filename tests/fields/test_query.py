@@ -10,7 +10,7 @@ FEWER = 6_000  # where a draw searches the grid
 
 def frequencies(query, grid, draws=DRAWS):
     rng = np.random.default_rng(11)
-    return np.bincount([query.draw(rng, grid) for _ in range(draws)], minlength=len(grid) - 1) / draws
+    return np.bincount([query.draw(n, rng, grid)[0] for n in range(draws)], minlength=len(grid) - 1) / draws
 
 
 def assert_within_sigmas(frequency, probability, draws=DRAWS, sigmas=4.5):

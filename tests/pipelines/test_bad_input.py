@@ -46,7 +46,10 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("student.rank=4", "student: the student's start: "),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
-        ("experts.local_edit.operator={type: guidance, scale: -1}", "operator.guidance.scale: Input should be greater than 0"),
+        (
+            "experts.local_edit.operator={type: guidance, scale: .nan}",
+            "operator.guidance.scale: Input should be a finite number",
+        ),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
         ("run", "'run': an override is written dotted.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
