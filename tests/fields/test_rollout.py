@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fields.carriers import Condition
 from fields.rollout import clean, rollout
 from fields.schedule import time_grid
-from fields.solver import Euler
+from fields.solver import Euler, EulerMaruyama, Heun
 
 N = 8
 GRID = time_grid(N, 3.0)
@@ -119,3 +119,33 @@ def test_together_and_alone_are_the_same_states(base_field, encoded, states):
         alone = states_at(base_field.velocity, states[one], [index[row]], condition.select(one))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-4)
     assert (together[1:] - states[1:]).flatten(1).norm(dim=1).min() > 1
+
+
+@pytest.mark.parametrize("solver", [Euler(), Heun()])
+def test_several_queries_are_the_states_of_one_rollout(solver):
+    indices = torch.tensor([[0, 2, 5], [1, 2, 3], [3, 5, N]])
+    velocity, x_T = Counting(), start(3)
+    states = rollout(velocity, x_T, GRID, indices, names_of(3), solver)
+    assert states.shape == (3, *x_T.shape)
+    for query in range(3):
+        (alone,) = rollout(linear, x_T, GRID, indices[:, query : query + 1], names_of(3), solver)
+        assert torch.equal(states[query], alone)
+    names = [name for called, _ in velocity.calls for name in called]
+    steps_to = {Euler: [5, 3, N], Heun: [10, 6, 2 * N - 1]}[type(solver)]
+    assert [names.count(name) for name in range(3)] == steps_to, "the last query of a sample ends its rollout"
+
+
+def test_clean_is_the_state_at_the_end_of_the_grid():
+    x_T = start(3)
+    assert torch.equal(clean(linear, x_T, GRID, names_of(3), Euler()), states_at(linear, x_T, [N] * 3, names_of(3)))
+
+
+def test_only_the_samples_under_way_draw_noise_and_each_step_draws_anew():
+    asked = []
+
+    def transition_noise(step, rows):
+        asked.append((step, rows.tolist()))
+        return torch.zeros(len(rows), 2, 3)
+
+    rollout(linear, start(3), GRID, torch.tensor([[1], [0], [3]]), names_of(3), EulerMaruyama(0.7, TIMES[1]), transition_noise)
+    assert asked == [(0, [0, 2]), (1, [2]), (2, [2])]

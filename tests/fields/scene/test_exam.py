@@ -6,7 +6,6 @@ from fields.plan import noise
 from fields.scene.exam import Exam, picture_of, route_skill, task_row
 from fields.scene.grammar import CATEGORIES, GLOBAL_EDIT, LOCAL_EDIT, ROUTE_CATEGORIES, draw_task
 from fields.scene.world import render
-from fields.schedule import time_grid
 
 SAMPLES = 5
 
