@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
+from fields.operators import Guidance, Network, evaluate
 from fields.plan import Group
 from fields.policy import Policy
 from fields.rollout import clean
@@ -53,10 +54,18 @@ class RolloutWorker:
         self._load(weights)
         return self._policy.queries(group, condition)
 
-    def generate(self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None) -> Tensor:
-        """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base."""
+    def generate(
+        self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0
+    ) -> Tensor:
+        """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base, guided or not."""
         self._load(weights)
-        return clean(self._policy.velocity, noise, grid, condition, Euler())
+        student = Network("student")
+        expression = student if guidance == 1 else Guidance(student, guidance)
+
+        def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            return evaluate(expression, {"student": self._policy.velocity}, x_t, t, condition)
+
+        return clean(velocity, noise, grid, condition, Euler())
 
     def _load(self, weights: PublishedWeights | None) -> None:
         checksum = weights.checksum if weights else None

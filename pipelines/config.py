@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fields.families import FAMILIES
 from fields.schedule import index_at, time_grid
@@ -26,7 +26,8 @@ class Run(Section):
 
     name: Name = "scene"
     dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
-    steps: PositiveInt = Field(default=600, description="optimizer steps")
+    services: Name | None = Field(default=None, description="whose Serve applications the run uses; none is its own")
+    steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
 

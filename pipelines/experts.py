@@ -93,15 +93,15 @@ RECIPES = {
     "local_edit": _edit(LOCAL_EDIT, steps=1500, learning_rate=2e-3),
     "global_edit": _edit(GLOBAL_EDIT, steps=1300, learning_rate=2e-3),
     "counting": Recipe(
-        categories={"single": 0.3, "two": 1.0, "count": 4.0, "colour": 0.3, "position": 1.0, "attribution": 1.5},
-        steps=2500,
+        categories={"single": 0.3, "two": 1.5, "count": 3.5, "colour": 0.3, "position": 0.7, "attribution": 3.0},
+        steps=4500,
         batch_size=64,
-        learning_rate=1.0e-3,
+        learning_rate=1.5e-3,
         prompt_dropout=0.1,
         t_mean=0.8,
     ),
     "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
-    "global_practice": _edit(("background", "style", "style"), steps=900, learning_rate=1e-3),
+    "global_practice": _edit(("background", "style", "style", "style"), steps=1500, learning_rate=1.5e-3),
 }
 
 

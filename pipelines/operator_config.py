@@ -4,9 +4,9 @@ operator: {type: rescale, phi: 0.7, of: {type: guidance, scale: 4, interval: [0.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from fields import operators as f
 from pipelines.section import Finite, Section, Share
@@ -138,23 +138,46 @@ class MixOperator(Section):
         return f.Mix(tuple((expression(part.of, leaf), part.weight) for part in self.parts))
 
 
-_Typed = Annotated[
-    GuidanceOperator
-    | NegativePromptOperator
-    | CfgZeroOperator
-    | ApgOperator
-    | EditGuidanceOperator
-    | RescaleOperator
-    | AutoguidanceOperator
-    | InterpolateOperator
-    | MixOperator,
-    Field(discriminator="type"),
+def _kind(written: Any) -> str | None:
+    if isinstance(written, dict):
+        return written.get("type")
+    return "name" if isinstance(written, str) else getattr(written, "type", None)
+
+
+Operator = Annotated[
+    Annotated[str, Tag("name")]
+    | Annotated[GuidanceOperator, Tag("guidance")]
+    | Annotated[NegativePromptOperator, Tag("negative_prompt")]
+    | Annotated[CfgZeroOperator, Tag("cfg_zero")]
+    | Annotated[ApgOperator, Tag("apg")]
+    | Annotated[EditGuidanceOperator, Tag("edit_guidance")]
+    | Annotated[RescaleOperator, Tag("rescale")]
+    | Annotated[AutoguidanceOperator, Tag("autoguidance")]
+    | Annotated[InterpolateOperator, Tag("interpolate")]
+    | Annotated[MixOperator, Tag("mix")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_operator",
+        custom_error_message="no such operator; allowed: a name, or a type of guidance, negative_prompt, cfg_zero, apg, "
+        "edit_guidance, rescale, autoguidance, interpolate, mix",
+    ),
+    Field(description="`self`, the name of an expert, or an operator around such"),
 ]
-Operator = Annotated[str | _Typed, Field(description="`self`, the name of an expert, or an operator around such")]
 Leaf = Callable[[str], f.Expression]
 
-for _section in (*_Typed.__args__[0].__args__, Part):  # type: ignore[attr-defined]
-    _section.model_rebuild()
+for _section in (
+    GuidanceOperator,
+    NegativePromptOperator,
+    CfgZeroOperator,
+    ApgOperator,
+    EditGuidanceOperator,
+    RescaleOperator,
+    AutoguidanceOperator,
+    InterpolateOperator,
+    Part,
+    MixOperator,
+):
+    _section.model_rebuild()  # they name `Operator`, which names them
 
 
 def expression(operator: "str | Section", leaf: Leaf) -> f.Expression:
