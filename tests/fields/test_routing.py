@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fields.routing import HardRouting
+from fields.routing import GroupedRouting, HardRouting
 
 DRAWS = 20_000
 
@@ -49,3 +49,28 @@ def test_a_weight_that_is_no_weight_is_refused_by_name(weight):
 def test_at_least_one_weight_is_positive(weights):
     with pytest.raises(ValueError, match="at least one must be positive"):
         HardRouting(weights)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), st.integers(1, 60), st.integers(0, 50))
+def test_grouped_routing_has_every_route_in_every_step_in_proportion(weights, batch_size, step):
+    routing = GroupedRouting({f"r{i}": float(weight) for i, weight in enumerate(weights)})
+    rng = np.random.default_rng(0)
+    routes = [routing.route(n, batch_size, rng) for n in range(step * batch_size, (step + 1) * batch_size)]
+    for i, weight in enumerate(weights):
+        share = batch_size * weight / sum(weights)
+        assert abs(routes.count(f"r{i}") - share) < 1 + 1e-9, "a share is rounded up or down"
+        assert weight > 0 or routes.count(f"r{i}") == 0
+    assert rng.random() == np.random.default_rng(0).random(), "nothing is drawn"
+
+
+def test_grouped_routing_of_weights_that_divide_the_batch_is_exact():
+    routing = GroupedRouting({"a": 1.0, "none": 0.0, "b": 2.0, "c": 3.0})
+    for step in range(3):
+        routes = Counter(routing.route(n, 12, np.random.default_rng(0)) for n in range(12 * step, 12 * (step + 1)))
+        assert routes == {"a": 2, "b": 4, "c": 6}
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}])
+def test_grouped_routing_refuses_the_same_weights(weights):
+    with pytest.raises(ValueError, match="weight"):
+        GroupedRouting(weights)
