@@ -6,6 +6,7 @@ from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
 from fields.lora import add_lora, load_into, read_adapter
 from pipelines import build
+from pipelines.columns import columns_wanted
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
 
@@ -30,7 +31,7 @@ def check_files(config: RunConfig) -> dict[str, int]:
     rows = {}
     for name, route in config.routes.items():
         bucket = _named(f"routes.{name}.data", Bucket, route.data)
-        _named(f"routes.{name}.data", _check_rows, bucket, family)
+        _named(f"routes.{name}.data", _check_rows, bucket, family, columns_wanted(config, name))
         rows[name] = len(bucket)
     _named("routes", build.plan, config, rows)
     return rows
@@ -42,7 +43,7 @@ def _check_student(config: RunConfig, family: Family) -> None:
         load_into(parameters, start, "the student's start")
 
 
-def _check_rows(bucket: Bucket, family: Family) -> None:
+def _check_rows(bucket: Bucket, family: Family, wanted: dict[str, str]) -> None:
     """Every row of a small file, evenly spread ones of a large file, as far as the family can tell without a network."""
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
     with_source = bucket[0].source_image is not None
@@ -52,6 +53,9 @@ def _check_rows(bucket: Bucket, family: Family) -> None:
             raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
         if row.target_image is not None:
             decode_image(row.target_image, row.uid)
+        for column, key in wanted.items():
+            if getattr(row, column) is None:
+                raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
         family.encode([row])
 
 
