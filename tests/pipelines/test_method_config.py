@@ -187,6 +187,12 @@ BAD_TOGETHER = [
     ),
     (("preset=softmix", "state={type: expert_rollout}"), "state.type: an expert_rollout needs the one expert"),
     (("preset=diffusionopd", "routing.granularity=step"), "routing.grouped.granularity: unknown key; allowed: type"),
+    (
+        ("state={type: student_sde}", "rollout.solver=heun"),
+        "rollout.solver: heun solves an ODE; a state of type student_sde has none",
+    ),
+    (("preset=offpolicy", "rollout.solver=heun"), "rollout.solver: heun solves an ODE; a state of type noised_data has none"),
+    (("preset=joint_sft", "objective={type: pdm, weight: 1}"), "objective.type: pdm needs an expert's answer"),
     (("query={type: stratified, k: 5}", "rollout.steps=4"), "query.k: 5 queries a sample"),
 ]
 
