@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import distributed, reference, trained_ids
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
+from runs import distributed, reference, trained_ids
 
 
 @pytest.mark.parametrize(("lag", "workers"), [(0, 2), (2, 2), (2, 1)])
