@@ -17,7 +17,10 @@ from fields.scene.exam import Exam, ExamResult
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
 from pipelines.outcome import Outcome
+from pipelines.prepare import prepare_missing
 from pipelines.progress import Display
+from pipelines.reserve import Reservation
+from pipelines.stopping import stop_requests
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
@@ -31,8 +34,13 @@ Actor = Any  # a handle: the types that Ray gives know only methods marked by `r
 Workers = list[Actor]
 
 
-def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display) -> Outcome:
-    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already."""
+def run_distributed(
+    config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, reservation: Reservation
+) -> Outcome | None:
+    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already.
+
+    Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
+    """
     applications = {
         application_name(config, name): expert_application(
             partial(build.field, config, name), config.run.threads, _resources(expert)
@@ -47,9 +55,10 @@ def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None
         _resources(config.encoder),
     )
     display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(applications)}")
-    workers = _start_workers(config)
-    learner = _start_learner(config, rows, workers, resume, start)
+    workers = _start_workers(config, reservation)
+    learner = _start_learner(config, rows, workers, resume, start, reservation)
     try:
+        reservation.make_room()
         deploy(applications)
         ray.get([worker.ready.remote() for worker in workers])
         return asyncio.run(_train_and_evaluate(config, workers, learner, start, display))
@@ -57,6 +66,7 @@ def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None
         for actor in (learner, *workers):
             ray.kill(actor)
         delete(list(applications))
+        reservation.release()
 
 
 def application_name(config: RunConfig, service: str) -> str:
@@ -65,25 +75,33 @@ def application_name(config: RunConfig, service: str) -> str:
 
 
 def _resources(section: Expert | Encoder) -> Resources:
-    return Resources(replicas=section.replicas, num_cpus=section.num_cpus, num_gpus=section.num_gpus)
+    return Resources(
+        replicas=section.replicas,
+        num_cpus=section.num_cpus,
+        num_gpus=section.num_gpus,
+        node_labels=section.node_labels,
+    )
 
 
-def _start_workers(config: RunConfig) -> Workers:
+def _start_workers(config: RunConfig, reservation: Reservation) -> Workers:
     rollout = config.rollout
     options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
     return [
         ray.remote(RolloutWorker)
-        .options(name=f"{config.run.name}/rollout-{n}", **options)
+        .options(name=f"{config.run.name}/rollout-{n}", **options, **reservation.place(1 + n))
         .remote(partial(build.policy, config), config.run.threads)
         for n in range(rollout.workers)
     ]
 
 
-def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int) -> Actor:
+def _start_learner(
+    config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int, reservation: Reservation
+) -> Actor:
     schedule = build.schedule(config, start)
+    options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
     return (
         ray.remote(Learner)
-        .options(name=f"{config.run.name}/learner", num_cpus=config.learner.num_cpus, num_gpus=config.learner.num_gpus)
+        .options(name=f"{config.run.name}/learner", **options, **reservation.place(0))
         .remote(
             build_distiller=partial(build.distiller, config),
             build_stream=partial(_stream, config, rows, workers, range(start, schedule.steps)),
@@ -99,6 +117,7 @@ def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, re
 
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
+    prepare_missing(config)  # the learner may be on another node than the driver
     clients = {name: _client(config, name) for name in config.experts}
     return TargetStream(
         plan=build.plan(config, rows),
@@ -121,7 +140,9 @@ def _client(config: RunConfig, service: str) -> ServiceClient:
     return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
 
 
-async def _train_and_evaluate(config: RunConfig, workers: Workers, learner: Actor, start: int, display: Display) -> Outcome:
+async def _train_and_evaluate(
+    config: RunConfig, workers: Workers, learner: Actor, start: int, display: Display
+) -> Outcome | None:
     examiner = _examiner(config, workers)
     results: dict[str, ExamResult] = {}
     if config.eval.every:
@@ -131,6 +152,8 @@ async def _train_and_evaluate(config: RunConfig, workers: Workers, learner: Acto
             await learner.record_skills.remote(0, results[BEFORE].skills, results[BEFORE].picture)
     await _train(learner, display)
     progress = await learner.progress.remote()
+    if progress.step < config.run.steps:
+        return None
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
@@ -157,9 +180,12 @@ async def _evaluate_before(config: RunConfig, examiner: Examiner) -> dict[str, E
 
 async def _train(learner: Actor, display: Display) -> None:
     training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
-    while not training.done():
-        await asyncio.wait([training], timeout=_POLL_S)
-        progress = await learner.progress.remote()
-        if progress.update is not None:
-            display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
+    with stop_requests() as stop:
+        while not training.done():
+            await asyncio.wait([training], timeout=_POLL_S)
+            if stop.is_set():
+                await learner.stop.remote()
+            progress = await learner.progress.remote()
+            if progress.update is not None:
+                display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
     await training
