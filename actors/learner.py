@@ -116,8 +116,10 @@ class Learner:
                 began += time.monotonic() - examined  # an exam is no training time
 
     def _publish(self, version: int, stream: TargetStream) -> None:
+        began = time.monotonic()
         weights = self._distiller.weights(version)
         stream.publish(weights)
+        self._metrics.published(time.monotonic() - began)
         self._published[version] = weights
         self._published.pop(version - 1 - self._schedule.lag, None)
 

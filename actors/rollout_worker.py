@@ -11,6 +11,7 @@ from fields.carriers import Condition, Query, Weights
 from fields.plan import Group
 from fields.policy import Policy
 from fields.rollout import rollout
+from services.process_metrics import ProcessMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class RolloutWorker:
     def __init__(self, build_policy: Callable[[], Policy], threads: int):
         torch.set_num_threads(threads)
         self._policy = build_policy()
+        self._metrics = ProcessMetrics()
         self._loaded: str | None = None
 
     def ready(self) -> None:
@@ -50,7 +52,9 @@ class RolloutWorker:
     def query(self, group: Group, condition: Condition, weights: PublishedWeights) -> Query:
         """The group's states at their query points, rolled out with these weights."""
         self._load(weights)
-        return self._policy.query(group, condition)
+        query = self._policy.query(group, condition)
+        self._metrics.record_memory()
+        return query
 
     def generate(self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None) -> Tensor:
         """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from fields.carriers import Condition, Query, Target
 from fields.field import Field
 from fields.rollout import rollout
+from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 
 
@@ -28,12 +29,15 @@ class ExpertService:
     def __init__(self, build_field: Callable[[], Field], threads: int):
         torch.set_num_threads(threads)
         self._field = build_field()
+        self._metrics = ProcessMetrics()
         self._turn = asyncio.Lock()
 
     async def answer(self, query: Query) -> Target:
         """The field's velocities at the query's states."""
         async with self._turn:
-            return await asyncio.to_thread(self._field.answer, query)
+            target = await asyncio.to_thread(self._field.answer, query)
+        self._metrics.record_memory()
+        return target
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the field's own ODE from the given noise: for evaluation and reports."""

@@ -19,10 +19,9 @@ def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
     return run_reference(config, check_files(config), resume, _quiet(config))
 
 
-def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome:
-    outcome = run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
-    assert outcome is not None, "the run was stopped"
-    return outcome
+def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome | None:
+    """None if the run was stopped."""
+    return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
 
 
 def trained_ids(folder: Path) -> list[int]:
