@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     _begin_folder(config, start, options.resume)
     with Display(console, config.run.name, start, config.run.steps) as display:
         display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
+        if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
+            display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")
         outcome = _run(config, rows, resume, start, display, reservation)
     if outcome is None:
         console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)

@@ -1,7 +1,7 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
@@ -72,7 +72,7 @@ class Demand:
     count: int
     num_cpus: float
     num_gpus: float
-    node_labels: Mapping[str, str]
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def demands(config: RunConfig) -> list[Demand]:
