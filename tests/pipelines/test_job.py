@@ -24,6 +24,7 @@ from fields import checkpoint
 
 STEPS = 60
 OVERRIDES = ("learner.lag=2", "learner.batch_size=6", f"run.steps={STEPS}", "checkpoint.every=1000")
+PLACES = [f"{part}.node_labels.role=everything" for part in ("learner", "rollout", "encoder", "experts.local_edit")]
 TOKEN = "0123456789abcdef" * 4
 RAY = Path(sys.executable).with_name("ray")
 
@@ -49,7 +50,7 @@ def head() -> Iterator[Head]:
     environment |= {"RAY_TMPDIR": folder, "PATH": f"{RAY.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     ports = [f"--port={_free_port()}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    command = [RAY, "start", "--head", "--block", "--num-cpus=1", *ports]
+    command = [RAY, "start", "--head", "--block", "--num-cpus=1", "--labels=role=everything", *ports]
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(lambda: _healthy(dashboard, "gcs_healthz") and _healthy(agent, "local_raylet_healthz"))
@@ -65,7 +66,7 @@ def test_a_job_is_submitted_stopped_submitted_again_and_ends_with_the_student_of
     undisturbed = reference(make_config(*OVERRIDES, "run.name=undisturbed"))
     folder = make_config("run.name=job").folder
     submit = ["job", "submit", "--address", head.address, "--working-dir", "."]
-    entrypoint = ["python", "-m", "pipelines.distill", str(config_file), *OVERRIDES, "run.name=job"]
+    entrypoint = ["python", "-m", "pipelines.distill", str(config_file), *OVERRIDES, *PLACES, "run.name=job"]
 
     patient = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "100"}})
     submitted = head.ray(*submit, "--no-wait", "--submission-id=first", f"--runtime-env-json={patient}", "--", *entrypoint)
