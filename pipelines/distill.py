@@ -121,6 +121,7 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         return None
     import ray
 
+    from pipelines.distributed import delete_leftovers
     from pipelines.reserve import reserve
 
     if address:
@@ -133,6 +134,7 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         total = ray.cluster_resources()
         check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
         return None
+    delete_leftovers(config)
     return reserve(config, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
 
 

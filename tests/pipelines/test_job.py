@@ -94,6 +94,12 @@ def test_a_job_is_submitted_stopped_submitted_again_and_ends_with_the_student_of
     assert 0 < checkpoint.read(newest).step < STEPS
     assert checkpoint.read(newest).step == len(rows(folder / METRICS)), "the checkpoint is of the last step that was done"
 
+    check = [sys.executable, *entrypoint[1:], "--address", "auto", "--dry-run", "learner.num_cpus=5"]
+    refused = subprocess.run(check, env=head.environment, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert "error: num_cpus: the run needs 5.6 (learner 1 x 5, rollout 2 x 0.1, " in refused.stderr
+    assert "; the cluster has 1" in refused.stderr
+
     resumed = head.ray(*submit, "--", *entrypoint)
     assert resumed.returncode == 0, resumed.stdout
     assert f"from {newest}" in resumed.stdout
