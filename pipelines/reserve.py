@@ -19,7 +19,7 @@ from pipelines.load import ConfigError
 from pipelines.validate import Demand, check_resources, demands
 
 _GRACE_S = 30.0  # a run that has just ended gives its resources back within seconds
-_PATIENCE_S = 2.0  # after which a person is told what is waited for
+_PATIENCE_S = 5.0  # after which a person is told what is waited for
 _SOMETHING = 1e-3  # Ray refuses an empty bundle, and a process may ask for nothing
 
 
@@ -56,13 +56,14 @@ def reserve(config: RunConfig, wait_s: float, say: Callable[[str], None]) -> Res
     learner, rollout, *services = demands(config)
     deadline = time.monotonic() + max(wait_s, _GRACE_S)
     reservation = Reservation(_group([learner, rollout]), _group(services))
+    parts = ((reservation.actors, [learner, rollout]), (reservation.services, services))
     try:
-        for group in (reservation.actors, reservation.services):
+        for group, _ in parts:
             if group.wait(_PATIENCE_S):
                 continue
-            say(f"waiting for resources: {shortage(config)}")
+            say(f"waiting for resources: {_shortage(config, parts)}")
             if not group.wait(max(1.0, deadline - time.monotonic())):
-                raise ConfigError(f"{shortage(config)}; waited {max(wait_s, _GRACE_S):.0f} s (--wait)")
+                raise ConfigError(f"{_shortage(config, parts)}; waited {max(wait_s, _GRACE_S):.0f} s (--wait)")
     except BaseException:
         reservation.release()
         raise
@@ -81,16 +82,19 @@ def _bundle(demand: Demand) -> dict[str, float]:
     return {kind: amount for kind, amount in wanted.items() if amount} or {"CPU": _SOMETHING}
 
 
-def shortage(config: RunConfig) -> str:
-    """What the cluster lacks for the run, in one line."""
+def _shortage(config: RunConfig, parts: Sequence[tuple[PlacementGroup, Sequence[Demand]]]) -> str:
+    """What the cluster lacks for the run, in one line; what the run holds of it already counts as free."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     for demand in demands(config):
         if not any(_fits(demand, node) for node in nodes):
             labels = f" with the labels {dict(demand.node_labels)}" if demand.node_labels else ""
             return f"{demand.who}: no node{labels} has {demand.num_cpus:g} CPU and {demand.num_gpus:g} GPU"
     free = ray.available_resources()
+    held = [demand for group, part in parts if group.wait(0.01) for demand in part]
+    cpus = free.get("CPU", 0) + sum(demand.count * demand.num_cpus for demand in held)
+    gpus = free.get("GPU", 0) + sum(demand.count * demand.num_gpus for demand in held)
     try:
-        check_resources(config, free.get("CPU", 0), free.get("GPU", 0), "the cluster, beside what is taken,")
+        check_resources(config, cpus, gpus, "the cluster, beside what others hold,")
     except ConfigError as missing:
         return str(missing)
     return "what is free lies in pieces too small for " + ", ".join(

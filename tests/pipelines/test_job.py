@@ -72,7 +72,7 @@ def test_a_job_is_submitted_stopped_submitted_again_and_ends_with_the_student_of
     submitted = head.ray(*submit, "--no-wait", "--submission-id=first", f"--runtime-env-json={patient}", "--", *entrypoint)
     assert submitted.returncode == 0, submitted.stdout
     client = JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {TOKEN}"})
-    _wait_for(lambda: "step" in (client.get_job_info("first").metadata or {}))
+    _wait_for(lambda: "step" in (client.get_job_info("first").metadata or {}), lambda: client.get_job_logs("first"))
     (uploaded,) = Path(head.environment["RAY_TMPDIR"]).glob(
         "ray/session_latest/runtime_resources/working_dir_files/_ray_pkg_*/"
     )
@@ -123,8 +123,8 @@ def _healthy(port: int, probe: str) -> bool:
         return False
 
 
-def _wait_for(condition, seconds: float = 120.0) -> None:
+def _wait_for(condition, message=lambda: "waited in vain", seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, message()
         time.sleep(0.3)

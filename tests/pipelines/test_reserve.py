@@ -50,7 +50,8 @@ def test_a_busy_cluster_is_waited_for_and_then_refused(make_config):
     assert other.wait(30)
     said: list[str] = []
     with pytest.raises(
-        ConfigError, match=r"^num_cpus: the run needs 0\.7 \(learner 1 x 0\.1, .*\); the cluster, beside what is taken,"
+        ConfigError,
+        match=r"^num_cpus: the run needs 0\.7 \(learner .*; the cluster, beside what others hold, has 0\.5;",
     ):
         reserve(make_config(), 0, said.append)
     assert said[0].startswith("waiting for resources: num_cpus: the run needs 0.7")
