@@ -21,6 +21,7 @@ from runs import reference, trained_ids
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
+from pipelines.distill import main
 
 STEPS = 60
 OVERRIDES = ("learner.lag=2", "learner.batch_size=6", f"run.steps={STEPS}", "checkpoint.every=1000")
@@ -106,6 +107,16 @@ def test_a_job_is_submitted_stopped_submitted_again_and_ends_with_the_student_of
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["weights_sha256"] == undisturbed.weights.checksum
     assert sorted(trained_ids(folder)) == list(range(STEPS * 6))
+
+
+def test_a_run_folder_in_the_jobs_copy_of_the_checkout_is_warned_about(config_file, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "_ray_pkg_0123"
+    copy.mkdir()
+    monkeypatch.chdir(copy)
+    assert main([str(config_file), "--reference", "run.steps=1", "run.dir=runs"]) == 0
+    assert "warning: runs/tiny lies in the job's copy of the checkout, which Ray deletes" in capsys.readouterr().out
+    assert main([str(config_file), "--reference", "run.steps=1", f"run.dir={tmp_path}"]) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def _free_port() -> int:
