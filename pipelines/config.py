@@ -15,6 +15,9 @@ from pipelines.section import Name, Section
 
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
+LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
@@ -53,6 +56,7 @@ class Expert(Section):
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Route(Section):
@@ -70,6 +74,7 @@ class Encoder(Section):
     cache_rows: PositiveInt = Field(default=4096, description="encoded rows kept by a replica")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class StartAtBase(Section):
@@ -121,6 +126,7 @@ class Rollout(Section):
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Learner(Section):
@@ -138,6 +144,7 @@ class Learner(Section):
     lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "Learner":

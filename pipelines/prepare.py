@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from fields.plan import Stream, generator
 from fields.scene.exam import task_row
 from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
+from pipelines.config import RunConfig
 
 SCENE_DATA = Path("data/scene")
 SCENE_ROWS = 4000
@@ -44,6 +45,12 @@ def prepare_scene(output: Path = SCENE_DATA, rows: int = SCENE_ROWS) -> list[Pat
         pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), temporary)
         temporary.rename(path)
     return paths
+
+
+def prepare_missing(config: RunConfig) -> None:
+    """Write the scene world's data on a node's first use of them."""
+    if any(route.data.parent == SCENE_DATA and not route.data.exists() for route in config.routes.values()):
+        prepare_scene()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -83,16 +84,18 @@ class Demand:
     count: int
     num_cpus: float
     num_gpus: float
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def demands(config: RunConfig) -> list[Demand]:
-    """Everything that a run starts."""
-    return [
-        Demand("learner", 1, config.learner.num_cpus, config.learner.num_gpus),
-        Demand("rollout", config.rollout.workers, config.rollout.num_cpus, config.rollout.num_gpus),
-        Demand("encoder", config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
-        *(Demand(f"experts.{n}", e.replicas, e.num_cpus, e.num_gpus) for n, e in config.experts.items()),
+    """Everything that a run starts: the learner, the rollout workers, then the services."""
+    parts = [
+        ("learner", 1, config.learner),
+        ("rollout", config.rollout.workers, config.rollout),
+        ("encoder", config.encoder.replicas, config.encoder),
+        *((f"experts.{name}", expert.replicas, expert) for name, expert in config.experts.items()),
     ]
+    return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:

@@ -45,6 +45,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("run.name=a/b", "run.name: String should match pattern"),
         ("student.rank=4", "student: the student's start: "),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
+        ("learner.node_labels={role: a b}", "learner.node_labels.role: String should match pattern"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
         (
             "experts.local_edit.operator={type: guidance, scale: .nan}",
