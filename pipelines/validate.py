@@ -49,10 +49,13 @@ def _check_rows(bucket: Bucket, family: Family) -> None:
     for n in range(0, len(bucket), stride):
         row = bucket[n]
         if (row.source_image is not None) != with_source:
-            raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        if row.target_image is not None:
-            decode_image(row.target_image, row.uid)
-        family.encode([row])
+            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        try:
+            if row.target_image is not None:
+                decode_image(row.target_image, row.uid)
+            family.encode([row])
+        except ValueError as error:  # names the row by its uid
+            raise ValueError(f"{bucket.path} row {n}: {error}") from error
 
 
 def _named(key: str, function, *arguments):
