@@ -31,7 +31,8 @@ def nearest_bucket(width: int, height: int, area: int) -> tuple[int, int]:
     """The bucket of an area whose aspect ratio is nearest to width : height, as a factor; of two as near the narrower.
 
     Args:
-        width, height: of an image, in pixels or any other unit.
+        width: of an image, in pixels or any other unit.
+        height: of the image, in the same unit.
         area: in pixels, at least 16 * 16.
 
     Raises:

@@ -9,6 +9,7 @@ TEXTS = (*REQUIRED, "negative_prompt")
 IMAGES = ("source_image", "target_image")
 SIZES = ("width", "height")
 COLUMNS = (*TEXTS, *IMAGES, *SIZES)
+LONGEST_SIDE = 100_000  # pixels; beyond it a size is a mistake
 
 
 def check_columns(path: Path, schema: pa.Schema) -> list[str]:

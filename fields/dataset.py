@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from fields.columns import IMAGES, REQUIRED, SIZES, check_columns
+from fields.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_columns
 from fields.row_groups import RowGroups
 
 T = TypeVar("T")
@@ -76,8 +76,8 @@ class Bucket:
         if empty := [name for name in REQUIRED if values[name] is None]:
             raise ValueError(f"{where}: {empty[0]} is empty")
         for name in SIZES:
-            if (size := values.get(name)) is not None and size < 1:
-                raise ValueError(f"{where}: {name} is {size}; it must be at least 1")
+            if (size := values.get(name)) is not None and not 1 <= size <= LONGEST_SIDE:
+                raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
         for name in IMAGES:
             if isinstance(values.get(name), str):
                 values[name] = read_image_file(self.path.parent, values[name], f"{where}: {name}")

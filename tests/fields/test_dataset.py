@@ -101,7 +101,7 @@ def test_a_column_of_a_wrong_type_is_named(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"prompt": None}, "prompt is empty"), ({"width": 0}, "width is 0; it must be at least 1")],
+    [({"prompt": None}, "prompt is empty"), ({"width": 0}, "width is 0; it must be from 1 to 100000")],
 )
 def test_a_value_that_cannot_be_names_file_and_row(tmp_path, changes, message):
     bucket = Bucket(write(tmp_path / "b.parquet", [{**ROWS[0], "width": 8}, {**ROWS[1], **changes}]))
