@@ -30,7 +30,7 @@ class Row:
         prompt: a caption, or for edits the instruction.
         source_image: for edits the encoded image (PNG, JPEG, ...) to edit.
         target_image: one right answer, encoded.
-        negative_prompt: what guidance leads away from; empty is the usual unconditional prompt.
+        negative_prompt: what guidance leads away from; None drops the prompt instead.
         width, height: of the image to make, in pixels; None leaves it to the model family.
     """
 
@@ -39,7 +39,7 @@ class Row:
     prompt: str
     source_image: bytes | None = None
     target_image: bytes | None = None
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
 
@@ -81,7 +81,7 @@ class Bucket:
         for name in IMAGES:
             if isinstance(values.get(name), str):
                 values[name] = read_image_file(self.path.parent, values[name], f"{where}: {name}")
-        return Row(**{name: value for name, value in values.items() if value is not None})
+        return Row(**values)
 
 
 def read_image_file(folder: Path, name: str, where: str) -> bytes:

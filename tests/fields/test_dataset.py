@@ -49,12 +49,12 @@ def test_a_row_that_is_not_there_is_an_index_error(tmp_path):
             bucket[row]
 
 
-def test_every_column_is_read_and_empty_ones_have_defaults(tmp_path):
+def test_every_column_is_read_and_empty_cells_are_none(tmp_path):
     full = {**ROWS[1], "negative_prompt": "blurry", "width": 640, "height": 480}
     empty = {**ROWS[0], "negative_prompt": None, "width": None, "height": None}
     bucket = Bucket(write(tmp_path / "b.parquet", [full, empty]))
     assert bucket[0] == Row("u1", "add", "", b"s1", None, "blurry", 640, 480)
-    assert bucket[1] == Row("u0", "colour", "a red circle", None, b"t0", "", None, None)
+    assert bucket[1] == Row("u0", "colour", "a red circle", None, b"t0", None, None, None)
 
 
 def test_images_may_be_paths_relative_to_the_file(tmp_path):

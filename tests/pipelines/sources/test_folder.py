@@ -23,15 +23,15 @@ def arguments(folder, output, *more):
 def test_a_row_an_image_in_order_of_their_names(folder, tmp_path, image, prepared):
     output = tmp_path / "x.parquet"
     assert prepared(output, *arguments(folder, output)) == [
-        Row("b.JPG", "realism", "a photo of a cat", None, image(6, 4, "JPEG"), "", 6, 4),
-        Row("deep/a.png", "realism", "ü", None, image(2, 8), "", 2, 8),
+        Row("b.JPG", "realism", "a photo of a cat", None, image(6, 4, "JPEG"), None, 6, 4),
+        Row("deep/a.png", "realism", "ü", None, image(2, 8), None, 2, 8),
     ]
 
 
 def test_images_may_be_what_the_prompts_edit(folder, tmp_path, image, prepared):
     output = tmp_path / "x.parquet"
     first, _ = prepared(output, *arguments(folder, output, "--role", "source"))
-    assert first == Row("b.JPG", "realism", "a photo of a cat", image(6, 4, "JPEG"), None, "", 6, 4)
+    assert first == Row("b.JPG", "realism", "a photo of a cat", image(6, 4, "JPEG"), None, None, 6, 4)
 
 
 @pytest.mark.parametrize(

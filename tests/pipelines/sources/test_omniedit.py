@@ -59,7 +59,7 @@ def test_rows_go_to_the_bucket_of_their_route(tmp_path, source, entries, image, 
         "out.global_edit.parquet": ["task_4", "task_5", "task_6"],
     }
     row = Bucket(tmp_path / "x" / "out.global_edit.parquet")[0]
-    assert row == Row("task_4", "style", "do style", image(*SOURCE_SIZE), image(*EDITED_SIZE, "JPEG"), "", *EDITED_SIZE)
+    assert row == Row("task_4", "style", "do style", image(*SOURCE_SIZE), image(*EDITED_SIZE, "JPEG"), None, *EDITED_SIZE)
     assert f"{tmp_path / 'x' / 'out.local_edit.parquet'}: 4 rows" in capsys.readouterr().out
 
 

@@ -21,8 +21,8 @@ def rows(image):
     return [
         Row("a", "add", "add a hat"),
         Row("b", "style", "", wide, tall, "blurry, ugly", 2, 8),  # the size of the target image
-        Row("c", "style", 'say "hi",\nü', wide, None, "", 640, 480),
-        Row("d", "style", "as it is", wide, None, "", 6, 4),
+        Row("c", "style", 'say "hi",\nü', wide, None, None, 640, 480),
+        Row("d", "style", "as it is", wide, None, None, 6, 4),
     ]
 
 
