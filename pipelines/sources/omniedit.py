@@ -5,14 +5,14 @@ the published Parquet files have them. A row's prompt is the first of its list, 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fields.dataset import Row
-from fields.row_groups import RowGroups
+from pipelines.sources.shards import image_bytes, shard_rows
 from pipelines.sources.writer import RowWriter, with_size
 
 LOCAL, GLOBAL = "local_edit", "global_edit"
@@ -53,7 +53,7 @@ def import_omniedit(source: Path, output: Path, overrides: Mapping[str, str], mi
     writers: dict[str, RowWriter] = {}
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
-        for where, values in _entries(source, with_score=min_score is not None):
+        for where, values in shard_rows(source, COLUMNS if min_score is None else (*COLUMNS, SCORE)):
             route = _route(values["task"], routes, where)
             if min_score is not None and not _score(values, where) >= min_score:
                 counts["dropped"] += 1
@@ -65,21 +65,6 @@ def import_omniedit(source: Path, output: Path, overrides: Mapping[str, str], mi
         if not writers:
             raise ValueError(f"{source} has no rows" + (f" of a score of at least {min_score:g}" if counts else ""))
     return Buckets(paths=[writer.path for writer in writers.values()], dropped=counts["dropped"])
-
-
-def _entries(source: Path, with_score: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every row of every file with its place, a row group at a time in memory."""
-    paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
-    if not paths:
-        raise ValueError(f"{source} has no Parquet files")
-    wanted = [*COLUMNS, SCORE] if with_score else list(COLUMNS)
-    for path in paths:
-        groups = RowGroups(path)
-        if missing := [name for name in wanted if name not in groups.schema.names]:
-            raise ValueError(f"{path} lacks column {missing[0]!r}; it has {', '.join(groups.schema.names)}")
-        for number in range(len(groups)):
-            values = groups.row(number, wanted)
-            yield f"{path} row {number} ({values['omni_edit_id']!r})", values
 
 
 def _route(task: Any, routes: Mapping[str, str], where: str) -> str:
@@ -103,16 +88,8 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
     uid = values["omni_edit_id"]
     if not isinstance(uid, str):
         raise ValueError(f"{where}: omni_edit_id is {uid!r}; it must be text")
-    source, target = (_image(values[name], f"{where}: {name}") for name in ("src_img", "edited_img"))
+    source, target = (image_bytes(values[name], f"{where}: {name}") for name in ("src_img", "edited_img"))
     try:
         return with_size(Row(uid, values["task"], prompts[0], source, target))
     except ValueError as error:  # names the row
         raise ValueError(f"{where}: {error}") from error
-
-
-def _image(value: Any, where: str) -> bytes:
-    """The image's bytes, which the data set's own format wraps as {bytes, path}."""
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(data, bytes):
-        raise ValueError(f"{where} holds no encoded image")
-    return data
