@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fields.carriers import Condition
 from fields.dataset import Row
 from fields.families import FAMILIES
 from fields.field import Field
 from fields.lora import read_adapter
-from fields.operators import Guidance, Identity
+from fields.operators import Guidance, Network
 from fields.plan import Stream, noise
-from fields.rollout import rollout
+from fields.rollout import clean
 from fields.schedule import time_grid
+from fields.solver import Euler
 
 
 class Sampler:
@@ -38,12 +38,12 @@ class Sampler:
         self._family = FAMILIES[family]()
         self._grid = time_grid(steps)
         self._seed = seed
+        name = str(adapter or model)
         self._field = Field.build(
-            str(adapter or model),
+            name,
             self._family,
-            self._family.load_transformer(model),
-            read_adapter(adapter) if adapter else None,
-            Guidance(guidance) if guidance != 1 else Identity(),
+            {name: (self._family.load_transformer(model), read_adapter(adapter) if adapter else None)},
+            Guidance(Network(name), guidance) if guidance != 1 else None,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         )
 
@@ -55,11 +55,5 @@ class Sampler:
         """
         device = self._field.device
         condition = Condition.concatenate([self._family.encode([row])] * len(numbers)).to(device)
-        return self._family.decode(self._generate(self._noise(numbers).to(device), condition))
-
-    def _noise(self, numbers: range) -> Tensor:
-        return noise(self._seed, numbers, self._family.latent_shape, Stream.QUESTION_NOISE)
-
-    def _generate(self, x_T: Tensor, condition: Condition) -> Tensor:
-        clean = torch.full((len(x_T),), len(self._grid) - 1)
-        return rollout(self._field.velocity, x_T, self._grid.to(x_T.device), clean, condition)
+        x_T = noise(self._seed, numbers, self._family.latent_shape, Stream.QUESTION_NOISE).to(device)
+        return self._family.decode(clean(self._field.velocity, x_T, self._grid.to(device), condition, Euler()))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from runs import reference
 
+from fields.carriers import Variant
 from fields.dataset import Row, decode_image, encode_png
 from fields.families.scene import SceneFamily
 from fields.plan import Stream, noise
@@ -20,6 +21,7 @@ from fields.scene.checker import check
 from fields.scene.grammar import draw_task
 from fields.scene.world import render
 from fields.schedule import time_grid
+from fields.solver import Euler
 from pipelines.generate import main
 
 WEIGHTS = Path("fields/scene/weights")
@@ -57,7 +59,7 @@ def test_images_are_the_models_own_and_right(prompts, tmp_path):
         assert [row["prompt"] for row in rows] == [task.prompt] * 2
         x_T = noise(5, [row["number"] for row in rows], (3, 24, 24), Stream.QUESTION_NOISE)
         condition = family.encode([Row("u", "t", task.prompt)] * 2)
-        x_0 = rollout(partial(family.velocity, transformer), x_T, grid, torch.tensor([16, 16]), condition)
+        x_0 = rollout(partial(family.velocity, transformer), x_T, grid, torch.tensor([[16], [16]]), condition, Euler())[0]
         for row, expected in zip(rows, family.decode(x_0), strict=True):
             made = image(tmp_path / "out" / row["file"])
             assert np.abs(made - np.clip(expected, 0, 1)).max() < 0.6 / 255
@@ -146,13 +148,15 @@ def test_guidance_leads_away_from_the_dropped_prompt(prompts, tmp_path, tiny_mod
     prompted = family.encode([Row("u", "t", COLOUR_TASKS[0].prompt)])
 
     def guided(x_t, t, condition):
-        v_c, v_u = (family.velocity(transformer, x_t, t, c) for c in (condition, condition.without_prompt()))
+        v_c, v_u = (family.velocity(transformer, x_t, t, c) for c in (condition, condition.variant(Variant(prompt="empty"))))
         return v_u + 3 * (v_c - v_u)
 
     x_T = noise(0, [row["number"]], (3, 24, 24), Stream.QUESTION_NOISE)
     images = {}
     for name, velocity in {"guided": guided, "plain": partial(family.velocity, transformer)}.items():
-        images[name] = family.decode(rollout(velocity, x_T, time_grid(16), torch.tensor([16]), prompted)).clip(0, 1)
+        images[name] = family.decode(rollout(velocity, x_T, time_grid(16), torch.tensor([[16]]), prompted, Euler())[0]).clip(
+            0, 1
+        )
     made = image(tmp_path / "out" / row["file"])
     assert np.abs(made - images["guided"][0]).max() < 1.1 / 255
     assert np.abs(made - images["plain"][0]).max() > 0.02
