@@ -10,6 +10,7 @@ from actors.schedule import Schedule
 from fields.carriers import Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
+from fields.evaluation import Evaluation
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
@@ -19,7 +20,9 @@ from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
 from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
+from fields.route_grids import RouteGrids
 from fields.routing import GroupedRouting, HardRouting, Routing
+from fields.scene.exam import Exam
 from fields.schedule import time_grid
 from fields.solver import Euler, EulerMaruyama, Heun, Solver
 from fields.teaching import Shares, Teaching
@@ -132,6 +135,15 @@ def schedule(config: c.RunConfig, start: int) -> Schedule:
 def buckets(config: c.RunConfig) -> dict[str, Bucket]:
     """Route -> its rows."""
     return {name: Bucket(route.data) for name, route in config.routes.items()}
+
+
+def evaluation(config: c.RunConfig) -> Evaluation:
+    """What base, experts and student are asked: the exam of the scene family, image grids of any other."""
+    settings = config.eval
+    if (settings.type or ("exam" if config.model.family == "scene" else "grids")) == "exam":
+        return Exam(settings.samples, settings.seed)
+    shape = family(config).latent_shape
+    return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size)
 
 
 def student_shape(config: c.RunConfig) -> LoraShape:

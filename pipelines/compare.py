@@ -20,7 +20,7 @@ import ray
 from rich.console import Console
 
 from actors.journal import METRICS, SKILLS, rows
-from fields.scene.exam import Skills
+from fields.evaluation import Skills
 from pipelines import build
 from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs

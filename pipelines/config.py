@@ -144,11 +144,14 @@ class Checkpoint(Section):
 
 
 class Evaluation(Section):
-    """The exam that experts and student take."""
+    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
 
+    type: Literal["exam", "grids"] | None = Field(
+        default=None, description="none is exam for the scene family, grids for others"
+    )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category")
-    seed: int = Field(default=1, ge=0, lt=2**64, description="of the questions and their noise")
+    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
 
 
 class RunConfig(Section):
@@ -197,6 +200,12 @@ class RunConfig(Section):
                 yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
         for name, expert in self.experts.items():
             yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
+
+    @model_validator(mode="after")
+    def _only_scenes_have_an_exam(self) -> "RunConfig":
+        if self.eval.type == "exam" and self.model.family != "scene":
+            raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
+        return self
 
     @model_validator(mode="after")
     def _operators_end(self) -> "RunConfig":

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from fields import checkpoint
+from fields.scene.exam import Exam
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.load import ConfigError, load_config
@@ -133,7 +134,7 @@ def _run(config: RunConfig, rows: dict[str, int], resume: Path | None, start: in
 def _finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
     summary = write_summary(config, outcome)
     write_report(config, outcome, summary)
-    if outcome.results:
+    if outcome.results and isinstance(outcome.exam, Exam):
         order = [BASE, *config.experts, BEFORE, AFTER]
         skills = {name: outcome.results[name].skills for name in order}
         for measure in ("graded", "exact"):
