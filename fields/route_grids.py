@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fields.dataset import Bucket, Row
 from fields.evaluation import ExamResult
+from fields.metrics import Metric
 from fields.plan import Stream, noise
 
 
@@ -29,9 +30,19 @@ class RouteGrids:
         seed: of the noise; it doesn't share random numbers with training.
         latent_shape: of one state.
         batch_size: most rows of a sheet.
+        metrics: name -> metric that is taken of every route.
     """
 
-    def __init__(self, buckets: Mapping[str, Bucket], samples: int, seed: int, latent_shape: tuple[int, ...], batch_size: int):
+    def __init__(
+        self,
+        buckets: Mapping[str, Bucket],
+        samples: int,
+        seed: int,
+        latent_shape: tuple[int, ...],
+        batch_size: int,
+        metrics: Mapping[str, Metric],
+    ):
+        self._metrics = metrics
         self.sheets: list[RouteSheet] = []
         for number, (route, bucket) in enumerate(buckets.items()):
             wanted = range(min(samples, len(bucket)))
@@ -42,5 +53,14 @@ class RouteGrids:
                 self.sheets.append(RouteSheet(route, [bucket[n] for n in numbers], x_T))
 
     def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
-        """The images as they are."""
-        return ExamResult(answers=answers, skills={})
+        """The images, and by route what the metrics say of them."""
+        rows: dict[str, list[Row]] = {}
+        images: dict[str, list[np.ndarray]] = {}
+        for sheet, own in zip(self.sheets, answers, strict=True):
+            rows.setdefault(sheet.route, []).extend(sheet.rows)
+            images.setdefault(sheet.route, []).extend(own)
+        skills = {
+            route: {name: metric(rows[route], images[route]) for name, metric in self._metrics.items()}
+            for route in (rows if self._metrics else ())
+        }
+        return ExamResult(answers=answers, skills=skills)

@@ -15,6 +15,7 @@ from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora import LoraShape, combine, read_adapter
+from fields.metrics import ClipScore
 from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator
@@ -142,8 +143,9 @@ def evaluation(config: c.RunConfig) -> Evaluation:
     settings = config.eval
     if (settings.type or ("exam" if config.model.family == "scene" else "grids")) == "exam":
         return Exam(settings.samples, settings.seed)
+    metrics = {name: ClipScore(metric.weights) for name, metric in settings.metrics.items()}
     shape = family(config).latent_shape
-    return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size)
+    return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size, metrics)
 
 
 def student_shape(config: c.RunConfig) -> LoraShape:

@@ -21,7 +21,7 @@ from pipelines.charts import Line, line_chart, linear_axis, logarithmic_axis, sm
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.outcome import Outcome
 from pipelines.page import template
-from pipelines.report_grids import data_uri, grid_rows
+from pipelines.report_grids import data_uri, grid_metrics, grid_rows
 
 EXAMPLES = 4  # questions a category whose answers are shown
 SMOOTHING = 0.9  # decay of the moving average that is drawn over the losses
@@ -101,6 +101,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
         samples=exam.samples if exam else 0,
         everyone=everyone,
         grids=grid_rows(outcome, grids, [column.model for column in everyone]) if grids else {},
+        grid_metrics=grid_metrics(outcome, [column.model for column in everyone]) if grids else {},
         columns=columns,
         experts=experts,
         routes=ROUTE_CATEGORIES,

@@ -35,6 +35,15 @@ def grid_rows(outcome: Outcome, grids: RouteGrids, models: Sequence[str]) -> dic
     return routes
 
 
+def grid_metrics(outcome: Outcome, models: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Route -> metric -> its values in order of the models; empty without metrics."""
+    first, *_ = (outcome.results[model].skills for model in models)
+    return {
+        route: {name: [outcome.results[model].skills[route][name] for model in models] for name in metrics}
+        for route, metrics in first.items()
+    }
+
+
 def data_uri(image: np.ndarray) -> str:
     """An image (3, H, W) in [0, 1] as a data URI, a large one as a thumbnail."""
     return f"data:image/png;base64,{b64encode(encode_png(thumbnail(image))).decode()}"

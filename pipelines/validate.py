@@ -33,6 +33,8 @@ def check_files(config: RunConfig) -> dict[str, int]:
         _named(f"routes.{name}.data", _check_rows, bucket, family)
         rows[name] = len(bucket)
     _named("routes", build.plan, config, rows)
+    if config.eval.every:
+        _named("eval.metrics", build.evaluation, config)
     return rows
 
 

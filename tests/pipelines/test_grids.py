@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from actors.journal import SKILLS, rows
 from fields.dataset import Bucket
+from fields.metrics import ClipScore
 from fields.plan import Stream, noise
 from fields.rollout import clean
 from fields.schedule import time_grid
@@ -19,6 +20,7 @@ from pipelines.config import AFTER, BASE, BEFORE
 from pipelines.load import ConfigError
 from pipelines.outcome import write_summary
 from pipelines.report import write_report
+from pipelines.validate import check_files
 
 GRIDS = ("eval={type: grids, every: 2, samples: 5, seed: 7}", "run.steps=4")
 ROUTES = ("text_to_image", "local_edit", "global_edit")
@@ -61,6 +63,37 @@ def _check_board(config):
     board.Reload()
     assert [event.step for event in board.Images("student")] == [2, 4]
     assert [(row["step"], row["skills"]) for row in rows(config.folder / SKILLS)] == [(2, {}), (4, {})]
+
+
+def test_metrics_are_in_summary_report_and_board(make_config, tiny_clip):
+    metric = f"eval.metrics={{clip: {{type: clip_score, weights: {tiny_clip}}}}}"
+    config = make_config(*GRIDS, metric, "run.name=metrics", "run.steps=2")
+    outcome = reference(config)
+    summary = write_summary(config, outcome)
+    bucket = Bucket(config.routes["local_edit"].data)
+    images = [image for sheet in outcome.results[AFTER].answers[2:4] for image in sheet]
+    expected = ClipScore(tiny_clip)([bucket[n] for n in range(5)], images)
+    assert summary["skills"].keys() == set(ROUTES)
+    assert summary["skills"]["local_edit"][AFTER] == {"clip": pytest.approx(expected)}
+    write_report(config, outcome, summary)
+    page = (config.folder / "report.html").read_text()
+    assert f"<td>{expected:.4g}</td>" in page
+    assert page.count("of all evaluated rows") == 3
+    board = EventAccumulator(str(config.folder / "tensorboard"))
+    board.Reload()
+    assert board.Scalars("clip/local_edit")[-1].value == pytest.approx(expected, rel=1e-5)
+
+
+def test_metrics_that_cannot_be_taken_are_refused(make_config, tmp_path):
+    metric = f"eval.metrics={{clip: {{type: clip_score, weights: {tmp_path}}}}}"
+    with pytest.raises(ConfigError, match=r"eval\.metrics: .* is no CLIP model: it has no config\.json"):
+        check_files(make_config(*GRIDS, metric))
+    with pytest.raises(
+        ConfigError, match=r"eval\.metrics: the exam has its own marks; metrics are taken with eval.type: grids"
+    ):
+        make_config(metric)
+    with pytest.raises(ConfigError, match=r"Input tag 'fid'|Input should be 'clip_score' \(got 'fid'\)"):
+        make_config(*GRIDS, "eval.metrics={x: {type: fid, weights: w}}")
 
 
 def test_a_distributed_run_makes_the_images_of_the_reference(cluster, make_config):
