@@ -26,7 +26,7 @@ from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
-from fields.scene.exam import Skills
+from fields.evaluation import Skills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

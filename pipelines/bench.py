@@ -23,8 +23,8 @@ from fields.carriers import Condition, Example
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import load_config
-from pipelines.prepare import prepare_scene
 from pipelines.progress import Display
+from pipelines.sources.scene import prepare_scene
 from pipelines.validate import check_files
 
 _WARM_STEPS = 4  # left out of a run's timing: they fill the window

@@ -10,17 +10,21 @@ from actors.schedule import Schedule
 from fields.carriers import Condition, Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
+from fields.evaluation import Evaluation
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora import LoraShape, combine, read_adapter
+from fields.metrics import ClipScore
 from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator, noise
 from fields.policy import Policy
 from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
 from fields.regmean import Sample, regression_merge
+from fields.route_grids import RouteGrids
 from fields.routing import GroupedRouting, HardRouting, Routing
+from fields.scene.exam import Exam
 from fields.schedule import time_grid
 from fields.solver import Euler, EulerMaruyama, Heun, Solver
 from fields.teaching import Shares, Teaching
@@ -138,6 +142,16 @@ def schedule(config: c.RunConfig, start: int) -> Schedule:
 def buckets(config: c.RunConfig) -> dict[str, Bucket]:
     """Route -> its rows."""
     return {name: Bucket(route.data) for name, route in config.routes.items()}
+
+
+def evaluation(config: c.RunConfig) -> Evaluation:
+    """What base, experts and student are asked: the exam of the scene family, image grids of any other."""
+    settings = config.eval
+    if (settings.type or ("exam" if config.model.family == "scene" else "grids")) == "exam":
+        return Exam(settings.samples, settings.seed)
+    metrics = {name: ClipScore(metric.weights) for name, metric in settings.metrics.items()}
+    shape = family(config).latent_shape
+    return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size, metrics)
 
 
 def student_shape(config: c.RunConfig) -> LoraShape:

@@ -20,7 +20,7 @@ import ray
 from rich.console import Console
 
 from actors.journal import METRICS, SKILLS, rows
-from fields.scene.exam import Skills
+from fields.evaluation import Skills
 from pipelines import build
 from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs
@@ -29,7 +29,7 @@ from pipelines.config import BASE, RunConfig
 from pipelines.distributed import applications, client, examiner, start_actors
 from pipelines.load import ConfigError, load
 from pipelines.outcome import package_versions
-from pipelines.prepare import prepare_scene
+from pipelines.sources.scene import prepare_scene
 from pipelines.validate import check_files, demands
 from services.applications import delete, deploy
 

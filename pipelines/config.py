@@ -160,14 +160,25 @@ class Checkpoint(Section):
     keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
 
 
-class Evaluation(Section):
-    """The exam that experts and student take."""
+class ClipScoreMetric(Section):
+    """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
 
+    type: Literal["clip_score"]
+    weights: Path = Field(description="folder of a CLIP model as transformers saves it")
+
+
+class Evaluation(Section):
+    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
+
+    type: Literal["exam", "grids"] | None = Field(
+        default=None, description="none is exam for the scene family, grids for others"
+    )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category")
+    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
     steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
     shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
-    seed: int = Field(default=1, ge=0, lt=2**64, description="of the questions and their noise")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
+    metrics: dict[Name, ClipScoreMetric] = Field(default={}, description="taken of the grids of every route")
 
 
 class RunConfig(Section):
@@ -216,6 +227,14 @@ class RunConfig(Section):
                 yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
         for name, expert in self.experts.items():
             yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_family(self) -> "RunConfig":
+        if self.eval.type == "exam" and self.model.family != "scene":
+            raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
+        if self.eval.metrics and (self.eval.type == "exam" or (self.eval.type is None and self.model.family == "scene")):
+            raise ValueError("eval.metrics: the exam has its own marks; metrics are taken with eval.type: grids")
+        return self
 
     @model_validator(mode="after")
     def _operators_end(self) -> "RunConfig":

@@ -15,13 +15,14 @@ import torch
 from rich.console import Console
 
 from fields import checkpoint
+from fields.scene.exam import Exam
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.outcome import Outcome, write_config, write_summary
-from pipelines.prepare import prepare_missing
 from pipelines.progress import Display
 from pipelines.report import write_report
+from pipelines.sources.scene import prepare_missing
 from pipelines.tables import skill_table
 from pipelines.validate import check_files, check_resources
 
@@ -165,7 +166,7 @@ def _run(
 def _finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
     summary = write_summary(config, outcome)
     write_report(config, outcome, summary)
-    if outcome.results:
+    if outcome.results and isinstance(outcome.exam, Exam):
         order = [BASE, *config.experts, BEFORE, AFTER]
         skills = {name: outcome.results[name].skills for name in order}
         for measure in ("graded", "exact"):

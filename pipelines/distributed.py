@@ -16,14 +16,14 @@ from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
-from fields.scene.exam import Exam, ExamResult
+from fields.evaluation import ExamResult
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
-from pipelines.prepare import prepare_missing
 from pipelines.progress import Display
 from pipelines.reserve import Reservation
+from pipelines.sources.scene import prepare_missing
 from pipelines.stopping import stop_requests
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
@@ -187,9 +187,8 @@ def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
 
 def examiner(config: RunConfig, workers: Workers) -> Examiner:
     """Gives the exam to students, by these workers, and to experts; used from one event loop."""
-    exam = Exam(config.eval.samples, config.eval.seed)
     pool = RolloutPool(workers, config.run.name)
-    return Examiner(exam, build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
+    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
 
 
 def client(config: RunConfig, service: str) -> ServiceClient:

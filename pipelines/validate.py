@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from fields.dataset import Bucket, decode_image
+from fields.dataset import Bucket, Row, decode_image
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.lora import add_lora, load_into, read_adapter
@@ -37,6 +37,8 @@ def check_files(config: RunConfig) -> dict[str, int]:
         wanted = tuple(columns_wanted(config, name).items())
         rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, wanted)
     _named("routes", build.plan, config, rows)
+    if config.eval.every:
+        _named("eval.metrics", build.evaluation, config)
     return rows
 
 
@@ -56,16 +58,23 @@ def _checked_rows(path: Path, family_name: str, wanted: tuple[tuple[str, str], .
     for n in range(0, len(bucket), stride):
         row = bucket[n]
         if (row.source_image is not None) != with_source:
-            raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        for column, key in wanted:
-            if getattr(row, column) is None:
-                raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
-        if "target_image" in dict(wanted):
-            family.clean([row])
-        elif row.target_image is not None:
-            decode_image(row.target_image, row.uid)
-        family.encode([row])
+            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        try:
+            _check_row(row, family, wanted)
+        except ValueError as error:  # names the row by its uid
+            raise ValueError(f"{bucket.path} row {n}: {error}") from error
     return len(bucket)
+
+
+def _check_row(row: Row, family: Family, wanted: tuple[tuple[str, str], ...]) -> None:
+    for column, key in wanted:
+        if getattr(row, column) is None:
+            raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
+    if "target_image" in dict(wanted):
+        family.clean([row])
+    elif row.target_image is not None:
+        decode_image(row.target_image, row.uid)
+    family.encode([row])
 
 
 def _named(key: str, function, *arguments):

@@ -85,7 +85,10 @@ def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda table: table.drop_columns(["prompt"]), "lacks column 'prompt'; it has uid, task, source_image, target_image"),
+        (
+            lambda table: table.drop_columns(["prompt"]),
+            "lacks column 'prompt'; it has uid, task, negative_prompt, source_image",
+        ),
         (lambda table: table.slice(0, 0), "has no rows"),
         (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
         (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),
