@@ -2,6 +2,7 @@
 
 step-000200/
     adapter_config.json, adapter_model.safetensors     the student, as PEFT writes it
+    pytorch_lora_weights.safetensors                   the same, as diffusers' pipelines load it
     ema/                                               its moving average, likewise
     optimizer.safetensors                              AdamW's moments
     published/version-000199.safetensors               the versions that coming steps roll out with
@@ -21,7 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
-from fields.lora import Adapter, read_adapter, write_adapter
+from fields.lora import Adapter
+from fields.lora_files import write_diffusers
+from fields.peft_files import read_adapter, write_adapter
 
 _STATE = "state.json"
 
@@ -46,8 +49,10 @@ def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, 
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    write_adapter(temporary, Adapter(distiller.shape, distiller.weights(step).tensors))
-    write_adapter(temporary / "ema", Adapter(distiller.shape, distiller.averaged_weights(step).tensors))
+    for place, weights in ((temporary, distiller.weights(step)), (temporary / "ema", distiller.averaged_weights(step))):
+        adapter = Adapter(distiller.shape, weights.tensors)
+        write_adapter(place, adapter)
+        write_diffusers(place, adapter)
     save_file(distiller.optimizer_tensors(), temporary / "optimizer.safetensors")
     (temporary / "published").mkdir()
     for version, weights in published.items():

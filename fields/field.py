@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition, Query, Target
 from fields.families.base import Family
-from fields.lora import Adapter, add_lora, load_into
+from fields.lora import Adapter, put_adapter
 from fields.operators import Operator
 
 
@@ -46,7 +46,7 @@ class Field:
         """
         device = device or torch.device("cpu")
         if adapter is not None:
-            load_into(add_lora(transformer, adapter.shape, seed=0), adapter.tensors, f"expert {name!r}")
+            put_adapter(transformer, adapter, f"expert {name!r}")
         return Field(name, family, transformer.to(device).eval().requires_grad_(False), operator, device)
 
     @torch.no_grad()

@@ -1,10 +1,9 @@
 """From the run configuration to the parts of a run; services and actors get these functions, not the configuration."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.schedule import Schedule
 from fields.carriers import Tensors
@@ -13,7 +12,9 @@ from fields.distiller import Distiller, Optimization
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
-from fields.lora import LoraShape, combine, read_adapter
+from fields.lora import Adapter, LoraShape
+from fields.lora_files import load_adapter
+from fields.lora_merge import combine, rescaled
 from fields.operators import Guidance, Identity, Operator
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
@@ -86,7 +87,7 @@ def policy(config: c.RunConfig) -> Policy:
     return Policy(
         kind,
         kind.load_transformer(config.model.path),
-        student_shape(config).scale,
+        config.student.alpha / config.student.rank,
         config.run.seed,
         grid(config),
         device(config.rollout.num_gpus),
@@ -97,9 +98,15 @@ def field(config: c.RunConfig, name: str) -> Field:
     """One expert."""
     kind = family(config)
     expert = config.experts[name]
-    adapter = read_adapter(expert.adapter) if expert.adapter else None
     transformer = kind.load_transformer(config.model.path)
+    adapter = expert_adapter(config, name, transformer)
     return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
+
+
+def expert_adapter(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter | None:
+    """An expert's adapter, read for this network; None if it has none."""
+    expert = config.experts[name]
+    return load_adapter(expert.adapter, transformer, expert.ignore_keys) if expert.adapter else None
 
 
 def _operator(operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:
@@ -110,9 +117,10 @@ def distiller(config: c.RunConfig) -> Distiller:
     """The student as it learns, at its start."""
     kind = family(config)
     learner = config.learner
+    transformer = kind.load_transformer(config.model.path)
     return Distiller(
         kind,
-        kind.load_transformer(config.model.path),
+        transformer,
         student_shape(config),
         Optimization(
             learning_rate=learner.learning_rate,
@@ -122,26 +130,24 @@ def distiller(config: c.RunConfig) -> Distiller:
             ema_decay=learner.ema_decay,
         ),
         seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
-        start=start_tensors(config),
+        start=start_tensors(config, transformer),
         device=device(learner.num_gpus),
     )
 
 
-def start_tensors(config: c.RunConfig) -> Tensors | None:
-    """The adapter that the student starts as; None is the base."""
-    start = config.student.start
+def start_tensors(config: c.RunConfig, transformer: nn.Module) -> Tensors | None:
+    """The adapter that the student starts as, over the bare base; None is the base."""
+    start, shape = config.student.start, student_shape(config)
     if isinstance(start, c.StartAtMerge):
-        return combine(
-            {name: (read_adapter(_adapter(config, name)), weight) for name, weight in start.experts.items()},
-            student_shape(config),
-        )
+        adapters = {name: (_adapter(config, name, transformer), weight) for name, weight in start.experts.items()}
+        return combine(adapters, shape)
     if isinstance(start, c.StartAtExpert):
-        return read_adapter(_adapter(config, start.expert)).tensors
+        return rescaled(_adapter(config, start.expert, transformer), shape)
     return None
 
 
-def _adapter(config: c.RunConfig, name: str) -> Path:
-    adapter = config.experts[name].adapter
+def _adapter(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
+    adapter = expert_adapter(config, name, transformer)
     if adapter is None:
         raise ValueError(f"student.start: expert {name!r} has no adapter to start from; start at the base instead")
     return adapter

@@ -146,7 +146,7 @@ async def _train_and_evaluate(config: RunConfig, workers: Workers, learner: Acto
 
 async def _evaluate_before(config: RunConfig, examiner: Examiner) -> dict[str, ExamResult]:
     """The exams of base, experts and the student's start, in flight together."""
-    tensors = build.start_tensors(config)
+    tensors = build.start_tensors(config, build.family(config).load_transformer(config.model.path))
     takers = {BASE: examiner.student(None)}
     takers |= {name: examiner.expert(_client(config, name)) for name in config.experts}
     if tensors is not None:

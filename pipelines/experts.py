@@ -23,8 +23,9 @@ from torch import nn
 from fields.carriers import checksum
 from fields.families.scene import SceneFamily, save_transformer
 from fields.field import Field
-from fields.lora import Adapter, LoraShape, add_lora, load_into, read_adapter, write_adapter
+from fields.lora import Adapter, LoraShape, add_lora, load_into
 from fields.operators import Identity
+from fields.peft_files import read_adapter, write_adapter
 from fields.rollout import rollout
 from fields.scene.exam import Exam, Skills, clean_index
 from fields.scene.grammar import GLOBAL_EDIT, LOCAL_EDIT

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
-from fields.lora import add_lora, load_into, read_adapter
+from fields.lora import add_lora, load_into, put_adapter
+from fields.lora_files import load_adapter
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
@@ -22,10 +23,9 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("model.path", family.load_transformer, config.model.path)
     for name, expert in config.experts.items():
         if expert.adapter is not None:
-            adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
             transformer = family.load_transformer(config.model.path)
-            parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
-            _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
+            adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
+            _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
@@ -37,8 +37,10 @@ def check_files(config: RunConfig) -> dict[str, int]:
 
 
 def _check_student(config: RunConfig, family: Family) -> None:
-    parameters = add_lora(family.load_transformer(config.model.path), build.student_shape(config), 0)
-    if (start := build.start_tensors(config)) is not None:
+    transformer = family.load_transformer(config.model.path)
+    start = build.start_tensors(config, transformer)
+    parameters = add_lora(transformer, build.student_shape(config), 0)
+    if start is not None:
         load_into(parameters, start, "the student's start")
 
 

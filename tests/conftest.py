@@ -14,7 +14,8 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from fields.families.scene import SceneFamily, save_transformer  # noqa: E402
-from fields.lora import Adapter, LoraShape, add_lora, write_adapter  # noqa: E402
+from fields.lora import Adapter, LoraShape, add_lora  # noqa: E402
+from fields.peft_files import write_adapter  # noqa: E402
 from fields.scene.transformer import SceneTransformer  # noqa: E402
 
 settings.register_profile("fieldweave", derandomize=True, deadline=None)  # the same examples in every run

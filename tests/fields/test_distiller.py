@@ -167,7 +167,7 @@ def test_the_moving_average_forgets_faster_while_it_is_young(new_student, local_
 
 
 def test_the_start_must_fit_in_full(new_student, local_edit):
-    with pytest.raises(ValueError, match=r"the student's start: .* tensors of the adapter don't fit"):
+    with pytest.raises(ValueError, match=r"the student's start: .* tensors don't fit"):
         new_student(shape=SHAPE, start=local_edit.tensors)
 
 

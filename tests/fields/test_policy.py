@@ -14,7 +14,7 @@ GRID = time_grid(6, 3.0)
 
 @pytest.fixture
 def policy(family, new_base, local_edit):
-    return Policy(family, new_base(), local_edit.shape.scale, seed=4, grid=GRID)
+    return Policy(family, new_base(), local_edit.shape.scale("patch_in"), seed=4, grid=GRID)
 
 
 @pytest.fixture

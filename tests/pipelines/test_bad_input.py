@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.distill import main
@@ -30,7 +31,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
     ("override", "expected"),
     [
         ("learner.lagg=1", "learner.lagg: unknown key; allowed: batch_size, learning_rate"),
-        ("experts.local_edit.gpus=1", "experts.local_edit.gpus: unknown key; allowed: adapter, operator, replicas"),
+        ("experts.local_edit.gpus=1", "experts.local_edit.gpus: unknown key; allowed: adapter, ignore_keys, operator"),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
         ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
@@ -108,13 +109,23 @@ def test_adapter_of_another_shape(refuse, adapter):
     name = "base_model.model.patch_in.lora_A.weight"
     save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, adapter / "adapter_model.safetensors")
     line = refuse(f"experts.global_edit.adapter={adapter}")
-    assert "1 tensors of the adapter don't fit the model; first: patch_in.lora_A.weight is (8, 191), wanted (8, 192)" in line
+    assert "1 tensors don't fit the model: patch_in.lora_A.weight is (8, 191), wanted (8, 192)" in line
 
 
 def test_adapter_with_another_key(refuse, adapter):
     tensors = load_file(adapter / "adapter_model.safetensors")
     save_file({f"x.{name}": tensor for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
-    assert f"{2 * len(tensors)} tensors of the adapter don't fit" in refuse(f"experts.global_edit.adapter={adapter}")
+    line = refuse(f"experts.global_edit.adapter={adapter}")
+    assert f"{len(tensors)} keys are of no linear module of SceneTransformer: x.base_model.model.blocks.0.ff_in.lora_A" in line
+
+
+def test_a_key_is_ignored_by_name_only(refuse, adapter, config_file, capsys):
+    path = adapter / "adapter_model.safetensors"
+    save_file({**load_file(path), "text_encoder.q.lora_A.weight": torch.ones(8, 4)}, path)
+    override = f"experts.global_edit.adapter={adapter}"
+    assert "1 keys are of no linear module of SceneTransformer: text_encoder.q.lora_A.weight" in refuse(override)
+    assert main([str(config_file), "--dry-run", override, "experts.global_edit.ignore_keys=[text_encoder.*]"]) == 0
+    assert "is valid" in capsys.readouterr().out
 
 
 def test_adapter_cut_in_half(refuse, adapter):
@@ -124,7 +135,9 @@ def test_adapter_cut_in_half(refuse, adapter):
 
 
 def test_adapter_without_weights(refuse, tmp_path):
-    assert "is no PEFT adapter: it has no adapter_config.json" in refuse(f"experts.global_edit.adapter={tmp_path}")
+    assert "holds 0 adapters: adapter_model.safetensors, pytorch_lora_weights.safetensors or one other" in refuse(
+        f"experts.global_edit.adapter={tmp_path}"
+    )
 
 
 def test_checkpoint_that_is_none(config_file, tmp_path, capsys):

@@ -1,0 +1,43 @@
+"""What becomes of adapters when a student starts as one of them, or as several."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fields.lora import Adapter, LoraShape, adapted_modules, weight_difference
+
+
+def rescaled(adapter: Adapter, shape: LoraShape) -> dict[str, Tensor]:
+    """The adapter's tensors as a student of another alpha must hold them to compute the same: B takes the ratio of scales."""
+    tensors = dict(adapter.tensors)
+    for module in adapted_modules(adapter.tensors):
+        ratio = adapter.shape.scale(module) / shape.scale(module)
+        if ratio != 1:
+            tensors[f"{module}.lora_B.weight"] = ratio * tensors[f"{module}.lora_B.weight"]
+    return tensors
+
+
+def combine(adapters: Mapping[str, tuple[Adapter, float]], shape: LoraShape) -> dict[str, Tensor]:
+    """The adapter of a given shape nearest to a weighted sum of adapters: a truncated SVD of sum_i w_i s_i B_i A_i.
+
+    Raises:
+        ValueError: if the adapters don't change the same modules.
+    """
+    changed = {name: adapted_modules(adapter.tensors) for name, (adapter, _) in adapters.items()}
+    first = next(iter(changed))
+    for name, modules in changed.items():
+        if modules != changed[first]:
+            raise ValueError(f"adapters {first!r} and {name!r} cannot be merged: they change different modules")
+    tensors = {}
+    for module in changed[first]:
+        differences = [weight * weight_difference(a.tensors, module, a.shape.scale(module)) for a, weight in adapters.values()]
+        u, s, vh = torch.linalg.svd(torch.stack(differences).sum(dim=0), full_matrices=False)
+        root = s[: shape.rank].sqrt()
+        rank = len(root)
+        a = torch.zeros(shape.rank, vh.shape[1])
+        b = torch.zeros(u.shape[0], shape.rank)
+        a[:rank] = root[:, None] * vh[:rank]
+        b[:, :rank] = u[:, :rank] * root / shape.scale(module)
+        tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+    return tensors
