@@ -1,4 +1,4 @@
-"""A frozen expert: a base checkpoint, optionally with a LoRA, inside an operator."""
+"""A frozen expert: the base or a full checkpoint of its own, optionally with a LoRA, inside an operator."""
 
 from dataclasses import dataclass
 

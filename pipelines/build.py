@@ -98,7 +98,7 @@ def field(config: c.RunConfig, name: str) -> Field:
     """One expert."""
     kind = family(config)
     expert = config.experts[name]
-    transformer = kind.load_transformer(config.model.path)
+    transformer = kind.load_transformer(expert.checkpoint or config.model.path)
     adapter = expert_adapter(config, name, transformer)
     return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
 

@@ -62,7 +62,8 @@ class GuidanceOperator(Section):
 class Expert(Section):
     """One frozen field, and what its service gets of the cluster."""
 
-    adapter: Path | None = Field(default=None, description="LoRA over the base, a folder or a file; none is the base itself")
+    checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
+    adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Annotated[IdentityOperator | GuidanceOperator, Field(discriminator="type")] = IdentityOperator()
     replicas: PositiveInt = 1

@@ -1,10 +1,13 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
 
 from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
-from fields.lora import add_lora, load_into, put_adapter
+from fields.lora import add_lora, differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
 from pipelines import build
 from pipelines.config import RunConfig
@@ -20,10 +23,10 @@ def check_files(config: RunConfig) -> dict[str, int]:
         ConfigError: names the key, the file and what is wrong.
     """
     family = build.family(config)
-    _named("model.path", family.load_transformer, config.model.path)
+    base = _named("model.path", family.load_transformer, config.model.path)
     for name, expert in config.experts.items():
+        transformer = _named(f"experts.{name}.checkpoint", _expert_network, family, expert.checkpoint, config.model.path, base)
         if expert.adapter is not None:
-            transformer = family.load_transformer(config.model.path)
             adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
             _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
     _named("student", _check_student, config, family)
@@ -34,6 +37,14 @@ def check_files(config: RunConfig) -> dict[str, int]:
         rows[name] = len(bucket)
     _named("routes", build.plan, config, rows)
     return rows
+
+
+def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, base: nn.Module) -> nn.Module:
+    """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
+    transformer = family.load_transformer(checkpoint or base_path)
+    if wrong := differences(transformer.state_dict(), base.state_dict()):
+        raise ValueError(f"{checkpoint}: {len(wrong)} tensors differ from the base's: {listed(wrong)}")
+    return transformer
 
 
 def _check_student(config: RunConfig, family: Family) -> None:

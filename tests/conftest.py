@@ -24,9 +24,10 @@ settings.load_profile("fieldweave")
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Folders of a random base and of two random adapters over it."""
+    """Folders of a random base, of another one, and of two random adapters over the base."""
 
     base: Path
+    other_base: Path
     local_edit: Path
     global_edit: Path
 
@@ -39,7 +40,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     folder = tmp_path_factory.mktemp("models")
-    models = TinyModels(folder / "base", folder / "local_edit", folder / "global_edit")
+    models = TinyModels(folder / "base", folder / "other_base", folder / "local_edit", folder / "global_edit")
     rng = torch.Generator().manual_seed(0)
     transformer = SceneTransformer(width=48, depth=2, heads=2)
     for parameter in transformer.parameters():
@@ -51,6 +52,10 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     for path in (models.local_edit, models.global_edit):
         tensors = {name: torch.randn(parameter.shape, generator=rng) * 0.1 for name, parameter in parameters.items()}
         write_adapter(path, Adapter(shape, tensors))
+    other = SceneTransformer(width=48, depth=2, heads=2)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.15, generator=rng)
+    save_transformer(other, models.other_base)
     return models
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fields.families.scene import save_transformer
+from fields.scene.transformer import SceneTransformer
 from pipelines.distill import main
 
 
@@ -31,7 +33,10 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
     ("override", "expected"),
     [
         ("learner.lagg=1", "learner.lagg: unknown key; allowed: batch_size, learning_rate"),
-        ("experts.local_edit.gpus=1", "experts.local_edit.gpus: unknown key; allowed: adapter, ignore_keys, operator"),
+        (
+            "experts.local_edit.gpus=1",
+            "experts.local_edit.gpus: unknown key; allowed: checkpoint, adapter, ignore_keys",
+        ),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
         ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
@@ -126,6 +131,24 @@ def test_a_key_is_ignored_by_name_only(refuse, adapter, config_file, capsys):
     assert "1 keys are of no linear module of SceneTransformer: text_encoder.q.lora_A.weight" in refuse(override)
     assert main([str(config_file), "--dry-run", override, "experts.global_edit.ignore_keys=[text_encoder.*]"]) == 0
     assert "is valid" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_architecture(refuse, tmp_path):
+    save_transformer(SceneTransformer(width=32, depth=2, heads=2), tmp_path / "narrow")
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'narrow'}")
+    assert line.startswith("error: experts.global_edit.checkpoint: ")
+    assert "tensors differ from the base's: blocks.0.ff_in.bias is (128,), wanted (192,); blocks.0.ff_in.weight is" in line
+
+
+def test_checkpoint_of_another_depth(refuse, tmp_path):
+    save_transformer(SceneTransformer(width=48, depth=3, heads=2), tmp_path / "deep")
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'deep'}")
+    assert "12 tensors differ from the base's: blocks.2.ff_in.bias is (192,), wanted none; " in line
+
+
+def test_checkpoint_of_nothing(refuse, tmp_path):
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path}")
+    assert f"experts.global_edit.checkpoint: {tmp_path} is no scene model: it has no config.json" in line
 
 
 def test_adapter_cut_in_half(refuse, adapter):
