@@ -1,10 +1,11 @@
-"""What becomes of adapters when a student starts as one of them, or as several."""
+"""What becomes of experts when a student starts as one of them, or as several."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fields.carriers import Tensors
 from fields.lora import Adapter, LoraShape, adapted_modules, weight_difference
 
 
@@ -41,3 +42,17 @@ def combine(adapters: Mapping[str, tuple[Adapter, float]], shape: LoraShape) -> 
         b[:, :rank] = u[:, :rank] * root / shape.scale(module)
         tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
     return tensors
+
+
+def merged_network(transformer: nn.Module, adapter: Adapter | None) -> dict[str, Tensor]:
+    """A network's parameters, float32, with an adapter added to its weights."""
+    tensors = {name: parameter.detach().float().clone() for name, parameter in transformer.named_parameters()}
+    if adapter is not None:
+        for module in adapted_modules(adapter.tensors):
+            tensors[f"{module}.weight"] += weight_difference(adapter.tensors, module, adapter.shape.scale(module))
+    return tensors
+
+
+def combine_networks(base: Tensors, networks: Sequence[tuple[Tensors, float]]) -> dict[str, Tensor]:
+    """base + sum_i w_i (W_i - base): what adding weighted adapters is for full networks."""
+    return {name: weight + sum(w * (tensors[name] - weight) for tensors, w in networks) for name, weight in base.items()}

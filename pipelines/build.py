@@ -3,25 +3,24 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from actors.schedule import Schedule
-from fields.carriers import Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
-from fields.lora import Adapter, LoraShape
-from fields.lora_files import load_adapter
-from fields.lora_merge import combine, rescaled
+from fields.lora import LoraShape
 from fields.operators import Guidance, Identity, Operator
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
 from fields.query import BetaQuery, QueryDistribution, UniformQuery
 from fields.routing import HardRouting
 from fields.schedule import time_grid
+from fields.student import FullStudent, LoraStudent, Student
 from pipelines import config as c
+from pipelines.start import expert_adapter, start_tensors
 
 
 def family(config: c.RunConfig) -> Family:
@@ -75,10 +74,13 @@ def buckets(config: c.RunConfig) -> dict[str, Bucket]:
     return {name: Bucket(route.data) for name, route in config.routes.items()}
 
 
-def student_shape(config: c.RunConfig) -> LoraShape:
-    """The student's adapter."""
-    targets = config.student.targets or FAMILIES[config.model.family].default_lora_targets
-    return LoraShape(config.student.rank, config.student.alpha, targets)
+def student(config: c.RunConfig) -> Student:
+    """What is trained."""
+    section = config.student
+    if isinstance(section, c.FullStudent):
+        return FullStudent()
+    targets = section.targets or FAMILIES[config.model.family].default_lora_targets
+    return LoraStudent(LoraShape(section.rank, section.alpha, targets))
 
 
 def policy(config: c.RunConfig) -> Policy:
@@ -87,7 +89,7 @@ def policy(config: c.RunConfig) -> Policy:
     return Policy(
         kind,
         kind.load_transformer(config.model.path),
-        config.student.alpha / config.student.rank,
+        student(config),
         config.run.seed,
         grid(config),
         device(config.rollout.num_gpus),
@@ -103,12 +105,6 @@ def field(config: c.RunConfig, name: str) -> Field:
     return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
 
 
-def expert_adapter(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter | None:
-    """An expert's adapter, read for this network; None if it has none."""
-    expert = config.experts[name]
-    return load_adapter(expert.adapter, transformer, expert.ignore_keys) if expert.adapter else None
-
-
 def _operator(operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:
     return Guidance(operator.scale) if isinstance(operator, c.GuidanceOperator) else Identity()
 
@@ -121,7 +117,7 @@ def distiller(config: c.RunConfig) -> Distiller:
     return Distiller(
         kind,
         transformer,
-        student_shape(config),
+        student(config),
         Optimization(
             learning_rate=learner.learning_rate,
             betas=learner.betas,
@@ -130,27 +126,9 @@ def distiller(config: c.RunConfig) -> Distiller:
             ema_decay=learner.ema_decay,
         ),
         seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
-        start=start_tensors(config, transformer),
+        start=start_tensors(config, student(config), kind, transformer),
         device=device(learner.num_gpus),
     )
-
-
-def start_tensors(config: c.RunConfig, transformer: nn.Module) -> Tensors | None:
-    """The adapter that the student starts as, over the bare base; None is the base."""
-    start, shape = config.student.start, student_shape(config)
-    if isinstance(start, c.StartAtMerge):
-        adapters = {name: (_adapter(config, name, transformer), weight) for name, weight in start.experts.items()}
-        return combine(adapters, shape)
-    if isinstance(start, c.StartAtExpert):
-        return rescaled(_adapter(config, start.expert, transformer), shape)
-    return None
-
-
-def _adapter(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
-    adapter = expert_adapter(config, name, transformer)
-    if adapter is None:
-        raise ValueError(f"student.start: expert {name!r} has no adapter to start from; start at the base instead")
-    return adapter
 
 
 def recipe(config: c.RunConfig) -> dict[str, Any]:

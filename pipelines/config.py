@@ -95,26 +95,45 @@ class StartAtBase(Section):
 
 
 class StartAtExpert(Section):
-    """The student starts as one expert's adapter; ranks must agree."""
+    """The student starts as one expert; the ranks of adapters must agree."""
 
     type: Literal["expert"]
     expert: str
 
 
 class StartAtMerge(Section):
-    """The student starts at a weighted sum of experts' adapters, cut to its own rank."""
+    """The student starts at a weighted sum of experts, a LoRA cut to its own rank."""
 
     type: Literal["merge"]
     experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
 
 
-class Student(Section):
-    """The adapter that is trained."""
+class StartAtAdapter(Section):
+    """The student starts as an adapter of a file."""
 
+    type: Literal["adapter"]
+    adapter: Path = Field(description="LoRA over the base, a folder or a file")
+    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
+
+
+Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtAdapter, Field(discriminator="type")]
+
+
+class LoraStudent(Section):
+    """An adapter is trained, over the frozen base."""
+
+    type: Literal["lora"] = "lora"
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
-    start: Annotated[StartAtBase | StartAtExpert | StartAtMerge, Field(discriminator="type")] = StartAtBase()
+    start: Start = StartAtBase()
+
+
+class FullStudent(Section):
+    """Every weight of the network is trained, in float32."""
+
+    type: Literal["full"]
+    start: Start = StartAtBase()
 
 
 class Routing(Section):
@@ -188,7 +207,7 @@ class RunConfig(Section):
     experts: dict[Name, Expert] = Field(min_length=1)
     routes: dict[Name, Route] = Field(min_length=1)
     encoder: Encoder = Encoder()
-    student: Student = Student()
+    student: Annotated[LoraStudent | FullStudent, Field(discriminator="type")] = LoraStudent()
     routing: Routing = Routing()
     query: Annotated[BetaQuery | UniformQuery, Field(discriminator="type")] = BetaQuery()
     rollout: Rollout = Rollout()
@@ -198,11 +217,13 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _query_is_beta_by_default(cls, content: Any) -> Any:
-        """So that `query.a=2` alone says what it means."""
-        if isinstance(content, dict) and isinstance(content.get("query"), dict):
-            return {**content, "query": {"type": "beta", **content["query"]}}
-        return content
+    def _types_have_defaults(cls, content: Any) -> Any:
+        """So that `query.a=2` or `student.rank=8` alone says what it means."""
+        if not isinstance(content, dict):
+            return content
+        typed = {"query": "beta", "student": "lora"}
+        sections = {key: content[key] for key in typed if isinstance(content.get(key), dict)}
+        return content | {key: {"type": typed[key], **section} for key, section in sections.items()}
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunConfig":

@@ -18,6 +18,7 @@ from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.start import start_tensors
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
@@ -146,7 +147,8 @@ async def _train_and_evaluate(config: RunConfig, workers: Workers, learner: Acto
 
 async def _evaluate_before(config: RunConfig, examiner: Examiner) -> dict[str, ExamResult]:
     """The exams of base, experts and the student's start, in flight together."""
-    tensors = build.start_tensors(config, build.family(config).load_transformer(config.model.path))
+    family = build.family(config)
+    tensors = start_tensors(config, build.student(config), family, family.load_transformer(config.model.path))
     takers = {BASE: examiner.student(None)}
     takers |= {name: examiner.expert(_client(config, name)) for name in config.experts}
     if tensors is not None:

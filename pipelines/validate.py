@@ -7,11 +7,12 @@ from torch import nn
 
 from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
-from fields.lora import add_lora, differences, listed, load_into, put_adapter
+from fields.lora import differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
+from pipelines.start import start_tensors
 
 _MOST_ROWS_CHECKED = 20_000
 
@@ -48,9 +49,9 @@ def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, ba
 
 
 def _check_student(config: RunConfig, family: Family) -> None:
-    transformer = family.load_transformer(config.model.path)
-    start = build.start_tensors(config, transformer)
-    parameters = add_lora(transformer, build.student_shape(config), 0)
+    transformer, student = family.load_transformer(config.model.path), build.student(config)
+    start = start_tensors(config, student, family, transformer)
+    parameters = student.attach(transformer, seed=0)
     if start is not None:
         load_into(parameters, start, "the student's start")
 

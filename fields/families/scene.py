@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fields.carriers import Condition
+from fields.carriers import Condition, Tensors
 from fields.dataset import Row, decode_image
 from fields.families.base import Family
 from fields.scene.grammar import tokenize
@@ -46,6 +46,13 @@ class SceneFamily(Family):
         transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return transformer.eval().requires_grad_(False)
 
+    def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG).write_text(json.dumps(transformer.config, indent=2) + "\n")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in {**transformer.state_dict(), **tensors}.items()}, path / WEIGHTS
+        )
+
     def encode(self, rows: Sequence[Row]) -> Condition:
         words = torch.stack([torch.from_numpy(_words(row)) for row in rows])
         tensors = {"words": words}
@@ -79,6 +86,4 @@ def _source(row: Row) -> np.ndarray:
 
 def save_transformer(transformer: SceneTransformer, path: Path) -> None:
     """Write the folder that `load_transformer` reads, in float16."""
-    path.mkdir(parents=True, exist_ok=True)
-    (path / CONFIG).write_text(json.dumps(transformer.config, indent=2) + "\n")
-    save_file({name: tensor.half().contiguous() for name, tensor in transformer.state_dict().items()}, path / WEIGHTS)
+    SceneFamily().export(transformer, {name: tensor.half() for name, tensor in transformer.state_dict().items()}, path)

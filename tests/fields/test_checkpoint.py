@@ -12,14 +12,15 @@ from fields.lora import LoraShape
 from fields.peft_files import read_adapter
 from fields.policy import Policy
 from fields.schedule import time_grid
+from fields.student import LoraStudent
 
-SHAPE = LoraShape(4, 4.0, ("to_qkv", "patch_out"))
+STUDENT = LoraStudent(LoraShape(4, 4.0, ("to_qkv", "patch_out")))
 RECIPE = {"run": {"seed": 3}, "routes": ["a", "b"]}
 
 
 @pytest.fixture(scope="module")
 def new_student(family, new_base):
-    return lambda seed=0: Distiller(family, new_base(), SHAPE, Optimization(learning_rate=1e-2, warmup_steps=3), seed)
+    return lambda seed=0: Distiller(family, new_base(), STUDENT, Optimization(learning_rate=1e-2, warmup_steps=3), seed)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,8 @@ def test_student_and_average_are_adapters_of_their_own(trained, saved):
 
 def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
     """The image changes, and is the one of the weights that a rollout worker merges."""
-    shape = LoraShape(4, 6.0, ("to_q", "to_out.0", "add_k_proj", "proj_out"))
-    student = Distiller(family, sd3_transformer(), shape, Optimization(), seed=0)
+    kind = LoraStudent(LoraShape(4, 6.0, ("to_q", "to_out.0", "add_k_proj", "proj_out")))
+    student = Distiller(family, sd3_transformer(), kind, Optimization(), seed=0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in student.parameters.values():
@@ -121,7 +122,7 @@ def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
     pipeline = sd3_pipeline(sd3_transformer())
     bare = sd3_image(pipeline)
     pipeline.load_lora_weights(str(folder))
-    policy = Policy(family, sd3_transformer(), 6.0 / 4, seed=0, grid=time_grid(4))
+    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=time_grid(4))
     policy.load(student.weights(3000))
     loaded = sd3_image(pipeline)
     torch.testing.assert_close(loaded, sd3_image(sd3_pipeline(policy.transformer)), rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from fields.carriers import Query, Target, checksum
 from fields.distiller import Distiller, Optimization
 from fields.lora import LoraShape
 from fields.objective import velocity_mse
+from fields.student import LoraStudent
 
 SHAPE = LoraShape(8, 8.0, ("to_qkv", "ff_in", "patch_out"))
 UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)
@@ -16,7 +17,7 @@ UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)
 @pytest.fixture
 def new_student(family, new_base):
     def make(optimization=UNCLIPPED, shape=SHAPE, start=None, seed=0):
-        return Distiller(family, new_base(), shape, optimization, seed, start)
+        return Distiller(family, new_base(), LoraStudent(shape), optimization, seed, start)
 
     return make
 

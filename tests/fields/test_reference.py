@@ -12,6 +12,7 @@ from fields.query import BetaQuery, UniformQuery
 from fields.reference import distill
 from fields.routing import HardRouting
 from fields.schedule import time_grid
+from fields.student import LoraStudent
 
 GRID = time_grid(5, 2.0)
 SEED = 3
@@ -55,8 +56,8 @@ def run(family, new_base, local_edit, global_edit, encoded):
             built = {name: Field.build(name, family, new_base(), adapter, Identity()) for name, adapter in adapters.items()}
             experts = {n: recording(n, family, f.transformer, f.operator, f.device) for n, f in built.items()}
             optimization = Optimization(learning_rate=learning_rate)
-            self.student = Distiller(family, new_base(), local_edit.shape, optimization, 0, local_edit.tensors)
-            policy = Policy(family, new_base(), local_edit.shape.scale("patch_in"), SEED, GRID)
+            self.student = Distiller(family, new_base(), LoraStudent(local_edit.shape), optimization, 0, local_edit.tensors)
+            policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, GRID)
             self.published[0] = self.student.weights(0)
             self.versions = dict(self.published)
             loop = distill(self.plan, encode, policy, experts, self.student, self.published, range(steps), lag)

@@ -50,6 +50,14 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("run.steps=many", "run.steps: Input should be a valid integer"),
         ("run.name=a/b", "run.name: String should match pattern"),
         ("student.rank=4", "student: the student's start: "),
+        ("student.rankk=4", "student.lora.rankk: unknown key; allowed: type, rank, alpha, targets, start"),
+        ("student={type: full, rank: 4}", "student.full.rank: unknown key; allowed: type, start"),
+        (
+            "student.type=half",
+            "student: Input tag 'half' found using 'type' does not match any of the expected tags: 'lora'",
+        ),
+        ("student.start={type: adapter, adapter: nowhere}", "student: nowhere holds 0 adapters"),
+        ("student.start.expert=text_to_image", "student: student.start: expert 'text_to_image' has no adapter to start from"),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
         ("experts.local_edit.operator={type: guidance, scale: -1}", "operator.guidance.scale: Input should be greater than 0"),
@@ -144,6 +152,11 @@ def test_checkpoint_of_another_depth(refuse, tmp_path):
     save_transformer(SceneTransformer(width=48, depth=3, heads=2), tmp_path / "deep")
     line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'deep'}")
     assert "12 tensors differ from the base's: blocks.2.ff_in.bias is (192,), wanted none; " in line
+
+
+def test_a_lora_cannot_start_as_a_checkpoint(refuse, tiny_models):
+    line = refuse(f"experts.local_edit.checkpoint={tiny_models.other_base}")
+    assert "student.start: expert 'local_edit' is a full checkpoint; only a student of type full can start from it" in line
 
 
 def test_checkpoint_of_nothing(refuse, tmp_path):

@@ -26,6 +26,13 @@ def test_distributed_run_equals_the_reference(cluster, make_config, lag, workers
     assert sorted(trained_ids(lagged.folder)) == list(range(8 * 12))
 
 
+def test_a_full_student_equals_the_reference(cluster, make_config):
+    overrides = ("student={type: full, start: {type: expert, expert: local_edit}}", "run.steps=4", "learner.lag=1")
+    expected = reference(make_config(*overrides, "run.name=reference"))
+    assert distributed(make_config(*overrides, "run.name=full")).weights.checksum == expected.weights.checksum
+    assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
+
+
 def test_another_lag_is_another_student(make_config):
     """Or the equality above would hold for a run that ignores its lag."""
     assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum
