@@ -18,6 +18,7 @@ from fields.policy import Policy
 from fields.query import BetaQuery, QueryDistribution, UniformQuery
 from fields.routing import HardRouting
 from fields.schedule import time_grid
+from fields.shared_field import Member, SharedField
 from fields.student import FullStudent, LoraStudent, Student
 from pipelines import config as c
 from pipelines.start import expert_adapter, start_tensors
@@ -103,6 +104,15 @@ def field(config: c.RunConfig, name: str) -> Field:
     transformer = kind.load_transformer(expert.checkpoint or config.model.path)
     adapter = expert_adapter(config, name, transformer)
     return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
+
+
+def shared_field(config: c.RunConfig) -> SharedField:
+    """The experts that share one copy of the base."""
+    kind = family(config)
+    shared = config.shared_experts
+    transformer = kind.load_transformer(config.model.path)
+    members = {name: Member(expert_adapter(config, name, transformer), _operator(e.operator)) for name, e in shared.items()}
+    return SharedField(kind, transformer, members, device(next(iter(shared.values())).num_gpus))
 
 
 def _operator(operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:

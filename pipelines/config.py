@@ -14,7 +14,8 @@ Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
-RESERVED = (BASE, BEFORE, AFTER, "encoder")
+SHARED = "shared"  # the application of experts that share a base
+RESERVED = (BASE, BEFORE, AFTER, SHARED, "encoder")
 
 
 class Section(BaseModel):
@@ -66,6 +67,10 @@ class Expert(Section):
     adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Annotated[IdentityOperator | GuidanceOperator, Field(discriminator="type")] = IdentityOperator()
+    placement: Literal["separate", "shared"] = Field(
+        default="separate",
+        description="an application of its own, or one with the other shared experts and one copy of the base",
+    )
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
@@ -243,6 +248,29 @@ class RunConfig(Section):
             if name in RESERVED:
                 raise ValueError(f"experts.{name}: the results of a run use the names {', '.join(RESERVED)}; call it otherwise")
         return self
+
+    @model_validator(mode="after")
+    def _shared_experts_can_share(self) -> "RunConfig":
+        shared = self.shared_experts
+        for name, expert in shared.items():
+            if expert.checkpoint is not None:
+                raise ValueError(
+                    f"experts.{name}.placement: shared experts are the base or adapters over it; "
+                    "with a checkpoint of its own the placement is separate"
+                )
+            first = next(iter(shared))
+            for key in ("replicas", "num_cpus", "num_gpus"):
+                own, others = getattr(expert, key), getattr(shared[first], key)
+                if own != others:
+                    raise ValueError(
+                        f"experts.{name}.{key}: {own}, but experts.{first} has {others}; shared experts are one application"
+                    )
+        return self
+
+    @property
+    def shared_experts(self) -> dict[str, Expert]:
+        """The experts that are placed in one application."""
+        return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
 
     @model_validator(mode="after")
     def _microbatches_fill_the_batch(self) -> "RunConfig":

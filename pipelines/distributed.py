@@ -15,7 +15,7 @@ from actors.stream import TargetStream
 from fields.carriers import Weights
 from fields.scene.exam import Exam, ExamResult
 from pipelines import build
-from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from pipelines.start import start_tensors
@@ -23,7 +23,9 @@ from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
 from services.expert import expert_application
+from services.expert_client import ExpertClient
 from services.resources import Resources
+from services.shared_experts import shared_experts_application
 
 _ENCODER = "encoder"
 _POLL_S = 0.5
@@ -39,7 +41,12 @@ def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None
             partial(build.field, config, name), config.run.threads, _resources(expert)
         )
         for name, expert in config.experts.items()
+        if expert.placement == "separate"
     }
+    if shared := config.shared_experts:
+        applications[application_name(config, SHARED)] = shared_experts_application(
+            partial(build.shared_field, config), config.run.threads, _resources(next(iter(shared.values())))
+        )
     applications[application_name(config, _ENCODER)] = encoder_application(
         partial(build.family, config),
         config.encoder.cache_rows,
@@ -100,13 +107,13 @@ def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, re
 
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
-    clients = {name: _client(config, name) for name in config.experts}
+    experts = _experts(config)
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
         encoder=_client(config, _ENCODER),
         rollouts=RolloutPool(workers, config.run.name),
-        experts={name: clients[route.expert] for name, route in config.routes.items()},
+        experts={name: experts[route.expert] for name, route in config.routes.items()},
         steps=steps,
         lag=config.learner.lag,
     )
@@ -116,6 +123,13 @@ def _examiner(config: RunConfig, workers: Workers) -> Examiner:
     exam = Exam(config.eval.samples, config.eval.seed)
     pool = RolloutPool(workers, config.run.name)
     return Examiner(exam, build.family(config), build.grid(config), _client(config, _ENCODER), pool)
+
+
+def _experts(config: RunConfig) -> dict[str, ExpertClient]:
+    """The way to every expert; those that share an application share its client."""
+    shared = _client(config, SHARED) if config.shared_experts else None
+    separate = {name: ExpertClient(_client(config, name)) for name in config.experts if name not in config.shared_experts}
+    return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
 
 
 def _client(config: RunConfig, service: str) -> ServiceClient:
@@ -150,7 +164,7 @@ async def _evaluate_before(config: RunConfig, examiner: Examiner) -> dict[str, E
     family = build.family(config)
     tensors = start_tensors(config, build.student(config), family, family.load_transformer(config.model.path))
     takers = {BASE: examiner.student(None)}
-    takers |= {name: examiner.expert(_client(config, name)) for name in config.experts}
+    takers |= {name: examiner.expert(client) for name, client in _experts(config).items()}
     if tensors is not None:
         takers[BEFORE] = examiner.student(Weights.of(0, tensors))
     results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))

@@ -93,7 +93,12 @@ def demands(config: RunConfig) -> list[Demand]:
         Demand("learner", 1, config.learner.num_cpus, config.learner.num_gpus),
         Demand("rollout", config.rollout.workers, config.rollout.num_cpus, config.rollout.num_gpus),
         Demand("encoder", config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
-        *(Demand(f"experts.{n}", e.replicas, e.num_cpus, e.num_gpus) for n, e in config.experts.items()),
+        *(
+            Demand(f"experts.{n}", e.replicas, e.num_cpus, e.num_gpus)
+            for n, e in config.experts.items()
+            if e.placement == "separate"
+        ),
+        *(Demand("shared experts", e.replicas, e.num_cpus, e.num_gpus) for e in list(config.shared_experts.values())[:1]),
     ]
 
 

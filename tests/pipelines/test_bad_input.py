@@ -61,6 +61,12 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
         ("experts.local_edit.operator={type: guidance, scale: -1}", "operator.guidance.scale: Input should be greater than 0"),
+        ("experts.shared={}", "experts.shared: the results of a run use the names base, before, after, shared"),
+        (
+            "experts.global_edit={placement: shared, checkpoint: x}",
+            "experts.global_edit.placement: shared experts are the base or adapters over it; with a checkpoint of its own",
+        ),
+        ("experts.global_edit.placement=somewhere", "experts.global_edit.placement: Input should be 'separate' or 'shared'"),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
         ("run", "'run': an override is written dotted.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
@@ -152,6 +158,21 @@ def test_checkpoint_of_another_depth(refuse, tmp_path):
     save_transformer(SceneTransformer(width=48, depth=3, heads=2), tmp_path / "deep")
     line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'deep'}")
     assert "12 tensors differ from the base's: blocks.2.ff_in.bias is (192,), wanted none; " in line
+
+
+def test_shared_experts_have_one_applications_resources(refuse):
+    line = refuse(
+        *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")), "experts.global_edit.replicas=2"
+    )
+    assert "experts.global_edit.replicas: 2, but experts.local_edit has 1; shared experts are one application" in line
+
+
+def test_shared_experts_are_counted_once(refuse):
+    line = refuse(
+        *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")),
+        *(f"experts.{name}.num_gpus=50" for name in ("local_edit", "global_edit")),
+    )
+    assert "num_gpus: the run needs 50 (shared experts 1 x 50); this machine has 0" in line
 
 
 def test_a_lora_cannot_start_as_a_checkpoint(refuse, tiny_models):
