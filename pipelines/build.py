@@ -147,7 +147,7 @@ def recipe(config: c.RunConfig) -> dict[str, Any]:
     Left out is what may change on the way: the run's name, folder and length, and everything about resources.
     """
     everything = config.model_dump(mode="json")
-    resources = {"replicas", "workers", "num_cpus", "num_gpus", "cache_rows"}
+    resources = {"replicas", "workers", "num_cpus", "num_gpus", "cache_bytes"}
 
     def essential(value: Any) -> Any:
         if isinstance(value, dict):

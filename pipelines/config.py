@@ -88,7 +88,7 @@ class Encoder(Section):
     """The condition encoder's service."""
 
     replicas: PositiveInt = 1
-    cache_rows: PositiveInt = Field(default=4096, description="encoded rows kept by a replica")
+    cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
 

@@ -49,7 +49,7 @@ def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None
         )
     applications[application_name(config, _ENCODER)] = encoder_application(
         partial(build.family, config),
-        config.encoder.cache_rows,
+        config.encoder.cache_bytes,
         config.run.threads,
         config.run.name,
         _resources(config.encoder),

@@ -19,6 +19,9 @@ class Family(ABC):
     name: ClassVar[str]
     latent_shape: ClassVar[tuple[int, ...]]
     default_lora_targets: ClassVar[tuple[str, ...]]
+    encodes_batches: ClassVar[bool] = (
+        False  # whether rows encoded together have the conditions they have alone, to the last bit
+    )
 
     @abstractmethod
     def load_transformer(self, path: Path) -> nn.Module:

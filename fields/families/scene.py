@@ -26,6 +26,7 @@ class SceneFamily(Family):
 
     name = "scene"
     latent_shape = (3, SIZE, SIZE)
+    encodes_batches = True  # words are looked up and images decoded: no sums
     default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
 
     def load_transformer(self, path: Path) -> SceneTransformer:
