@@ -1,26 +1,39 @@
 """The stream of targets: keeps a fixed window of future steps in flight and hands them over in plan order.
 
-    plan.groups(step) -> encoder app -> rollout worker -> expert app of the route -> (query, target) -> learner
-         rows              condition        query ref             target
+    plan.groups(step) -> encoder app -> rollout worker -> expert apps of the route -> examples -> learner
+         rows              condition       query refs             targets
 
-Groups whose experts share an application are asked in one call, as many as fit a group's size, in the plan's order.
+Experts that share an application are asked in calls of up to a group's size, put together in the plan's order.
 
 The window is not tuned and not raced for: step s rolls out with version max(0, s - lag), so publishing version v admits
 the steps up to v + lag, and nothing else does. A slow learner publishes later, and the stream waits.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 
-import ray
+from torch import Tensor
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Query, Target, Weights
+from fields.carriers import Condition, Example, Query, Target, Weights
 from fields.dataset import Bucket
 from fields.plan import Group, SamplePlan
+from fields.solver import Solver
+from fields.teaching import Teaching
 from services.client import ServiceClient
 from services.expert_client import ExpertClient, ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRollouts:
+    """That the states are the experts' own: an off-policy run."""
+
+    seed: int
+    grid: Tensor
+    solver: Solver
+    both_branches: bool
 
 
 class TargetStream:
@@ -31,7 +44,10 @@ class TargetStream:
         buckets: route -> its rows.
         encoder: client of the condition encoder.
         rollouts: the rollout workers.
-        experts: route -> the expert that answers it.
+        experts: name -> the way to the expert.
+        teaching: which experts answer a route.
+        expert_rollouts: None when the student rolls out (or data is noised), which the workers do.
+        with_clean: whether the encoder encodes the rows' target images too.
         steps: the steps to stream.
         lag: of the rollouts behind the learner, in optimizer steps.
     """
@@ -44,6 +60,9 @@ class TargetStream:
         encoder: ServiceClient,
         rollouts: RolloutPool,
         experts: Mapping[str, ExpertClient],
+        teaching: Teaching,
+        expert_rollouts: ExpertRollouts | None,
+        with_clean: bool,
         steps: range,
         lag: int,
     ):
@@ -52,10 +71,13 @@ class TargetStream:
         self._encoder = encoder
         self._rollouts = rollouts
         self._experts = experts
+        self._teaching = teaching
+        self._expert_rollouts = expert_rollouts
+        self._with_clean = with_clean
         self._lag = lag
         self._waiting = iter(steps)
         self._next = next(self._waiting, None)
-        self._in_flight: dict[int, asyncio.Task[list[tuple[Query, Target]]]] = {}
+        self._in_flight: dict[int, asyncio.Task[list[Example]]] = {}
 
     @property
     def depth(self) -> int:
@@ -70,8 +92,8 @@ class TargetStream:
             self._in_flight[self._next] = asyncio.create_task(self._examples(self._next, published))
             self._next = next(self._waiting, None)
 
-    async def examples(self, step: int) -> list[tuple[Query, Target]]:
-        """The step's queries and targets, in plan order.
+    async def examples(self, step: int) -> list[Example]:
+        """The step's examples, in plan order.
 
         Raises:
             Exception: what a worker or an expert raised, such as ValueError for a value that is not finite.
@@ -81,40 +103,62 @@ class TargetStream:
         finally:
             del self._in_flight[step]
 
-    async def _examples(self, step: int, weights: PublishedWeights) -> list[tuple[Query, Target]]:
+    async def _examples(self, step: int, weights: PublishedWeights) -> list[Example]:
         groups = self._plan.groups(step)
+        states = {group: asyncio.ensure_future(self._states(group, weights)) for group in groups}
         calls = self._calls(groups)
-        answers = await asyncio.gather(*(self._answers(call, weights) for call in calls))
-        examples = {
-            group: example for call, own in zip(calls, answers, strict=True) for group, example in zip(call, own, strict=True)
+        answers = await asyncio.gather(*(self._answers(call, states) for call in calls))
+        targets = {
+            pair: own for call, answered in zip(calls, answers, strict=True) for pair, own in zip(call, answered, strict=True)
         }
-        return [examples[group] for group in groups]
+        return [example for group in groups for example in self._taught(group, states[group].result()[1], targets)]
 
-    def _calls(self, groups: Sequence[Group]) -> list[list[Group]]:
-        """Which groups are asked together: decided by the plan, so that a call's composition is part of what is repeatable."""
-        calls: list[list[Group]] = []
-        shared: list[Group] = []
-        for group in groups:
-            if self._experts[group.route].name is None:
-                calls.append([group])
+    def _taught(self, group: Group, queries: Sequence[Query], targets: Mapping[tuple[Group, str], Sequence[Target]]):
+        """The group's queries, each with what the experts of its route said to it."""
+        names = self._teaching.asked(group.route)
+        for n, query in enumerate(queries):
+            yield self._teaching.example(query, {name: targets[group, name][n] for name in names})
+
+    def _calls(self, groups: Sequence[Group]) -> list[list[tuple[Group, str]]]:
+        """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
+        calls: list[list[tuple[Group, str]]] = []
+        shared: list[tuple[Group, str]] = []
+        for pair in [(group, name) for group in groups for name in self._teaching.asked(group.route)]:
+            if self._experts[pair[1]].name is None:
+                calls.append([pair])
                 continue
-            if sum(len(other.samples) for other in shared) + len(group.samples) > self._plan.group_size:
+            if sum(len(group.samples) for group, _ in [*shared, pair]) > self._plan.group_size:
                 calls.append(shared)
                 shared = []
-            shared.append(group)
+            shared.append(pair)
         return [call for call in (*calls, shared) if call]
 
-    async def _answers(self, groups: Sequence[Group], weights: PublishedWeights) -> list[tuple[Query, Target]]:
-        rolled_out = await asyncio.gather(*(self._query(group, weights) for group in groups))
-        references, queries = zip(*rolled_out, strict=True)
-        targets = await ask([self._experts[group.route] for group in groups], references)
-        return list(zip(queries, targets, strict=True))
+    async def _answers(self, call: Sequence[tuple[Group, str]], states: Mapping[Group, Awaitable]) -> list[tuple[Target, ...]]:
+        references = [(await states[group])[0] for group, _ in call]
+        return await ask([self._experts[name] for _, name in call], references)
 
-    async def _query(self, group: Group, weights: PublishedWeights) -> tuple[ray.ObjectRef, Query]:
+    async def _states(self, group: Group, weights: PublishedWeights):
+        """The group's queries, and what an expert is sent for them."""
         rows = [self._buckets[group.route][sample.row] for sample in group.samples]
-        condition = await self._encoder.call("encode", rows)
-        reference, query = await self._rollouts.call("query", group, condition, weights)
-        answered = (query.sample_ids, query.policy_version, query.checksum)
-        if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
-            raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
-        return reference, query
+        condition = await self._encoder.call("encode", rows, self._with_clean)
+        if self._expert_rollouts is None:
+            return await self._student_queries(group, condition, weights)
+        (expert,) = self._teaching.shares[group.route]
+        queries = await self._expert_queries(group, condition, expert, self._expert_rollouts)
+        return queries, queries
+
+    async def _student_queries(self, group: Group, condition: Condition, weights: PublishedWeights):
+        """The workers' queries and the reference under which an expert finds them without passing the bytes through here.
+
+        Raises:
+            RuntimeError: if a worker used other weights than it was asked to.
+        """
+        reference, queries = await self._rollouts.call("queries", group, condition, weights)
+        for query in queries:
+            answered = (query.sample_ids, query.policy_version, query.checksum)
+            if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
+                raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
+        return reference, queries
+
+    async def _expert_queries(self, group: Group, condition: Condition, expert: str, how: ExpertRollouts) -> tuple[Query, ...]:
+        return await self._experts[expert].call("queries", group, condition, how.seed, how.grid, how.solver, how.both_branches)

@@ -1,27 +1,35 @@
 """From the run configuration to the parts of a run; services and actors get these functions, not the configuration."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.schedule import Schedule
+from fields.carriers import Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
-from fields.lora import LoraShape
-from fields.operators import Guidance, Identity, Operator
+from fields.lora import Adapter, LoraShape
+from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
+from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
-from fields.query import BetaQuery, QueryDistribution, UniformQuery
-from fields.routing import HardRouting
+from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
+from fields.routing import GroupedRouting, HardRouting, Routing
 from fields.schedule import time_grid
 from fields.shared_field import Member, SharedField
+from fields.solver import Euler, EulerMaruyama, Heun, Solver
 from fields.student import FullStudent, LoraStudent, Student
+from fields.teaching import Shares, Teaching
 from pipelines import config as c
-from pipelines.start import expert_adapter, start_tensors
+from pipelines import method_config as m
+from pipelines import start
+from pipelines.operator_config import SELF, expression
+from pipelines.start import expert_adapter, expert_network
 
 
 def family(config: c.RunConfig) -> Family:
@@ -39,23 +47,83 @@ def grid(config: c.RunConfig) -> Tensor:
     return time_grid(config.rollout.steps, config.rollout.shift)
 
 
+def exam_grid(config: c.RunConfig) -> Tensor:
+    """The times at which students and experts answer the exam."""
+    return time_grid(config.eval.steps or config.rollout.steps, config.eval.shift or config.rollout.shift)
+
+
 def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
     """The sample plan; `rows` is route -> rows of its bucket."""
     return SamplePlan(
         seed=config.run.seed,
         batch_size=config.learner.batch_size,
         group_size=config.rollout.group_size,
-        routing=HardRouting({name: route.weight for name, route in config.routes.items()}, config.routing.granularity),
+        routing=_routing(config),
         query=_query(config.query),
         grid=grid(config),
         rows=rows,
     )
 
 
-def _query(query: c.BetaQuery | c.UniformQuery) -> QueryDistribution:
-    if isinstance(query, c.UniformQuery):
-        return UniformQuery(query.coordinate)
-    return BetaQuery(query.a, query.b, query.coordinate)
+def _routing(config: c.RunConfig) -> Routing:
+    weights = {name: route.weight for name, route in config.routes.items()}
+    if isinstance(config.routing, m.GroupedRouting):
+        return GroupedRouting(weights)
+    return HardRouting(weights, config.routing.granularity)
+
+
+def _query(query: m.Query) -> QueryDistribution:
+    match query:
+        case m.BetaQuery():
+            return BetaQuery(query.a, query.b, query.coordinate, query.k)
+        case m.UniformQuery():
+            return UniformQuery(query.coordinate, query.k)
+        case m.StratifiedQuery():
+            return StratifiedQuery(query.coordinate, query.k)
+        case m.FixedQuery():
+            return FixedQuery(query.at, query.coordinate)
+        case m.DenseQuery():
+            return DenseQuery()
+
+
+def solver(config: c.RunConfig) -> Solver | None:
+    """Of the rollouts that training asks at; None noises data instead. Evaluation uses Euler."""
+    if isinstance(config.state, m.NoisedData):
+        return None
+    if isinstance(config.state, m.StudentSde):
+        return EulerMaruyama(config.state.eta, float(grid(config)[1]))
+    return Heun() if config.rollout.solver == "heun" else Euler()
+
+
+def objective(config: c.RunConfig) -> Objective:
+    """What is minimised."""
+    match config.objective:
+        case m.Mse():
+            return VelocityMse()
+        case m.WeightedMse(power=power):
+            return VelocityMse(power)
+        case m.Pdm(weight=weight):
+            return PredictionDifference(weight)
+        case m.TransitionKl(form=form, eta=eta):
+            return TransitionKl(eta if form == "sde" else None, float(grid(config)[1]))
+
+
+def teaching(config: c.RunConfig) -> Teaching:
+    """Who answers a route."""
+    shares: dict[str, Shares] = {name: {route.expert: 1.0} for name, route in config.routes.items()}
+    if isinstance(config.routing, m.SoftRouting):
+        experts = list(dict.fromkeys(route.expert for route in config.routes.values()))
+        alike = {name: {expert: 1 / len(experts) for expert in experts} for name in config.routes}
+        mix = config.routing.mix or alike
+        shares = {name: {expert: share for expert, share in mix[name].items() if share > 0} for name in config.routes}
+    if isinstance(config.state, m.NoisedData) and config.state.target == "data":
+        shares = {name: {} for name in config.routes}
+    return Teaching(shares=shares, anchor=config.anchor.expert if config.anchor else None)
+
+
+def with_clean(config: c.RunConfig) -> bool:
+    """Whether training reads the rows' target images."""
+    return isinstance(config.state, m.NoisedData)
 
 
 def schedule(config: c.RunConfig, start: int) -> Schedule:
@@ -93,30 +161,55 @@ def policy(config: c.RunConfig) -> Policy:
         student(config),
         config.run.seed,
         grid(config),
+        solver(config),
+        objective(config).both_branches,
         device(config.rollout.num_gpus),
     )
 
 
 def field(config: c.RunConfig, name: str) -> Field:
-    """One expert."""
+    """One expert: its expression, and every network that the expression names."""
     kind = family(config)
-    expert = config.experts[name]
-    transformer = kind.load_transformer(expert.checkpoint or config.model.path)
-    adapter = expert_adapter(config, name, transformer)
-    return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
+    networks: dict[str, tuple[nn.Module, Adapter | None]] = {}
+
+    def network(expert: str) -> Network:
+        if expert not in networks:
+            networks[expert] = expert_network(config, expert, kind)
+        return Network(expert)
+
+    whole = _expression(config, name, network)
+    return Field.build(name, kind, networks, whole, device(config.experts[name].num_gpus))
 
 
 def shared_field(config: c.RunConfig) -> SharedField:
     """The experts that share one copy of the base."""
     kind = family(config)
-    shared = config.shared_experts
     transformer = kind.load_transformer(config.model.path)
-    members = {name: Member(expert_adapter(config, name, transformer), _operator(e.operator)) for name, e in shared.items()}
-    return SharedField(kind, transformer, members, device(next(iter(shared.values())).num_gpus))
+    members = {name: _member(config, name) for name in config.shared_experts}
+    named = dict.fromkeys(network for member in members.values() for network in member.networks)
+    adapters = {name: expert_adapter(config, name, transformer) for name in named}
+    return SharedField(kind, transformer, adapters, members, device(next(iter(config.shared_experts.values())).num_gpus))
 
 
-def _operator(operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:
-    return Guidance(operator.scale) if isinstance(operator, c.GuidanceOperator) else Identity()
+def _member(config: c.RunConfig, name: str) -> Member:
+    """An expert whose expression has numbers for its networks: equal expressions of different networks are then equal."""
+    networks: list[str] = []
+
+    def number(expert: str) -> Network:
+        if expert not in networks:
+            networks.append(expert)
+        return Network(str(networks.index(expert)))
+
+    return Member(_expression(config, name, number), tuple(networks))
+
+
+def _expression(config: c.RunConfig, name: str, network: Callable[[str], Network]) -> Expression:
+    """What an expert computes; `network` says what stands for an expert's own network."""
+
+    def leaf(written: str) -> Expression:
+        return network(name) if written == SELF else _expression(config, written, network)
+
+    return expression(config.experts[name].operator, leaf)
 
 
 def distiller(config: c.RunConfig) -> Distiller:
@@ -132,13 +225,22 @@ def distiller(config: c.RunConfig) -> Distiller:
             learning_rate=learner.learning_rate,
             betas=learner.betas,
             warmup_steps=learner.warmup_steps,
+            decay=learner.decay,
             clip=learner.clip,
             ema_decay=learner.ema_decay,
         ),
         seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
-        start=start_tensors(config, student(config), kind, transformer),
+        start=start.start_tensors(config, student(config), kind, transformer),
+        objective=objective(config),
+        anchor_weight=config.anchor.weight if config.anchor else 0.0,
         device=device(learner.num_gpus),
     )
+
+
+def start_tensors(config: c.RunConfig) -> Tensors | None:
+    """The student's tensors at its start, for who doesn't train it; None is the base."""
+    kind = family(config)
+    return start.start_tensors(config, student(config), kind, kind.load_transformer(config.model.path))
 
 
 def recipe(config: c.RunConfig) -> dict[str, Any]:
@@ -154,7 +256,9 @@ def recipe(config: c.RunConfig) -> dict[str, Any]:
             return {key: essential(item) for key, item in value.items() if key not in resources}
         return value
 
-    recipe = {key: essential(value) for key, value in everything.items() if key not in ("checkpoint", "eval", "encoder")}
+    recipe = {
+        key: essential(value) for key, value in everything.items() if key not in ("checkpoint", "eval", "encoder", "preset")
+    }
     recipe["run"] = {key: recipe["run"][key] for key in ("seed", "threads")}
     return recipe
 

@@ -2,13 +2,20 @@
 
 from torch import Tensor, nn
 
-from fields.carriers import Tensors
+from fields.carriers import Condition, Tensors
+from fields.dataset import Bucket
 from fields.families.base import Family
+from fields.field import Field
 from fields.lora import Adapter, LoraShape
 from fields.lora_files import load_adapter
 from fields.lora_merge import combine, combine_networks, merged_network, rescaled
+from fields.plan import Stream, noise
+from fields.regmean import Sample, regression_merge
+from fields.schedule import time_grid
 from fields.student import LoraStudent, Student
 from pipelines import config as c
+
+_NotTheBase = c.StartAtExpert | c.StartAtMerge | c.StartAtRegression | c.StartAtAdapter
 
 
 def start_tensors(config: c.RunConfig, student: Student, family: Family, transformer: nn.Module) -> Tensors | None:
@@ -21,7 +28,7 @@ def start_tensors(config: c.RunConfig, student: Student, family: Family, transfo
     if isinstance(start, c.StartAtBase):
         return None
     if isinstance(student, LoraStudent):
-        return _lora_start(config, start, student.shape, transformer)
+        return _lora_start(config, start, student.shape, family, transformer)
     return _full_start(config, start, family, transformer)
 
 
@@ -31,9 +38,15 @@ def expert_adapter(config: c.RunConfig, name: str, transformer: nn.Module) -> Ad
     return load_adapter(expert.adapter, transformer, expert.ignore_keys) if expert.adapter else None
 
 
-def _lora_start(
-    config: c.RunConfig, start: c.StartAtExpert | c.StartAtMerge | c.StartAtAdapter, shape: LoraShape, transformer: nn.Module
-) -> dict[str, Tensor]:
+def expert_network(config: c.RunConfig, name: str, family: Family) -> tuple[nn.Module, Adapter | None]:
+    """An expert's bare network, the base or its own checkpoint, and its adapter."""
+    transformer = family.load_transformer(config.experts[name].checkpoint or config.model.path)
+    return transformer, expert_adapter(config, name, transformer)
+
+
+def _lora_start(config: c.RunConfig, start: _NotTheBase, shape: LoraShape, family: Family, transformer: nn.Module) -> Tensors:
+    if isinstance(start, c.StartAtRegression):
+        return _regression(config, start.rows, shape, family)
     if isinstance(start, c.StartAtAdapter):
         return rescaled(load_adapter(start.adapter, transformer, start.ignore_keys), shape)
     if isinstance(start, c.StartAtExpert):
@@ -50,9 +63,25 @@ def _lora_of(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
     return adapter
 
 
-def _full_start(
-    config: c.RunConfig, start: c.StartAtExpert | c.StartAtMerge | c.StartAtAdapter, family: Family, transformer: nn.Module
-) -> dict[str, Tensor]:
+def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Family) -> Tensors:
+    """The merge of the routes' experts, each run on the first rows of its route."""
+    samples = {}
+    for number, (name, route) in enumerate(config.routes.items()):
+        bucket = Bucket(route.data)
+        rows = range(min(count, len(bucket)))
+        network = expert_network(config, route.expert, family)
+        samples[name] = Sample(
+            transformer=Field.build(route.expert, family, {route.expert: network}).transformers[route.expert],
+            adapter=network[1],
+            condition=Condition.concatenate([family.encode([bucket[row]]) for row in rows]),
+            noise=noise(config.run.seed, [number * count + row for row in rows], family.latent_shape, Stream.MERGE),
+        )
+    return regression_merge(family, samples, time_grid(config.rollout.steps, config.rollout.shift), shape)
+
+
+def _full_start(config: c.RunConfig, start: _NotTheBase, family: Family, transformer: nn.Module) -> dict[str, Tensor]:
+    if isinstance(start, c.StartAtRegression):
+        raise ValueError("student.start: a merge by regression is an adapter; only a student of type lora can start from it")
     if isinstance(start, c.StartAtAdapter):
         return merged_network(transformer, load_adapter(start.adapter, transformer, start.ignore_keys))
     if isinstance(start, c.StartAtExpert):
@@ -62,5 +91,4 @@ def _full_start(
 
 
 def _weights_of(config: c.RunConfig, name: str, family: Family) -> dict[str, Tensor]:
-    transformer = family.load_transformer(config.experts[name].checkpoint or config.model.path)
-    return merged_network(transformer, expert_adapter(config, name, transformer))
+    return merged_network(*expert_network(config, name, family))

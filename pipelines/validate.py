@@ -1,11 +1,13 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from torch import nn
 
 from fields.dataset import Bucket, decode_image
+from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.lora import differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
@@ -33,9 +35,7 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
-        bucket = _named(f"routes.{name}.data", Bucket, route.data)
-        _named(f"routes.{name}.data", _check_rows, bucket, family)
-        rows[name] = len(bucket)
+        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, build.with_clean(config))
     _named("routes", build.plan, config, rows)
     return rows
 
@@ -56,17 +56,23 @@ def _check_student(config: RunConfig, family: Family) -> None:
         load_into(parameters, start, "the student's start")
 
 
-def _check_rows(bucket: Bucket, family: Family) -> None:
-    """Every row of a small file, evenly spread ones of a large file, as far as the family can tell without a network."""
+@cache
+def _checked_rows(path: Path, family_name: str, with_clean: bool) -> int:
+    """The number of a file's rows; every row of a small file is checked, evenly spread ones of a large file, as far as the
+    family can tell without a network. A process checks a file once."""
+    bucket, family = Bucket(path), FAMILIES[family_name]()
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
     with_source = bucket[0].source_image is not None
     for n in range(0, len(bucket), stride):
         row = bucket[n]
         if (row.source_image is not None) != with_source:
             raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        if row.target_image is not None:
+        if with_clean:
+            family.clean([row])
+        elif row.target_image is not None:
             decode_image(row.target_image, row.uid)
         family.encode([row])
+    return len(bucket)
 
 
 def _named(key: str, function, *arguments):

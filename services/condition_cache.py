@@ -62,4 +62,6 @@ def _inputs(row: Row) -> list[str | bytes | int | None]:
 
 
 def _size(condition: Condition) -> int:
-    return sum(tensor.nbytes for part in (condition.tensors, condition.unconditional) for tensor in part.values())
+    return sum(
+        tensor.nbytes for part in (condition.tensors, condition.unconditional, condition.negative) for tensor in part.values()
+    )

@@ -39,16 +39,16 @@ class EncoderService:
         self._bytes = Gauge("field_encoder_cache_bytes", "Size of the encoded rows that are kept.", ("run",))
         self._tags = {"run": run}
 
-    async def encode(self, rows: Sequence[Row]) -> Condition:
-        """The rows' conditions, in order.
+    async def encode(self, rows: Sequence[Row], with_clean: bool = False) -> Condition:
+        """The rows' conditions, in order, with their target images as clean states where asked for.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
         async with self._turn:
-            return await asyncio.to_thread(self._encode, rows)
+            return await asyncio.to_thread(self._encode, rows, with_clean)
 
-    def _encode(self, rows: Sequence[Row]) -> Condition:
+    def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
         keys = [content_key(row) for row in rows]
         found = {key: condition for key in keys if (condition := self._cache.get(key)) is not None}
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
@@ -62,8 +62,10 @@ class EncoderService:
             if count:  # Ray refuses an increment of 0
                 counter.inc(count, self._tags)
         self._bytes.set(self._cache.nbytes, self._tags)
-        conditions = found | encoded
-        return Condition.concatenate([conditions[key] for key in keys])
+        conditions = [(found | encoded)[key] for key in keys]
+        if with_clean:
+            conditions = [self._family.with_clean(c, [row]) for c, row in zip(conditions, rows, strict=True)]
+        return Condition.concatenate(conditions)
 
     def _encode_together(self, rows: dict[bytes, Row]) -> dict[bytes, Condition]:
         """Each row's condition, in tensors of its own: a slice would keep its whole batch alive."""

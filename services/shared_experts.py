@@ -10,8 +10,10 @@ from ray.serve import Application
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
-from fields.rollout import rollout
+from fields.plan import Group
+from fields.rollout import clean
 from fields.shared_field import SharedField
+from fields.solver import Euler, Solver
 from services.resources import Resources
 
 
@@ -28,16 +30,22 @@ class SharedExpertsService:
         self._field = build_field()
         self._turn = asyncio.Lock()
 
-    async def answer(self, experts: Sequence[str], *queries: Query) -> list[Target]:
-        """The velocities of each query's expert, in order; mixed in one forward where they can be."""
+    async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
+        """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
         async with self._turn:
             return await asyncio.to_thread(self._field.answer, experts, queries)
 
+    async def queries(
+        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+    ) -> tuple[Query, ...]:
+        """States of one expert's own rollout, for students that learn off-policy."""
+        async with self._turn:
+            return await asyncio.to_thread(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
+
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""
-        index = torch.full((len(noise),), len(grid) - 1)
         async with self._turn:
-            return await asyncio.to_thread(rollout, partial(self._field.velocity, expert), noise, grid, index, condition)
+            return await asyncio.to_thread(clean, partial(self._field.velocity, expert), noise, grid, condition, Euler())
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""
