@@ -18,7 +18,7 @@ from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
 from fields.evaluation import ExamResult
 from pipelines import build
-from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
@@ -29,7 +29,9 @@ from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
 from services.expert import expert_application
+from services.expert_client import ExpertClient
 from services.resources import Resources
+from services.shared_experts import shared_experts_application
 
 _ENCODER = "encoder"
 _POLL_S = 0.5
@@ -67,10 +69,15 @@ def applications(config: RunConfig) -> dict[str, Application]:
             partial(build.field, config, name), config.run.threads, _resources(expert)
         )
         for name, expert in config.experts.items()
+        if expert.placement == "separate"
     }
+    if shared := config.shared_experts:
+        experts[application_name(config, SHARED)] = shared_experts_application(
+            partial(build.shared_field, config), config.run.threads, _resources(next(iter(shared.values())))
+        )
     encoder = encoder_application(
         partial(build.family, config),
-        config.encoder.cache_rows,
+        config.encoder.cache_bytes,
         config.run.threads,
         config.run.name,
         _resources(config.encoder),
@@ -161,13 +168,12 @@ def _start_learner(
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
     prepare_missing(config)  # the learner may be on another node than the driver
-    clients = {name: client(config, name) for name in config.experts}
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
         encoder=client(config, _ENCODER),
         rollouts=RolloutPool(workers, config.run.name),
-        experts=clients,
+        experts=expert_clients(config),
         teaching=build.teaching(config),
         expert_rollouts=_expert_rollouts(config),
         with_clean=build.with_clean(config),
@@ -189,6 +195,13 @@ def examiner(config: RunConfig, workers: Workers) -> Examiner:
     """Gives the exam to students, by these workers, and to experts; used from one event loop."""
     pool = RolloutPool(workers, config.run.name)
     return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
+
+
+def expert_clients(config: RunConfig) -> dict[str, ExpertClient]:
+    """The way to every expert; those that share an application share its client."""
+    shared = client(config, SHARED) if config.shared_experts else None
+    separate = {name: ExpertClient(client(config, name)) for name in config.experts if name not in config.shared_experts}
+    return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
 
 
 def client(config: RunConfig, service: str) -> ServiceClient:
@@ -220,7 +233,7 @@ async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, Exam
     """The exams of base, experts and the student's start, in flight together."""
     tensors = build.start_tensors(config)
     takers = {BASE: exams.student(None)}
-    takers |= {name: exams.expert(client(config, name)) for name in config.experts}
+    takers |= {name: exams.expert(expert) for name, expert in expert_clients(config).items()}
     if tensors is not None:
         takers[BEFORE] = exams.student(Weights.of(0, tensors))
     results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
