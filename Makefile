@@ -2,14 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test check bench schema
+.PHONY: setup distill test check browser bench schema
 
 setup: $(VENV)/installed
 
 distill: setup
 	$(BIN)/python -m pipelines.distill pipelines/configs/scene.yaml
 
-test: check
+test: check browser
 	$(BIN)/python -m pytest
 
 check: $(VENV)/tested
@@ -17,6 +17,11 @@ check: $(VENV)/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The tests of the endpoint's page run in Debian's browser.
+browser:
+	@command -v chromium > /dev/null || ( [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --no-install-recommends chromium ) \
+		|| ( echo "make test needs chromium: apt-get install chromium" >&2; exit 1 )
 
 bench: setup
 	$(BIN)/python -m pipelines.bench

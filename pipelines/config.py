@@ -14,7 +14,8 @@ Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
-RESERVED = (BASE, BEFORE, AFTER, "encoder")
+STUDENT = "student"  # how the endpoint calls it beside the experts
+RESERVED = (BASE, BEFORE, AFTER, "encoder", STUDENT, "endpoint")
 
 
 class Section(BaseModel):

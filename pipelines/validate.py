@@ -1,5 +1,6 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fields.dataset import Bucket, decode_image
@@ -18,14 +19,8 @@ def check_files(config: RunConfig) -> dict[str, int]:
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
+    check_models(config)
     family = build.family(config)
-    _named("model.path", family.load_transformer, config.model.path)
-    for name, expert in config.experts.items():
-        if expert.adapter is not None:
-            adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
-            transformer = family.load_transformer(config.model.path)
-            parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
-            _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
@@ -34,6 +29,22 @@ def check_files(config: RunConfig) -> dict[str, int]:
         rows[name] = len(bucket)
     _named("routes", build.plan, config, rows)
     return rows
+
+
+def check_models(config: RunConfig) -> None:
+    """Load the base and the experts' adapters.
+
+    Raises:
+        ConfigError: names the key, the file and what is wrong.
+    """
+    family = build.family(config)
+    _named("model.path", family.load_transformer, config.model.path)
+    for name, expert in config.experts.items():
+        if expert.adapter is not None:
+            adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
+            transformer = family.load_transformer(config.model.path)
+            parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
+            _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
 
 
 def _check_student(config: RunConfig, family: Family) -> None:
@@ -84,12 +95,16 @@ def demands(config: RunConfig) -> list[Demand]:
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:
-    """Compare what the run asks for with what the cluster has.
+    """Compare what the run asks for with what the cluster has; raises as `check_demands` does."""
+    check_demands(demands(config), cpus, gpus, cluster)
+
+
+def check_demands(asked: Sequence[Demand], cpus: float, gpus: float, cluster: str) -> None:
+    """Compare what processes ask for with what the cluster has.
 
     Raises:
         ConfigError: says what is missing and who asks for how much.
     """
-    asked = demands(config)
     for kind, available in (("num_gpus", gpus), ("num_cpus", cpus)):
         total = sum(demand.count * getattr(demand, kind) for demand in asked)
         if total > available + 1e-9:

@@ -5,10 +5,12 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from ray import serve
 from ray.serve import Application
 from ray.util.metrics import Counter
+from torch import Tensor
 
 from fields.carriers import Condition
 from fields.dataset import Row
@@ -46,6 +48,11 @@ class EncoderService:
         """
         async with self._turn:
             return await asyncio.to_thread(self._encode, rows)
+
+    async def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        async with self._turn:
+            return await asyncio.to_thread(self._family.decode, x_0)
 
     def _encode(self, rows: Sequence[Row]) -> Condition:
         return Condition.concatenate([self._encode_row(row) for row in rows])
