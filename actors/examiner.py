@@ -35,12 +35,12 @@ class Examiner:
         self._encoder = encoder
         self._rollouts = rollouts
 
-    async def student(self, weights: Weights | None) -> ExamResult:
-        """The student with these weights; None is the bare base."""
+    async def student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
+        """The student with these weights, None is the bare base; a guidance of 1 is the student alone."""
         published = PublishedWeights.put(weights) if weights else None
 
         async def generate(noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
-            _, x_0 = await self._rollouts.call("generate", noise, grid, condition, published)
+            _, x_0 = await self._rollouts.call("generate", noise, grid, condition, published, guidance)
             return x_0
 
         return await self._take(generate)

@@ -24,7 +24,7 @@ from actors.learner_metrics import LearnerMetrics
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
-from fields.carriers import Query, Target, Weights
+from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
 from fields.scene.exam import Skills
 
@@ -123,11 +123,9 @@ class Learner:
         checkpoint.save(folder, step, self._distiller, self._published, self._recipe)
         checkpoint.prune(folder, self._schedule.keep_checkpoints)
 
-    def _record(
-        self, step: int, examples: list[tuple[Query, Target]], update: Update, waited: float, seconds: float, depth: int
-    ) -> None:
-        version = examples[0][0].policy_version
-        ids = [sample_id for query, _ in examples for sample_id in query.sample_ids]
+    def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float, depth: int) -> None:
+        version = max(0, step - self._schedule.lag)
+        ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.query.sample_ids))
         self._journal.record(step, update, version, ids, seconds)
         self._progress = Progress(
             step=step + 1,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-COLUMNS = ("uid", "task", "prompt", "source_image", "target_image")
+COLUMNS = ("uid", "task", "prompt", "negative_prompt", "source_image", "target_image")
 REQUIRED = ("uid", "task", "prompt")
 
 
@@ -21,6 +21,7 @@ class Row:
     prompt: str
     source_image: bytes | None = None
     target_image: bytes | None = None
+    negative_prompt: str | None = None
 
 
 class Bucket:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.journal import METRICS, rows
-from fields.carriers import Condition
+from fields.carriers import Condition, Example
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import load_config
@@ -67,8 +67,9 @@ def _parts(config: RunConfig, repeats: int) -> Table:
         for group in plan.groups(step):
             group_rows = [buckets[group.route][sample.row] for sample in group.samples]
             condition: Condition = timed("encode", family.encode, group_rows)
-            query = timed("rollout", policy.query, group, condition)
-            examples.append((query, timed("expert", fields[group.route].answer, query)))
+            for query in timed("rollout", policy.queries, group, condition):
+                target = timed("expert", fields[group.route].answer, query)
+                examples.append(Example(query=query, target=target))
         timed("learner", distiller.update, examples)
         timed("publish", distiller.weights, step + 1)
     table = Table(title=f"Parts of a step, ms a sample (batch {plan.batch_size}, {config.run.threads} thread)")

@@ -14,13 +14,18 @@ from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora import LoraShape, combine, read_adapter
-from fields.operators import Guidance, Identity, Operator
+from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
+from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
-from fields.query import BetaQuery, QueryDistribution, UniformQuery
-from fields.routing import HardRouting
+from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
+from fields.routing import GroupedRouting, HardRouting, Routing
 from fields.schedule import time_grid
+from fields.solver import Euler, EulerMaruyama, Heun, Solver
+from fields.teaching import Shares, Teaching
 from pipelines import config as c
+from pipelines import method_config as m
+from pipelines.operator_config import SELF, expression
 
 
 def family(config: c.RunConfig) -> Family:
@@ -44,17 +49,72 @@ def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
         seed=config.run.seed,
         batch_size=config.learner.batch_size,
         group_size=config.rollout.group_size,
-        routing=HardRouting({name: route.weight for name, route in config.routes.items()}, config.routing.granularity),
+        routing=_routing(config),
         query=_query(config.query),
         grid=grid(config),
         rows=rows,
     )
 
 
-def _query(query: c.BetaQuery | c.UniformQuery) -> QueryDistribution:
-    if isinstance(query, c.UniformQuery):
-        return UniformQuery(query.coordinate)
-    return BetaQuery(query.a, query.b, query.coordinate)
+def _routing(config: c.RunConfig) -> Routing:
+    weights = {name: route.weight for name, route in config.routes.items()}
+    if isinstance(config.routing, m.GroupedRouting):
+        return GroupedRouting(weights)
+    return HardRouting(weights, config.routing.granularity)
+
+
+def _query(query: m.Query) -> QueryDistribution:
+    match query:
+        case m.BetaQuery():
+            return BetaQuery(query.a, query.b, query.coordinate, query.k)
+        case m.UniformQuery():
+            return UniformQuery(query.coordinate, query.k)
+        case m.StratifiedQuery():
+            return StratifiedQuery(query.coordinate, query.k)
+        case m.FixedQuery():
+            return FixedQuery(query.at, query.coordinate)
+        case m.DenseQuery():
+            return DenseQuery()
+
+
+def solver(config: c.RunConfig) -> Solver | None:
+    """Of the rollouts that training asks at; None noises data instead. Evaluation uses Euler."""
+    if isinstance(config.state, m.NoisedData):
+        return None
+    if isinstance(config.state, m.StudentSde):
+        return EulerMaruyama(config.state.eta, float(grid(config)[1]))
+    return Heun() if config.rollout.solver == "heun" else Euler()
+
+
+def objective(config: c.RunConfig) -> Objective:
+    """What is minimised."""
+    match config.objective:
+        case m.Mse():
+            return VelocityMse()
+        case m.WeightedMse(power=power):
+            return VelocityMse(power)
+        case m.Pdm(weight=weight):
+            return PredictionDifference(weight)
+        case m.TransitionKl(form=form, eta=eta):
+            return TransitionKl(eta if form == "sde" else None, float(grid(config)[1]))
+
+
+def teaching(config: c.RunConfig) -> Teaching:
+    """Who answers a route."""
+    shares: dict[str, Shares] = {name: {route.expert: 1.0} for name, route in config.routes.items()}
+    if isinstance(config.routing, m.SoftRouting):
+        experts = list(dict.fromkeys(route.expert for route in config.routes.values()))
+        alike = {name: {expert: 1 / len(experts) for expert in experts} for name in config.routes}
+        mix = config.routing.mix or alike
+        shares = {name: {expert: share for expert, share in mix[name].items() if share > 0} for name in config.routes}
+    if isinstance(config.state, m.NoisedData) and config.state.target == "data":
+        shares = {name: {} for name in config.routes}
+    return Teaching(shares=shares, anchor=config.anchor.expert if config.anchor else None)
+
+
+def with_clean(config: c.RunConfig) -> bool:
+    """Whether training reads the rows' target images."""
+    return isinstance(config.state, m.NoisedData)
 
 
 def schedule(config: c.RunConfig, start: int) -> Schedule:
@@ -89,21 +149,28 @@ def policy(config: c.RunConfig) -> Policy:
         student_shape(config).scale,
         config.run.seed,
         grid(config),
+        solver(config),
+        objective(config).both_branches,
         device(config.rollout.num_gpus),
     )
 
 
 def field(config: c.RunConfig, name: str) -> Field:
-    """One expert."""
+    """One expert: its expression, and every network that the expression names."""
     kind = family(config)
-    expert = config.experts[name]
-    adapter = read_adapter(expert.adapter) if expert.adapter else None
-    transformer = kind.load_transformer(config.model.path)
-    return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
+    networks = {}
 
+    def field_of(expert: str) -> Expression:
+        return expression(config.experts[expert].operator, lambda leaf: network(expert) if leaf == SELF else field_of(leaf))
 
-def _operator(operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:
-    return Guidance(operator.scale) if isinstance(operator, c.GuidanceOperator) else Identity()
+    def network(expert: str) -> Network:
+        if expert not in networks:
+            adapter = config.experts[expert].adapter
+            networks[expert] = (kind.load_transformer(config.model.path), read_adapter(adapter) if adapter else None)
+        return Network(expert)
+
+    whole = field_of(name)
+    return Field.build(name, kind, networks, whole, device(config.experts[name].num_gpus))
 
 
 def distiller(config: c.RunConfig) -> Distiller:
@@ -118,11 +185,14 @@ def distiller(config: c.RunConfig) -> Distiller:
             learning_rate=learner.learning_rate,
             betas=learner.betas,
             warmup_steps=learner.warmup_steps,
+            decay=learner.decay,
             clip=learner.clip,
             ema_decay=learner.ema_decay,
         ),
         seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
         start=start_tensors(config),
+        objective=objective(config),
+        anchor_weight=config.anchor.weight if config.anchor else 0.0,
         device=device(learner.num_gpus),
     )
 
@@ -160,7 +230,9 @@ def recipe(config: c.RunConfig) -> dict[str, Any]:
             return {key: essential(item) for key, item in value.items() if key not in resources}
         return value
 
-    recipe = {key: essential(value) for key, value in everything.items() if key not in ("checkpoint", "eval", "encoder")}
+    recipe = {
+        key: essential(value) for key, value in everything.items() if key not in ("checkpoint", "eval", "encoder", "preset")
+    }
     recipe["run"] = {key: recipe["run"][key] for key in ("seed", "threads")}
     return recipe
 

@@ -12,6 +12,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from ray.util.state import list_actors
 
 from pipelines.config import RunConfig
+from pipelines.distributed import application_name
 
 _SCRAPE_TIMEOUT_S = 2.0
 _SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$", re.MULTILINE)
@@ -55,25 +56,25 @@ def read_cluster(config: RunConfig) -> ClusterState:
     alive = [actor.name or "" for actor in actors]  # type: ignore[attr-defined]
     metrics = _Metrics.scrape()
     applications = serve.status().applications
-    services = {name: applications.get(f"{run}-{name}") for name in (*config.experts, "encoder")}
+    services = {name: applications.get(application_name(config, name)) for name in (*config.experts, "encoder")}
     return ClusterState(
         learner=f"{run}/learner" in alive,
         workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
-        services={name: _service(run, name, state, metrics) for name, state in services.items() if state is not None},
+        services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
     )
 
 
-def _service(run: str, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
+def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
     (deployment,) = application.deployments.values()
-    where = {"application": f"{run}-{name}"}
+    where = {"application": application_name(config, name)}
     return ServiceState(
         running=sum(number for state, number in deployment.replica_states.items() if state == "RUNNING"),
         wanted=sum(deployment.replica_states.values()),
         in_work=metrics.total("ray_serve_replica_processing_queries", **where),
         queued=metrics.total("ray_serve_deployment_queued_queries", **where),
-        repeated=metrics.total("ray_field_call_retries_total", run=run, service=name),
+        repeated=metrics.total("ray_field_call_retries_total", run=config.run.name, service=name),
     )
 
 

@@ -32,6 +32,11 @@ class Outcome:
     results: Mapping[str, ExamResult]
 
 
+def package_versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
 def write_config(config: RunConfig) -> None:
     """The resolved configuration."""
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ def write_summary(config: RunConfig, outcome: Outcome) -> dict:
         "samples_per_second": round(samples / seconds, 2) if seconds else 0.0,
         "weights_sha256": outcome.weights.checksum,
         "skills": skills,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": package_versions(),
     }
     path = Path(config.folder / "summary.json")
     path.write_text(json.dumps(summary, indent=2) + "\n")

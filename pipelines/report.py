@@ -5,12 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from actors.journal import METRICS, SKILLS, rows
@@ -22,8 +20,8 @@ from fields.scene.world import render
 from pipelines.charts import Line, line_chart, linear_axis, logarithmic_axis, smoothed
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.outcome import Outcome
+from pipelines.page import template
 
-TEMPLATE = Path(__file__).with_name("report.html.template")
 EXAMPLES = 4  # questions a category whose answers are shown
 SMOOTHING = 0.9  # decay of the moving average that is drawn over the losses
 
@@ -93,9 +91,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
     metrics, skills = rows(config.folder / METRICS), rows(config.folder / SKILLS)
     columns = _columns(config) if outcome.results else []
     experts = {name: route.expert for name, route in config.routes.items()}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = template("report.html.template").render(
         summary=summary,
         final_loss=metrics[-1]["loss"] if metrics else None,
         samples=outcome.exam.samples,
@@ -111,11 +107,6 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
         configuration=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
     (config.folder / "report.html").write_text(page, encoding="utf-8")
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as whole percent."""
-    return f"{100 * share:.0f} %"
 
 
 def _points(number: int) -> str:

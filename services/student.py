@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fields.carriers import Condition
 from fields.policy import Policy
-from fields.rollout import rollout
+from fields.rollout import clean
+from fields.solver import Euler
 from services.resources import Resources
 
 
@@ -34,8 +35,7 @@ class StudentService:
 
     def _generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         device = self._student.device
-        index = torch.full((len(noise),), len(grid) - 1)
-        return rollout(self._student.velocity, noise.to(device), grid.to(device), index, condition.to(device)).cpu()
+        return clean(self._student.velocity, noise.to(device), grid.to(device), condition.to(device), Euler()).cpu()
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +35,18 @@ class Family(ABC):
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
+
+    @abstractmethod
+    def clean(self, rows: Sequence[Row]) -> Tensor:
+        """The rows' target images as clean states x_0, float32 (batch, *latent_shape).
+
+        Raises:
+            ValueError: for a row without a target image, or one that cannot be encoded; names it.
+        """
+
+    def with_clean(self, condition: Condition, rows: Sequence[Row]) -> Condition:
+        """The rows' condition with their target images as clean states."""
+        return replace(condition, clean=self.clean(rows))
 
     @abstractmethod
     def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

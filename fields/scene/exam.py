@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fields.dataset import Row, encode_png
@@ -105,8 +104,3 @@ def picture_of(images: np.ndarray, columns: int) -> np.ndarray:
     padded = np.pad(np.clip(images, 0, 1), ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=1.0)
     n, c, h, w = padded.shape
     return padded.reshape(n // columns, columns, c, h, w).transpose(2, 0, 3, 1, 4).reshape(c, n // columns * h, columns * w)
-
-
-def clean_index(noise: Tensor, grid: Tensor) -> Tensor:
-    """The grid index of the clean state for every row of a batch."""
-    return torch.full((len(noise),), len(grid) - 1)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import openai
 import pytest
-import torch
 from runs import reference
 
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.dataset import Bucket, encode_png
 from fields.plan import noise
-from fields.rollout import rollout
+from fields.rollout import clean
+from fields.solver import Euler
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.outcome import write_config
@@ -77,7 +77,7 @@ def expected(config: RunConfig, seed: int, k: int, row) -> bytes:
     student.load(Weights.of(6, saved.ema))
     grid = build.grid(config)
     x_T = noise(seed, (k,), student.family.latent_shape)
-    x_0 = rollout(student.velocity, x_T, grid, torch.tensor([len(grid) - 1]), student.family.encode([row]))
+    x_0 = clean(student.velocity, x_T, grid, student.family.encode([row]), Euler())
     return encode_png(student.family.decode(x_0)[0])
 
 

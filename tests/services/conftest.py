@@ -16,6 +16,7 @@ from fields.policy import Policy
 from fields.scene.exam import task_row
 from fields.scene.grammar import draw_task
 from fields.schedule import time_grid
+from fields.solver import Euler
 from services.encoder import EncoderService
 from services.endpoint import EndpointSettings, build_api
 from services.student import StudentService
@@ -51,7 +52,7 @@ def policies(tiny_models) -> Mapping[str, Policy]:
     family = SceneFamily()
     policies = {}
     for name, adapter in (("student", tiny_models.local_edit), ("expert", tiny_models.global_edit)):
-        policies[name] = Policy(family, family.load_transformer(tiny_models.base), 1.0, 0, GRID)
+        policies[name] = Policy(family, family.load_transformer(tiny_models.base), 1.0, 0, GRID, Euler())
         policies[name].load(Weights.of(0, read_adapter(adapter).tensors))
     return policies
 

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from fields.dataset import encode_png
 from fields.families import SceneFamily
 from fields.plan import noise
-from fields.rollout import rollout
+from fields.rollout import clean
+from fields.solver import Euler
 from services.gate import token_digest
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
@@ -37,7 +38,7 @@ def expected(policy, row_source: bytes | None, prompt: str, seed: int, k: int) -
     """The picture by the fields alone."""
     family = SceneFamily()
     condition = family.encode([type(SOURCE)("x", "x", prompt, row_source)])
-    x_0 = rollout(policy.velocity, noise(seed, (k,), family.latent_shape), GRID, torch.tensor([len(GRID) - 1]), condition)
+    x_0 = clean(policy.velocity, noise(seed, (k,), family.latent_shape), GRID, condition, Euler())
     return encode_png(family.decode(x_0)[0])
 
 
