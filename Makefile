@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test check browser bench schema
+.PHONY: setup distill test check browser bench tensorboard schema
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,10 @@ browser:
 
 bench: setup
 	$(BIN)/python -m pipelines.bench
+
+# The curves and pictures of every run in runs/, also while it goes on.
+tensorboard: setup
+	$(BIN)/tensorboard --logdir runs
 
 # torch first and alone: with it in place nothing else pulls another build of it.
 $(VENV)/installed: pyproject.toml constraints.txt

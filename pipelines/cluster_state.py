@@ -52,7 +52,8 @@ class ClusterState:
 def read_cluster(config: RunConfig) -> ClusterState:
     """The run's state on the cluster that Ray is connected to."""
     run = config.run.name
-    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=10_000)
+    connected = ray.get_runtime_context().gcs_address  # or the state API looks for a cluster of its own
+    actors = list_actors(connected, filters=[("state", "=", "ALIVE")], limit=10_000)
     alive = [actor.name or "" for actor in actors]  # type: ignore[attr-defined]
     metrics = _Metrics.scrape()
     applications = serve.status().applications

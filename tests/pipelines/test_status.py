@@ -146,13 +146,15 @@ def test_a_cluster_shows_its_processes_while_the_run_trains(cluster, make_config
     write_config(config)
     training = threading.Thread(target=distributed, args=(config,))
     training.start()
-    state, deadline = read_cluster(config), time.monotonic() + 240
-    while training.is_alive() and time.monotonic() < deadline and not (state.learner and state.depth):
-        time.sleep(0.5)
-        state = read_cluster(config)
+    try:
+        state, deadline = read_cluster(config), time.monotonic() + 240
+        while training.is_alive() and time.monotonic() < deadline and not (state.learner and state.depth):
+            time.sleep(0.5)
+            state = read_cluster(config)
+    finally:
+        training.join()
     assert (state.learner, state.workers) == (True, 2)
     assert 0 < state.depth <= 3
     services = {name: (service.running, service.wanted) for name, service in state.services.items()}
     assert services == dict.fromkeys(("text_to_image", "local_edit", "global_edit", "encoder"), (1, 1))
-    training.join(timeout=240)
     assert not read_cluster(config).learner
