@@ -10,7 +10,7 @@ earlier publications admitted; with lag >= 1 that window fills while the update 
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Learner:
         recipe: the settings that decide the result, stored with every checkpoint.
         threads: torch threads; the same in every process of a run, or sums are reordered.
         run: name of the run, for the metrics.
+        loggers: that the journal writes to.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Learner:
         recipe: Mapping[str, Any],
         threads: int,
         run: str,
+        loggers: Sequence[str],
     ):
         torch.set_num_threads(threads)
         self._distiller = build_distiller()
@@ -82,7 +84,7 @@ class Learner:
             saved = checkpoint.read(resume)
             self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
             self._published = dict(saved.published)
-        self._journal = Journal(folder, start=schedule.start)
+        self._journal = Journal(folder, schedule.start, loggers)
         self._metrics = LearnerMetrics(run)
         self._progress = Progress(
             step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None

@@ -68,11 +68,11 @@ def read_cluster(config: RunConfig) -> ClusterState:
 
 
 def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
-    (deployment,) = application.deployments.values()
+    replicas = [item for deployment in application.deployments.values() for item in deployment.replica_states.items()]
     where = {"application": application_name(config, name)}
     return ServiceState(
-        running=sum(number for state, number in deployment.replica_states.items() if state == "RUNNING"),
-        wanted=sum(deployment.replica_states.values()),
+        running=sum(number for state, number in replicas if state == "RUNNING"),
+        wanted=sum(number for _, number in replicas),
         in_work=metrics.total("ray_serve_replica_processing_queries", **where),
         queued=metrics.total("ray_serve_deployment_queued_queries", **where),
         repeated=metrics.total("ray_field_call_retries_total", run=config.run.name, service=name),

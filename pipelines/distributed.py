@@ -122,6 +122,7 @@ def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, re
             recipe=build.recipe(config),
             threads=config.run.threads,
             run=config.run.name,
+            loggers=config.run.loggers,
         )
     )
 

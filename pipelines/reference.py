@@ -73,7 +73,7 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
         published = dict(saved.published)
     when = build.schedule(config, saved.step if saved else 0)
-    journal = Journal(config.folder, when.start)
+    journal = Journal(config.folder, when.start, config.run.loggers)
     recipe = build.recipe(config)
     began = time.monotonic()
     samples = 0

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.loggers import check_loggers
 from fields.dataset import Bucket, decode_image
 from fields.families.base import Family
 from fields.lora import add_lora, load_into, read_adapter
@@ -19,6 +20,7 @@ def check_files(config: RunConfig) -> dict[str, int]:
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
+    _named("run.loggers", check_loggers, config.run.loggers)
     check_models(config)
     family = build.family(config)
     _named("student", _check_student, config, family)
