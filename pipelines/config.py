@@ -31,9 +31,7 @@ class Run(Section):
     steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        default=("tensorboard",), description="beside the run's own files"
-    )
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
 
 
 class Model(Section):
