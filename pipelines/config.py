@@ -21,8 +21,9 @@ NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
+STUDENT = "student"  # how the endpoint calls it beside the experts
 SHARED = "shared"  # the application of experts that share a base
-RESERVED = (BASE, BEFORE, AFTER, SHARED, "encoder")
+RESERVED = (BASE, BEFORE, AFTER, SHARED, "encoder", STUDENT, "endpoint")
 
 
 class Run(Section):
@@ -34,6 +35,7 @@ class Run(Section):
     steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
 
 
 class Model(Section):

@@ -1,6 +1,7 @@
 """A run on a Ray cluster: expert and encoder services, rollout workers, the learner."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunCo
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.report import report_so_far
 from pipelines.reserve import Reservation
 from pipelines.sources.scene import prepare_missing
 from pipelines.stopping import stop_requests
@@ -162,6 +164,7 @@ def _start_learner(
             recipe=build.recipe(config),
             threads=config.run.threads,
             run=config.run.name,
+            loggers=config.run.loggers,
         )
     )
 
@@ -217,7 +220,12 @@ async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, dis
         results = await _evaluate_before(config, exams)
         if start == 0:
             await learner.record_skills.remote(0, results[BEFORE].skills, results[BEFORE].picture)
-    await _train(learner, display)
+
+    def report(student: Weights, result: ExamResult) -> None:
+        answers = {**results, AFTER: result}
+        report_so_far(config, Outcome(steps=student.policy_version, weights=student, exam=exams.exam, results=answers))
+
+    await _train(learner, display, report)
     progress = await learner.progress.remote()
     if progress.step < config.run.steps:
         return None
@@ -240,7 +248,9 @@ async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, Exam
     return {BEFORE: results[BASE]} | results
 
 
-async def _train(learner: Actor, display: Display) -> None:
+async def _train(learner: Actor, display: Display, report: Callable[[Weights, ExamResult], None]) -> None:
+    """Show the progress until training ends, and report each exam that is taken meanwhile."""
+    reported: int | None = None
     training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
     with stop_requests() as stop:
         while not training.done():
@@ -250,4 +260,7 @@ async def _train(learner: Actor, display: Display) -> None:
             progress = await learner.progress.remote()
             if progress.update is not None:
                 display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
+            if progress.examined != reported:
+                reported = progress.examined
+                report(*await learner.exam.remote())
     await training

@@ -1,12 +1,13 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from torch import nn
 
+from actors.loggers import check_loggers
 from fields.dataset import Bucket, Row, decode_image
 from fields.families import FAMILIES
 from fields.families.base import Family
@@ -27,13 +28,9 @@ def check_files(config: RunConfig) -> dict[str, int]:
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
+    _named("run.loggers", check_loggers, config.run.loggers)
+    check_models(config)
     family = build.family(config)
-    base = _named("model.path", family.load_transformer, config.model.path)
-    for name, expert in config.experts.items():
-        transformer = _named(f"experts.{name}.checkpoint", _expert_network, family, expert.checkpoint, config.model.path, base)
-        if expert.adapter is not None:
-            adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
-            _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
@@ -43,6 +40,21 @@ def check_files(config: RunConfig) -> dict[str, int]:
     if config.eval.every:
         _named("eval.metrics", build.evaluation, config)
     return rows
+
+
+def check_models(config: RunConfig) -> None:
+    """Load the base and the experts' networks and adapters.
+
+    Raises:
+        ConfigError: names the key, the file and what is wrong.
+    """
+    family = build.family(config)
+    base = _named("model.path", family.load_transformer, config.model.path)
+    for name, expert in config.experts.items():
+        transformer = _named(f"experts.{name}.checkpoint", _expert_network, family, expert.checkpoint, config.model.path, base)
+        if expert.adapter is not None:
+            adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
+            _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
 
 
 def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, base: nn.Module) -> nn.Module:
@@ -123,12 +135,16 @@ def demands(config: RunConfig) -> list[Demand]:
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:
-    """Compare what the run asks for with what the cluster has.
+    """Compare what the run asks for with what the cluster has; raises as `check_demands` does."""
+    check_demands(demands(config), cpus, gpus, cluster)
+
+
+def check_demands(asked: Sequence[Demand], cpus: float, gpus: float, cluster: str) -> None:
+    """Compare what processes ask for with what the cluster has.
 
     Raises:
         ConfigError: says what is missing and who asks for how much.
     """
-    asked = demands(config)
     for kind, available in (("num_gpus", gpus), ("num_cpus", cpus)):
         total = sum(demand.count * getattr(demand, kind) for demand in asked)
         if total > available + 1e-9:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 
+import numpy as np
 import torch
 from ray import serve
 from ray.serve import Application
 from ray.util.metrics import Counter, Gauge
+from torch import Tensor
 
 from fields.carriers import Condition
 from fields.dataset import Row
@@ -47,6 +49,11 @@ class EncoderService:
         """
         async with self._turn:
             return await asyncio.to_thread(self._encode, rows, with_clean)
+
+    async def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        async with self._turn:
+            return await asyncio.to_thread(self._family.decode, x_0)
 
     def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
         keys = [content_key(row) for row in rows]
