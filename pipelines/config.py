@@ -275,6 +275,14 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _states_suit_the_rest(self) -> "RunConfig":
+        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSde | m.NoisedData):
+            raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
+        if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
+            raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
+        return self
+
+    @model_validator(mode="after")
     def _names_are_free(self) -> "RunConfig":
         for name in self.experts:
             if name in RESERVED:

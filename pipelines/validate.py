@@ -12,6 +12,7 @@ from fields.families.base import Family
 from fields.lora import differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
 from pipelines import build
+from pipelines.columns import columns_wanted
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
 from pipelines.start import start_tensors
@@ -35,7 +36,8 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
-        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, build.with_clean(config))
+        wanted = tuple(columns_wanted(config, name).items())
+        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, wanted)
     _named("routes", build.plan, config, rows)
     return rows
 
@@ -57,7 +59,7 @@ def _check_student(config: RunConfig, family: Family) -> None:
 
 
 @cache
-def _checked_rows(path: Path, family_name: str, with_clean: bool) -> int:
+def _checked_rows(path: Path, family_name: str, wanted: tuple[tuple[str, str], ...]) -> int:
     """The number of a file's rows; every row of a small file is checked, evenly spread ones of a large file, as far as the
     family can tell without a network. A process checks a file once."""
     bucket, family = Bucket(path), FAMILIES[family_name]()
@@ -67,7 +69,10 @@ def _checked_rows(path: Path, family_name: str, with_clean: bool) -> int:
         row = bucket[n]
         if (row.source_image is not None) != with_source:
             raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        if with_clean:
+        for column, key in wanted:
+            if getattr(row, column) is None:
+                raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
+        if "target_image" in dict(wanted):
             family.clean([row])
         elif row.target_image is not None:
             decode_image(row.target_image, row.uid)

@@ -6,12 +6,13 @@ import torch
 from tiny_diffusers import sd3_image, sd3_pipeline, sd3_transformer
 
 from fields import checkpoint
-from fields.carriers import Query, Weights, checksum
+from fields.carriers import Example, Query, Weights, checksum
 from fields.distiller import Distiller, Optimization
 from fields.lora import LoraShape
 from fields.peft_files import read_adapter
 from fields.policy import Policy
 from fields.schedule import time_grid
+from fields.solver import Euler
 from fields.student import LoraStudent
 
 STUDENT = LoraStudent(LoraShape(4, 4.0, ("to_qkv", "patch_out")))
@@ -30,8 +31,17 @@ def learn(local_field, encoded, states):
     def step(student):
         t = torch.tensor([1.0, 0.7, 0.5, 0.2])
         condition = encoded("local_edit", 4)
-        query = Query(sample_ids=(0, 1, 2, 3), route="r", policy_version=0, checksum="", x_t=states, t=t, condition=condition)
-        return student.update([(query, local_field.answer(query))])
+        query = Query(
+            sample_ids=(0, 1, 2, 3),
+            route="r",
+            policy_version=0,
+            checksum="",
+            x_t=states,
+            t=t,
+            t_next=t - 0.1,
+            condition=condition,
+        )
+        return student.update([Example(query=query, target=local_field.answer(query))])
 
     return step
 
@@ -122,7 +132,7 @@ def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
     pipeline = sd3_pipeline(sd3_transformer())
     bare = sd3_image(pipeline)
     pipeline.load_lora_weights(str(folder))
-    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=time_grid(4))
+    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=time_grid(4), solver=Euler())
     policy.load(student.weights(3000))
     loaded = sd3_image(pipeline)
     torch.testing.assert_close(loaded, sd3_image(sd3_pipeline(policy.transformer)), rtol=0, atol=1e-5)

@@ -3,11 +3,14 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import ray
 import torch
 
+from fields.dataset import encode_png
 from fields.families import SceneFamily
 from fields.plan import Stream, generator
 from fields.scene.exam import task_row
@@ -129,3 +132,24 @@ def test_the_counters_are_on_the_metrics_port(cluster):
             return
         assert time.monotonic() < deadline, lines
         time.sleep(0.5)
+
+
+def test_the_negative_prompt_is_part_of_the_key(cluster):
+    service = new_service(CountingFamily())
+    (row,) = rows("attribution", 1)
+    first, second = (
+        asyncio.run(service.encode([replace(row, negative_prompt=f"a {colour} circle on white")])) for colour in ("red", "blue")
+    )
+    assert not torch.equal(first.negative["words"], second.negative["words"])
+    assert torch.equal(first.tensors["words"], second.tensors["words"])
+
+
+def test_target_images_come_when_they_are_asked_for_and_are_not_cached(cluster):
+    family = CountingFamily()
+    service = new_service(family)
+    wanted = [
+        replace(row, target_image=encode_png(np.full((3, 24, 24), n / 4, np.float32))) for n, row in enumerate(rows("style", 2))
+    ]
+    assert asyncio.run(service.encode(wanted)).clean is None
+    assert torch.equal(asyncio.run(service.encode(wanted, True)).clean, SceneFamily().clean(wanted))
+    assert family.calls == [[row.uid for row in wanted]], "the conditions themselves were there already"
