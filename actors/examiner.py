@@ -9,8 +9,8 @@ from torch import Tensor
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Weights
+from fields.evaluation import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
-from fields.scene.exam import Exam, ExamResult, Sheet
 from services.client import ServiceClient
 from services.expert_client import ExpertClient
 
@@ -28,7 +28,7 @@ class Examiner:
         rollouts: the rollout workers.
     """
 
-    def __init__(self, exam: Exam, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
+    def __init__(self, exam: Evaluation, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
         self.exam = exam
         self._family = family
         self._grid = grid

@@ -10,16 +10,20 @@ from actors.schedule import Schedule
 from fields.carriers import Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
+from fields.evaluation import Evaluation
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora import Adapter, LoraShape
+from fields.metrics import ClipScore
 from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
 from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
+from fields.route_grids import RouteGrids
 from fields.routing import GroupedRouting, HardRouting, Routing
+from fields.scene.exam import Exam
 from fields.schedule import time_grid
 from fields.shared_field import Member, SharedField
 from fields.solver import Euler, EulerMaruyama, Heun, Solver
@@ -143,6 +147,16 @@ def buckets(config: c.RunConfig) -> dict[str, Bucket]:
     return {name: Bucket(route.data) for name, route in config.routes.items()}
 
 
+def evaluation(config: c.RunConfig) -> Evaluation:
+    """What base, experts and student are asked: the exam of the scene family, image grids of any other."""
+    settings = config.eval
+    if (settings.type or ("exam" if config.model.family == "scene" else "grids")) == "exam":
+        return Exam(settings.samples, settings.seed)
+    metrics = {name: ClipScore(metric.weights) for name, metric in settings.metrics.items()}
+    shape = family(config).latent_shape
+    return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size, metrics)
+
+
 def student(config: c.RunConfig) -> Student:
     """What is trained."""
     section = config.student
@@ -249,7 +263,7 @@ def recipe(config: c.RunConfig) -> dict[str, Any]:
     Left out is what may change on the way: the run's name, folder and length, and everything about resources.
     """
     everything = config.model_dump(mode="json")
-    resources = {"replicas", "workers", "num_cpus", "num_gpus", "cache_bytes"}
+    resources = {"replicas", "workers", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
 
     def essential(value: Any) -> Any:
         if isinstance(value, dict):

@@ -15,6 +15,9 @@ from pipelines.section import Name, Section
 
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
+LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
@@ -60,6 +63,7 @@ class Expert(Section):
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Route(Section):
@@ -77,6 +81,7 @@ class Encoder(Section):
     cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class StartAtBase(Section):
@@ -144,6 +149,7 @@ class Rollout(Section):
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Learner(Section):
@@ -161,6 +167,7 @@ class Learner(Section):
     lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "Learner":
@@ -176,14 +183,25 @@ class Checkpoint(Section):
     keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
 
 
-class Evaluation(Section):
-    """The exam that experts and student take."""
+class ClipScoreMetric(Section):
+    """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
 
+    type: Literal["clip_score"]
+    weights: Path = Field(description="folder of a CLIP model as transformers saves it")
+
+
+class Evaluation(Section):
+    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
+
+    type: Literal["exam", "grids"] | None = Field(
+        default=None, description="none is exam for the scene family, grids for others"
+    )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category")
+    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
     steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
     shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
-    seed: int = Field(default=1, ge=0, lt=2**64, description="of the questions and their noise")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
+    metrics: dict[Name, ClipScoreMetric] = Field(default={}, description="taken of the grids of every route")
 
 
 class RunConfig(Section):
@@ -236,6 +254,14 @@ class RunConfig(Section):
                 yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
         for name, expert in self.experts.items():
             yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_family(self) -> "RunConfig":
+        if self.eval.type == "exam" and self.model.family != "scene":
+            raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
+        if self.eval.metrics and (self.eval.type == "exam" or (self.eval.type is None and self.model.family == "scene")):
+            raise ValueError("eval.metrics: the exam has its own marks; metrics are taken with eval.type: grids")
+        return self
 
     @model_validator(mode="after")
     def _operators_end(self) -> "RunConfig":
@@ -299,7 +325,7 @@ class RunConfig(Section):
                         f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
                     )
             first = next(iter(shared))
-            for key in ("replicas", "num_cpus", "num_gpus"):
+            for key in ("replicas", "num_cpus", "num_gpus", "node_labels"):
                 own, others = getattr(expert, key), getattr(shared[first], key)
                 if own != others:
                     raise ValueError(

@@ -16,12 +16,15 @@ from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
-from fields.scene.exam import Exam, ExamResult
+from fields.evaluation import ExamResult
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.reserve import Reservation
+from pipelines.sources.scene import prepare_missing
+from pipelines.stopping import stop_requests
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
@@ -37,19 +40,26 @@ Actor = Any  # a handle: the types that Ray gives know only methods marked by `r
 Workers = list[Actor]
 
 
-def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display) -> Outcome:
-    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already."""
+def run_distributed(
+    config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, reservation: Reservation
+) -> Outcome | None:
+    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already.
+
+    Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
+    """
     torch.set_num_threads(config.run.threads)  # the student's start is computed here too, for its exam
     services = applications(config)
     display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(services)}")
-    actors = start_actors(config, rows, resume, start)
+    actors = start_actors(config, rows, resume, start, reservation)
     try:
+        reservation.make_room()
         deploy(services)
         ray.get([worker.ready.remote() for worker in actors.workers])
         return asyncio.run(_train_and_evaluate(config, actors, start, display))
     finally:
         actors.kill()
         delete(list(services))
+        reservation.release()
 
 
 def applications(config: RunConfig) -> dict[str, Application]:
@@ -88,10 +98,16 @@ class Actors:
             ray.kill(actor)
 
 
-def start_actors(config: RunConfig, rows: dict[str, int], resume: Path | None = None, start: int = 0) -> Actors:
-    """Start the rollout workers and the learner; its stream connects once training begins."""
-    workers = _start_workers(config)
-    return Actors(_start_learner(config, rows, workers, resume, start), workers)
+def start_actors(
+    config: RunConfig,
+    rows: dict[str, int],
+    resume: Path | None = None,
+    start: int = 0,
+    reservation: Reservation | None = None,
+) -> Actors:
+    """Start the rollout workers and the learner, in what is reserved for them; the stream connects once training begins."""
+    workers = _start_workers(config, reservation)
+    return Actors(_start_learner(config, rows, workers, resume, start, reservation), workers)
 
 
 def application_name(config: RunConfig, service: str) -> str:
@@ -99,26 +115,43 @@ def application_name(config: RunConfig, service: str) -> str:
     return f"{config.run.services or config.run.name}-{service}"
 
 
+def delete_leftovers(config: RunConfig) -> None:
+    """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
+    delete([application_name(config, service) for service in (*config.experts, SHARED, _ENCODER)])
+
+
 def _resources(section: Expert | Encoder) -> Resources:
-    return Resources(replicas=section.replicas, num_cpus=section.num_cpus, num_gpus=section.num_gpus)
+    return Resources(
+        replicas=section.replicas,
+        num_cpus=section.num_cpus,
+        num_gpus=section.num_gpus,
+        node_labels=section.node_labels,
+    )
 
 
-def _start_workers(config: RunConfig) -> Workers:
+def _place(reservation: Reservation | None, bundle: int) -> dict[str, Any]:
+    return reservation.place(bundle) if reservation else {}
+
+
+def _start_workers(config: RunConfig, reservation: Reservation | None) -> Workers:
     rollout = config.rollout
     options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
     return [
         ray.remote(RolloutWorker)
-        .options(name=f"{config.run.name}/rollout-{n}", **options)
+        .options(name=f"{config.run.name}/rollout-{n}", **options, **_place(reservation, 1 + n))
         .remote(partial(build.policy, config), config.run.threads)
         for n in range(rollout.workers)
     ]
 
 
-def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int) -> Actor:
+def _start_learner(
+    config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int, reservation: Reservation | None
+) -> Actor:
     schedule = build.schedule(config, start)
+    options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
     return (
         ray.remote(Learner)
-        .options(name=f"{config.run.name}/learner", num_cpus=config.learner.num_cpus, num_gpus=config.learner.num_gpus)
+        .options(name=f"{config.run.name}/learner", **options, **_place(reservation, 0))
         .remote(
             build_distiller=partial(build.distiller, config),
             build_stream=partial(_stream, config, rows, workers, range(start, schedule.steps)),
@@ -134,6 +167,7 @@ def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, re
 
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
+    prepare_missing(config)  # the learner may be on another node than the driver
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
@@ -159,9 +193,8 @@ def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
 
 def examiner(config: RunConfig, workers: Workers) -> Examiner:
     """Gives the exam to students, by these workers, and to experts; used from one event loop."""
-    exam = Exam(config.eval.samples, config.eval.seed)
     pool = RolloutPool(workers, config.run.name)
-    return Examiner(exam, build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
+    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
 
 
 def expert_clients(config: RunConfig) -> dict[str, ExpertClient]:
@@ -176,7 +209,7 @@ def client(config: RunConfig, service: str) -> ServiceClient:
     return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
 
 
-async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, display: Display) -> Outcome:
+async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, display: Display) -> Outcome | None:
     learner, exams = actors.learner, examiner(config, actors.workers)
     results: dict[str, ExamResult] = {}
     if config.eval.every:
@@ -186,6 +219,8 @@ async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, dis
             await learner.record_skills.remote(0, results[BEFORE].skills, results[BEFORE].picture)
     await _train(learner, display)
     progress = await learner.progress.remote()
+    if progress.step < config.run.steps:
+        return None
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
@@ -207,9 +242,12 @@ async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, Exam
 
 async def _train(learner: Actor, display: Display) -> None:
     training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
-    while not training.done():
-        await asyncio.wait([training], timeout=_POLL_S)
-        progress = await learner.progress.remote()
-        if progress.update is not None:
-            display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
+    with stop_requests() as stop:
+        while not training.done():
+            await asyncio.wait([training], timeout=_POLL_S)
+            if stop.is_set():
+                await learner.stop.remote()
+            progress = await learner.progress.remote()
+            if progress.update is not None:
+                display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
     await training

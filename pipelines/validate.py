@@ -1,12 +1,13 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from torch import nn
 
-from fields.dataset import Bucket, decode_image
+from fields.dataset import Bucket, Row, decode_image
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.lora import differences, listed, load_into, put_adapter
@@ -39,6 +40,8 @@ def check_files(config: RunConfig) -> dict[str, int]:
         wanted = tuple(columns_wanted(config, name).items())
         rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, wanted)
     _named("routes", build.plan, config, rows)
+    if config.eval.every:
+        _named("eval.metrics", build.evaluation, config)
     return rows
 
 
@@ -68,16 +71,23 @@ def _checked_rows(path: Path, family_name: str, wanted: tuple[tuple[str, str], .
     for n in range(0, len(bucket), stride):
         row = bucket[n]
         if (row.source_image is not None) != with_source:
-            raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        for column, key in wanted:
-            if getattr(row, column) is None:
-                raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
-        if "target_image" in dict(wanted):
-            family.clean([row])
-        elif row.target_image is not None:
-            decode_image(row.target_image, row.uid)
-        family.encode([row])
+            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        try:
+            _check_row(row, family, wanted)
+        except ValueError as error:  # names the row by its uid
+            raise ValueError(f"{bucket.path} row {n}: {error}") from error
     return len(bucket)
+
+
+def _check_row(row: Row, family: Family, wanted: tuple[tuple[str, str], ...]) -> None:
+    for column, key in wanted:
+        if getattr(row, column) is None:
+            raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
+    if "target_image" in dict(wanted):
+        family.clean([row])
+    elif row.target_image is not None:
+        decode_image(row.target_image, row.uid)
+    family.encode([row])
 
 
 def _named(key: str, function, *arguments):
@@ -96,21 +106,20 @@ class Demand:
     count: int
     num_cpus: float
     num_gpus: float
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def demands(config: RunConfig) -> list[Demand]:
-    """Everything that a run starts."""
-    return [
-        Demand("learner", 1, config.learner.num_cpus, config.learner.num_gpus),
-        Demand("rollout", config.rollout.workers, config.rollout.num_cpus, config.rollout.num_gpus),
-        Demand("encoder", config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
-        *(
-            Demand(f"experts.{n}", e.replicas, e.num_cpus, e.num_gpus)
-            for n, e in config.experts.items()
-            if e.placement == "separate"
-        ),
-        *(Demand("shared experts", e.replicas, e.num_cpus, e.num_gpus) for e in list(config.shared_experts.values())[:1]),
+    """Everything that a run starts: the learner, the rollout workers, then the services."""
+    separate = {name: expert for name, expert in config.experts.items() if expert.placement == "separate"}
+    parts = [
+        ("learner", 1, config.learner),
+        ("rollout", config.rollout.workers, config.rollout),
+        ("encoder", config.encoder.replicas, config.encoder),
+        *((f"experts.{name}", expert.replicas, expert) for name, expert in separate.items()),
+        *(("shared experts", expert.replicas, expert) for expert in list(config.shared_experts.values())[:1]),
     ]
+    return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:

@@ -1,6 +1,7 @@
 """Which groups are asked together, and that every query comes back with its own answer."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import ray
@@ -109,3 +110,36 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
     assert asked == [(f"expert-{group.route}", group.ids) for group in groups if group.route in shared]
     if shared == "abcd":
         assert any(len({name for name, _ in call}) > 1 for call in one.calls), "no call was mixed"
+
+
+def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
+    own = Experts()
+
+    class CleanEncoder(Encoder):
+        async def call(self, method, rows, with_clean):
+            assert with_clean
+            condition = await super().call(method, rows, with_clean)
+            return replace(condition, clean=condition.tensors["row"])
+
+    async def first_step():
+        stream = TargetStream(
+            plan=PLAN,
+            buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
+            encoder=CleanEncoder(),
+            rollouts=Rollouts(),
+            experts={"expert": ExpertClient(own)},
+            teaching=Teaching(shares={route: {} for route in ROUTES}),
+            expert_rollouts=None,
+            with_clean=True,
+            steps=range(1),
+            lag=0,
+        )
+        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        return await stream.examples(0)
+
+    examples = asyncio.run(first_step())
+    assert [example.query.sample_ids for example in examples] == [group.ids for group in PLAN.groups(0)]
+    for example in examples:
+        clean = example.query.condition.tensors["row"]
+        torch.testing.assert_close(example.target.velocity, (example.query.x_t - clean) / 0.5)
+    assert own.calls == []

@@ -74,3 +74,7 @@ def test_grouped_routing_of_weights_that_divide_the_batch_is_exact():
 def test_grouped_routing_refuses_the_same_weights(weights):
     with pytest.raises(ValueError, match="weight"):
         GroupedRouting(weights)
+
+
+def test_a_step_of_one_sample_takes_the_heavier_route():
+    assert GroupedRouting({"a": 1.0, "b": 3.0}).route(0, 1, np.random.default_rng(0)) == "b"

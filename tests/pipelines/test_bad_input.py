@@ -59,6 +59,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("student.start={type: adapter, adapter: nowhere}", "student: nowhere holds 0 adapters"),
         ("student.start.expert=text_to_image", "student: student.start: expert 'text_to_image' has no adapter to start from"),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
+        ("learner.node_labels={role: a b}", "learner.node_labels.role: String should match pattern"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
         (
             "experts.local_edit.operator={type: guidance, scale: .nan}",
@@ -104,7 +105,10 @@ def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda table: table.drop_columns(["prompt"]), "lacks column 'prompt'; it has uid, task, source_image, target_image"),
+        (
+            lambda table: table.drop_columns(["prompt"]),
+            "lacks column 'prompt'; it has uid, task, negative_prompt, source_image",
+        ),
         (lambda table: table.slice(0, 0), "has no rows"),
         (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
         (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fields.plan import noise
-from fields.scene.exam import Exam, picture_of, route_skill, task_row
+from fields.scene.exam import Exam, route_skill, task_row
 from fields.scene.grammar import CATEGORIES, GLOBAL_EDIT, LOCAL_EDIT, ROUTE_CATEGORIES, draw_task
 from fields.scene.world import render
 
@@ -83,18 +83,6 @@ def test_route_skill_is_the_mean_over_its_categories():
     assert route_skill(skills, "text_to_image") == pytest.approx(np.mean([0, 1, 2, 3, 4, 5]) / 10)
     assert route_skill(skills, "local_edit", "exact") == pytest.approx(np.mean([6, 7, 8, 9]) / 20)
     assert route_skill(skills, "global_edit") == pytest.approx(1.05)
-
-
-def test_a_picture_has_each_image_in_its_place_with_a_white_rim():
-    images = np.linspace(-0.5, 0.9, 5)[:, None, None, None] * np.ones((5, 3, 4, 6))
-    picture = picture_of(images, columns=3)
-    assert picture.shape == (3, 2 * 6, 3 * 8)
-    for n, level in enumerate((0.0, 0.0, 0.2, 0.55, 0.9)):
-        row, column = divmod(n, 3)
-        tile = picture[:, 6 * row : 6 * row + 6, 8 * column : 8 * column + 8]
-        np.testing.assert_allclose(tile[:, 1:-1, 1:-1], level, atol=1e-9)
-        np.testing.assert_array_equal(tile[:, [0, -1]], 1.0)
-        np.testing.assert_array_equal(tile[:, :, [0, -1]], 1.0)
 
 
 def test_the_results_picture_has_a_row_a_category(exam):
