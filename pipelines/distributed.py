@@ -119,7 +119,7 @@ def application_name(config: RunConfig, service: str) -> str:
 
 def delete_leftovers(config: RunConfig) -> None:
     """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
-    delete([application_name(config, service) for service in (*config.experts, _ENCODER)])
+    delete([application_name(config, service) for service in (*config.experts, SHARED, _ENCODER)])
 
 
 def _resources(section: Expert | Encoder) -> Resources:

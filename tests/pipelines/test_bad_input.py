@@ -68,7 +68,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("experts.shared={}", "experts.shared: the results of a run use the names base, before, after, shared"),
         (
             "experts.global_edit={placement: shared, checkpoint: x}",
-            "experts.global_edit.placement: shared experts are the base or adapters over it; with a checkpoint of its own",
+            "experts.global_edit.placement: shared experts are adapters over the base; 'global_edit' has a checkpoint",
         ),
         ("experts.global_edit.placement=somewhere", "experts.global_edit.placement: Input should be 'separate' or 'shared'"),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
