@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from actors.schedule import Schedule
-from fields.carriers import Tensors
+from fields.carriers import Condition, Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
 from fields.evaluation import Evaluation
@@ -18,9 +18,10 @@ from fields.lora import LoraShape, combine, read_adapter
 from fields.metrics import ClipScore
 from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Expression, Network
-from fields.plan import SamplePlan, Stream, generator
+from fields.plan import SamplePlan, Stream, generator, noise
 from fields.policy import Policy
 from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
+from fields.regmean import Sample, regression_merge
 from fields.route_grids import RouteGrids
 from fields.routing import GroupedRouting, HardRouting, Routing
 from fields.scene.exam import Exam
@@ -45,6 +46,11 @@ def device(num_gpus: float) -> torch.device:
 def grid(config: c.RunConfig) -> Tensor:
     """The rollout's times."""
     return time_grid(config.rollout.steps, config.rollout.shift)
+
+
+def exam_grid(config: c.RunConfig) -> Tensor:
+    """The times at which students and experts answer the exam."""
+    return time_grid(config.eval.steps or config.rollout.steps, config.eval.shift or config.rollout.shift)
 
 
 def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
@@ -219,9 +225,30 @@ def start_tensors(config: c.RunConfig) -> Tensors | None:
             {name: (read_adapter(_adapter(config, name)), weight) for name, weight in start.experts.items()},
             student_shape(config),
         )
+    if isinstance(start, c.StartAtRegression):
+        return _regression(config, start.rows)
     if isinstance(start, c.StartAtExpert):
         return read_adapter(_adapter(config, start.expert)).tensors
     return None
+
+
+def _regression(config: c.RunConfig, count: int) -> Tensors:
+    """The merge of the routes' experts, each run on the first rows of its route."""
+    kind = family(config)
+    samples = {}
+    for number, (name, route) in enumerate(config.routes.items()):
+        bucket = Bucket(route.data)
+        rows = range(min(count, len(bucket)))
+        adapter = config.experts[route.expert].adapter
+        network = (kind.load_transformer(config.model.path), read_adapter(adapter) if adapter else None)
+        transformer = Field.build(route.expert, kind, {route.expert: network}).transformers[route.expert]
+        samples[name] = Sample(
+            transformer=transformer,
+            adapter=network[1],
+            condition=Condition.concatenate([kind.encode([bucket[row]]) for row in rows]),
+            noise=noise(config.run.seed, [number * count + row for row in rows], kind.latent_shape, Stream.MERGE),
+        )
+    return regression_merge(kind, samples, grid(config), student_shape(config))
 
 
 def _adapter(config: c.RunConfig, name: str) -> Path:

@@ -92,13 +92,23 @@ class StartAtMerge(Section):
     experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
 
 
+class StartAtRegression(Section):
+    """The student starts at the least-squares merge of the routes' experts, on their own activations (RegMean)."""
+
+    type: Literal["regression"]
+    rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
+
+
+Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtRegression, Field(discriminator="type")]
+
+
 class Student(Section):
     """The adapter that is trained."""
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
-    start: Annotated[StartAtBase | StartAtExpert | StartAtMerge, Field(discriminator="type")] = StartAtBase()
+    start: Start = StartAtBase()
 
 
 class Rollout(Section):
@@ -158,6 +168,8 @@ class Evaluation(Section):
     )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
     samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
+    steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
+    shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
     seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
     metrics: dict[Name, ClipScoreMetric] = Field(default={}, description="taken of the grids of every route")
 
@@ -252,6 +264,14 @@ class RunConfig(Section):
             raise ValueError("state.type: an expert_rollout needs the one expert of hard or grouped routing")
         if self.routing.mix is not None and self.routing.mix.keys() != self.routes.keys():
             raise ValueError(f"routing.mix: it names {', '.join(self.routing.mix)}; the routes are {', '.join(self.routes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _states_suit_the_rest(self) -> "RunConfig":
+        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSde | m.NoisedData):
+            raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
+        if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
+            raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.serve import Application
 
 from actors.examiner import Examiner
@@ -36,6 +37,7 @@ Workers = list[Actor]
 
 def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display) -> Outcome:
     """Deploy, train, evaluate, and take down what was deployed; Ray is connected already."""
+    torch.set_num_threads(config.run.threads)  # the student's start is computed here too, for its exam
     services = applications(config)
     display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(services)}")
     actors = start_actors(config, rows, resume, start)
@@ -152,7 +154,7 @@ def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
 def examiner(config: RunConfig, workers: Workers) -> Examiner:
     """Gives the exam to students, by these workers, and to experts; used from one event loop."""
     pool = RolloutPool(workers, config.run.name)
-    return Examiner(build.evaluation(config), build.family(config), build.grid(config), client(config, _ENCODER), pool)
+    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
 
 
 def client(config: RunConfig, service: str) -> ServiceClient:

@@ -30,13 +30,13 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     policy = build.policy(config)
     distiller = build.distiller(config)
     published = {0: distiller.weights(0)}
-    exam = build.evaluation(config)
+    exam, exam_grid = build.evaluation(config), build.exam_grid(config)
 
     def take(velocity: Velocity) -> ExamResult:
         answers = []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
-            answers.append(family.decode(clean(velocity, sheet.noise, plan.grid, condition, Euler())))
+            answers.append(family.decode(clean(velocity, sheet.noise, exam_grid, condition, Euler())))
         return exam.result(answers)
 
     def take_with(weights: Weights | None) -> ExamResult:

@@ -1,11 +1,15 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from fields.dataset import Bucket, decode_image
+from fields.dataset import Bucket, Row, decode_image
+from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.lora import add_lora, load_into, read_adapter
 from pipelines import build
+from pipelines.columns import columns_wanted
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
 
@@ -29,9 +33,8 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
-        bucket = _named(f"routes.{name}.data", Bucket, route.data)
-        _named(f"routes.{name}.data", _check_rows, bucket, family)
-        rows[name] = len(bucket)
+        wanted = tuple(columns_wanted(config, name).items())
+        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, wanted)
     _named("routes", build.plan, config, rows)
     if config.eval.every:
         _named("eval.metrics", build.evaluation, config)
@@ -44,20 +47,33 @@ def _check_student(config: RunConfig, family: Family) -> None:
         load_into(parameters, start, "the student's start")
 
 
-def _check_rows(bucket: Bucket, family: Family) -> None:
-    """Every row of a small file, evenly spread ones of a large file, as far as the family can tell without a network."""
+@cache
+def _checked_rows(path: Path, family_name: str, wanted: tuple[tuple[str, str], ...]) -> int:
+    """The number of a file's rows; every row of a small file is checked, evenly spread ones of a large file, as far as the
+    family can tell without a network. A process checks a file once."""
+    bucket, family = Bucket(path), FAMILIES[family_name]()
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
     with_source = bucket[0].source_image is not None
     for n in range(0, len(bucket), stride):
-        row = bucket[n]
-        if (row.source_image is not None) != with_source:
-            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        row = bucket[n]  # what is wrong with reading it names file and row already
         try:
-            if row.target_image is not None:
-                decode_image(row.target_image, row.uid)
-            family.encode([row])
-        except ValueError as error:  # names the row by its uid
-            raise ValueError(f"{bucket.path} row {n}: {error}") from error
+            _check_row(row, with_source, wanted, family)
+        except ValueError as error:
+            raise ValueError(f"{path} row {n}: {error}") from error
+    return len(bucket)
+
+
+def _check_row(row: Row, with_source: bool, wanted: tuple[tuple[str, str], ...], family: Family) -> None:
+    if (row.source_image is not None) != with_source:
+        raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
+    for column, key in wanted:
+        if getattr(row, column) is None:
+            raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
+    if "target_image" in dict(wanted):
+        family.clean([row])
+    elif row.target_image is not None:
+        decode_image(row.target_image, row.uid)
+    family.encode([row])
 
 
 def _named(key: str, function, *arguments):

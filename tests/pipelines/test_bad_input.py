@@ -46,7 +46,10 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("student.rank=4", "student: the student's start: "),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
-        ("experts.local_edit.operator={type: guidance, scale: -1}", "operator.guidance.scale: Input should be greater than 0"),
+        (
+            "experts.local_edit.operator={type: guidance, scale: .nan}",
+            "operator.guidance.scale: Input should be a finite number",
+        ),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
         ("run", "'run': an override is written dotted.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
@@ -94,6 +97,42 @@ def test_data(refuse, scene_data, tmp_path, edit, expected):
     line = refuse(f"routes.local_edit.data={_edited(scene_data, tmp_path, edit)}")
     assert line.startswith("error: routes.local_edit.data: ")
     assert expected in line
+
+
+def _without(table: pa.Table, column: str) -> pa.Table:
+    values = [*table[column].to_pylist()[:-1], None]
+    return table.set_column(table.column_names.index(column), column, pa.array(values, pa.binary()))
+
+
+def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
+    path = _edited(scene_data, tmp_path, lambda table: _without(table, "target_image"))
+    line = refuse(f"routes.local_edit.data={path}", "preset=offpolicy")
+    row = f"{path} row 47: row 'local_edit-000047'"
+    assert line == f"error: routes.local_edit.data: {row} has no target_image, which state.type needs"
+
+
+@pytest.mark.parametrize(
+    ("expert", "operator", "expected"),
+    [
+        ("local_edit", "{type: negative_prompt, scale: 2}", "no negative_prompt, which experts.local_edit.operator needs"),
+        (
+            "text_to_image",
+            "{type: edit_guidance, image_scale: 1, text_scale: 3}",
+            "no source_image, which experts.text_to_image",
+        ),
+        ("global_edit", "{type: rescale, phi: 1, of: {type: negative_prompt, scale: 2}}", "no negative_prompt"),
+    ],
+)
+def test_an_operator_that_the_routes_rows_cannot_serve(refuse, scene_data, expert, operator, expected):
+    line = refuse(f"experts.{expert}.operator={operator}")
+    row = f"{scene_data / expert}.parquet row 0: row '{expert}-000000'"
+    assert line.startswith(f"error: routes.{expert}.data: {row} has {expected}")
+
+
+def test_an_operator_named_by_another_experts_operator(refuse):
+    line = refuse("experts.global_edit.operator=local_edit", "experts.local_edit.operator={type: negative_prompt, scale: 2}")
+    assert line.startswith("error: routes.local_edit.data: ")
+    assert "row 0: row 'local_edit-000000' has no negative_prompt" in line
 
 
 def test_data_that_is_no_parquet(refuse, tmp_path):

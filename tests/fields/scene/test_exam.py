@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from fields.plan import noise
-from fields.scene.exam import Exam, clean_index, route_skill, task_row
+from fields.scene.exam import Exam, route_skill, task_row
 from fields.scene.grammar import CATEGORIES, GLOBAL_EDIT, LOCAL_EDIT, ROUTE_CATEGORIES, draw_task
 from fields.scene.world import render
-from fields.schedule import time_grid
 
 SAMPLES = 5
 
@@ -91,10 +90,6 @@ def test_the_results_picture_has_a_row_a_category(exam):
     assert picture.shape == (3, 12 * 26, SAMPLES * 26)
     expected = render(exam.sheets[7].questions[2].task.target)
     np.testing.assert_allclose(picture[:, 7 * 26 + 1 : 8 * 26 - 1, 2 * 26 + 1 : 3 * 26 - 1], expected)
-
-
-def test_clean_index_is_the_end_of_the_grid():
-    assert clean_index(torch.zeros(3, 1), time_grid(7)).tolist() == [7, 7, 7]
 
 
 def test_a_row_shows_the_task():
