@@ -24,7 +24,7 @@ from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.page import template
-from pipelines.prepare import prepare_scene
+from pipelines.sources.scene import prepare_scene
 from pipelines.validate import check_files
 
 Pairs = dict[tuple[str, str], list[Disagreement]]

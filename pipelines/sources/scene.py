@@ -5,6 +5,7 @@ from pathlib import Path
 from fields.plan import Stream, generator
 from fields.scene.exam import task_row
 from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
+from pipelines.config import RunConfig
 from pipelines.sources.writer import RowWriter
 
 SCENE_DATA = Path("data/scene")
@@ -25,3 +26,9 @@ def prepare_scene(output: Path = SCENE_DATA, rows: int = SCENE_ROWS) -> list[Pat
                 rng = generator(SCENE_SEED, Stream.ROW, number * 10_000_000 + n)
                 writer.write(task_row(f"{route}-{n:06d}", draw_task(categories[n % len(categories)], rng)))
     return paths
+
+
+def prepare_missing(config: RunConfig) -> None:
+    """Write the scene world's data on a node's first use of them."""
+    if any(route.data.parent == SCENE_DATA and not route.data.exists() for route in config.routes.values()):
+        prepare_scene()

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import reference
 
 from fields.carriers import Variant
 from fields.dataset import Row, decode_image, encode_png
@@ -23,6 +22,7 @@ from fields.scene.world import render
 from fields.schedule import time_grid
 from fields.solver import Euler
 from pipelines.generate import main
+from runs import reference
 
 WEIGHTS = Path("fields/scene/weights")
 COLOUR_TASKS = [draw_task("colour", np.random.default_rng(n)) for n in range(3)]

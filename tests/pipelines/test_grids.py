@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from runs import distributed, reference
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actors.journal import SKILLS, rows
@@ -21,6 +20,7 @@ from pipelines.load import ConfigError
 from pipelines.outcome import write_summary
 from pipelines.report import write_report
 from pipelines.validate import check_files
+from runs import distributed, reference
 
 GRIDS = ("eval={type: grids, every: 2, samples: 5, seed: 7}", "run.steps=4")
 ROUTES = ("text_to_image", "local_edit", "global_edit")
