@@ -1,11 +1,15 @@
 """Starting Serve, deploying applications, and deleting them."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray import serve
 from ray.serve import Application
+
+_DELETION_S = 60.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +52,17 @@ def delete(names: Sequence[str]) -> None:
     for name in names:
         if name in running:
             serve.delete(name, _blocking=False)
+
+
+def delete_and_wait(names: Sequence[str]) -> None:
+    """Delete applications and return when they are gone: an application that is being deleted cannot be deployed anew.
+
+    Raises:
+        TimeoutError: after a minute; the line names those that are left.
+    """
+    delete(names)
+    deadline = time.monotonic() + _DELETION_S
+    while left := [name for name in names if name in serve.status().applications]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Serve still deletes {', '.join(left)}")
+        time.sleep(_POLL_S)
