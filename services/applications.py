@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.context import _get_global_client
 
 _DELETION_S = 60.0
 _POLL_S = 0.2
@@ -19,12 +20,15 @@ class HttpAddress:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
 
 def start(http: HttpAddress | None = None) -> None:
     """Start Serve unless it runs; with `http` it gets a proxy, otherwise there are handles only.
 
     Raises:
-        RuntimeError: if Serve runs already without a proxy; it cannot get one afterwards.
+        RuntimeError: if Serve runs already without a proxy, or listens elsewhere; it cannot change that while it runs.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
@@ -32,8 +36,15 @@ def start(http: HttpAddress | None = None) -> None:
         http_options={"host": http.host, "port": http.port} if http else None,
         logging_config={"log_level": "WARNING"},
     )
-    if http and not serve.status().proxies:
+    if http is None:
+        return
+    if not serve.status().proxies:
         raise RuntimeError("Serve runs on this cluster without an HTTP proxy, and cannot get one while it runs")
+    client = _get_global_client()  # the public API doesn't tell where it listens
+    assert client is not None
+    listening = HttpAddress(client.http_config.host or "", client.http_config.port)
+    if listening != http:
+        raise RuntimeError(f"Serve listens at {listening} on this cluster already, not at {http}")
 
 
 def deploy(applications: Mapping[str, Application], route_prefix: str | None = None) -> None:
