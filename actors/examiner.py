@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -10,9 +9,10 @@ from torch import Tensor
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Weights
+from fields.evaluation import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
-from fields.scene.exam import Exam, ExamResult, Sheet
 from services.client import ServiceClient
+from services.expert_client import ExpertClient
 
 _Generate = Callable[[Tensor, Tensor, Condition], Awaitable[Tensor]]
 
@@ -28,7 +28,7 @@ class Examiner:
         rollouts: the rollout workers.
     """
 
-    def __init__(self, exam: Exam, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
+    def __init__(self, exam: Evaluation, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
         self.exam = exam
         self._family = family
         self._grid = grid
@@ -45,9 +45,9 @@ class Examiner:
 
         return await self._take(generate)
 
-    async def expert(self, client: ServiceClient) -> ExamResult:
+    async def expert(self, client: ExpertClient) -> ExamResult:
         """An expert, by its own ODE."""
-        return await self._take(partial(client.call, "generate"))
+        return await self._take(client.generate)
 
     async def _take(self, generate: _Generate) -> ExamResult:
         async def answer(sheet: Sheet) -> np.ndarray:

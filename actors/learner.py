@@ -26,7 +26,7 @@ from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
-from fields.scene.exam import ExamResult, Skills
+from fields.evaluation import ExamResult, Skills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +86,12 @@ class Learner:
             self._published = dict(saved.published)
         self._journal = Journal(folder, schedule.start, loggers)
         self._metrics = LearnerMetrics(run)
-        self._progress = Progress(
-            step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None
-        )
         self._exam: tuple[Weights, ExamResult] | None = None
+        self._stopping = False
+        self._progress = Progress(step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None)
 
     async def train(self) -> None:
-        """Every step from the schedule's start to its end.
+        """Every step from the schedule's start to its end, or to the first one after `stop`.
 
         Raises:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
@@ -110,8 +109,10 @@ class Learner:
             update = await asyncio.to_thread(self._distiller.update, examples)
             self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began, stream.depth)
-            if schedule.saves_after(step + 1):
+            if schedule.saves_after(step + 1) or self._stopping:
                 await asyncio.to_thread(self._save, step + 1)
+            if self._stopping:
+                return
             if schedule.evaluates_after(step + 1):
                 examined = time.monotonic()
                 result = await examiner.student(self._distiller.averaged_weights(step + 1))
@@ -121,8 +122,10 @@ class Learner:
                 began += time.monotonic() - examined  # an exam is no training time
 
     def _publish(self, version: int, stream: TargetStream) -> None:
+        began = time.monotonic()
         weights = self._distiller.weights(version)
         stream.publish(weights)
+        self._metrics.published(time.monotonic() - began)
         self._published[version] = weights
         self._published.pop(version - 1 - self._schedule.lag, None)
 
@@ -149,6 +152,10 @@ class Learner:
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
         """Write an exam taken after `step` steps, by whom ever, into the run's journal."""
         self._journal.record_skills(step, skills, picture)
+
+    async def stop(self) -> None:
+        """End the training after the step that goes on now, with a checkpoint."""
+        self._stopping = True
 
     async def progress(self) -> Progress:
         """Where the run is."""

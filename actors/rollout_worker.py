@@ -13,6 +13,7 @@ from fields.plan import Group
 from fields.policy import Policy
 from fields.rollout import clean
 from fields.solver import Euler
+from services.process_metrics import ProcessMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class RolloutWorker:
     def __init__(self, build_policy: Callable[[], Policy], threads: int):
         torch.set_num_threads(threads)
         self._policy = build_policy()
+        self._metrics = ProcessMetrics()
         self._loaded: str | None = None
 
     def ready(self) -> None:
@@ -52,7 +54,9 @@ class RolloutWorker:
     def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
         """The group's states at their query points, rolled out with these weights."""
         self._load(weights)
-        return self._policy.queries(group, condition)
+        queries = self._policy.queries(group, condition)
+        self._metrics.record_memory()
+        return queries
 
     def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0

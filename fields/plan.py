@@ -30,6 +30,7 @@ class Stream(IntEnum):
     QUESTION_NOISE = 5
     INITIALISATION = 6
     TRANSITION = 7
+    MERGE = 8
 
 
 def generator(seed: int, stream: Stream, n: int, part: int = 0) -> np.random.Generator:

@@ -20,16 +20,16 @@ import ray
 from rich.console import Console
 
 from actors.journal import METRICS, SKILLS, rows
-from fields.scene.exam import Skills
+from fields.evaluation import Skills
 from pipelines import build
 from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs
 from pipelines.compare_report import write_report
-from pipelines.config import BASE
-from pipelines.distributed import applications, client, examiner, start_actors
+from pipelines.config import BASE, RunConfig
+from pipelines.distributed import applications, examiner, expert_clients, start_actors
 from pipelines.load import ConfigError, load
 from pipelines.outcome import package_versions
-from pipelines.prepare import prepare_scene
+from pipelines.sources.scene import prepare_scene
 from pipelines.validate import check_files, demands
 from services.applications import delete, deploy
 
@@ -105,9 +105,7 @@ async def _run_all(
     console: Console,
 ) -> None:
     """Deploy the services once, then every job, a few at a time."""
-    # As many CPUs as the runs ask for, in Ray's bookkeeping: Ray starts a process for each beforehand.
-    cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in demands(jobs[0].config)))
-    ray.init(num_cpus=max(cpus, os.cpu_count() or 1), log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    connect(comparison, jobs[0].config)
     services = applications(jobs[0].config)
     deploy(services)
     slots = asyncio.Semaphore(comparison.concurrency)
@@ -137,14 +135,23 @@ async def _run_all(
         delete(list(services))
 
 
+def connect(comparison: Comparison, config: RunConfig) -> None:
+    """Start a local cluster, unless this process has one, with as many CPUs as the runs ask for in Ray's bookkeeping: it
+    starts a process for each."""
+    if ray.is_initialized():
+        return
+    cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in demands(config)))
+    ray.init(num_cpus=max(cpus, os.cpu_count() or 1), log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+
+
 async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skills]:
     """What the base and the experts can do, on the same exam."""
     actors = start_actors(job.config, row_counts)
     try:
         exams = examiner(job.config, actors.workers)
         skills = {BASE: (await exams.student(None)).skills}
-        for name in job.config.experts:
-            skills[name] = (await exams.expert(client(job.config, name))).skills
+        for name, expert in expert_clients(job.config).items():
+            skills[name] = (await exams.expert(expert)).skills
         return skills
     finally:
         actors.kill()

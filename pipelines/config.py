@@ -15,11 +15,15 @@ from pipelines.section import Name, Section
 
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
+LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
 STUDENT = "student"  # how the endpoint calls it beside the experts
-RESERVED = (BASE, BEFORE, AFTER, "encoder", STUDENT, "endpoint")
+SHARED = "shared"  # the application of experts that share a base
+RESERVED = (BASE, BEFORE, AFTER, SHARED, "encoder", STUDENT, "endpoint")
 
 
 class Run(Section):
@@ -50,11 +54,18 @@ class Model(Section):
 class Expert(Section):
     """One frozen field, and what its service gets of the cluster."""
 
-    adapter: Path | None = Field(default=None, description="PEFT LoRA folder over the base; none is the base itself")
+    checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
+    adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
+    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Operator = SELF
+    placement: Literal["separate", "shared"] = Field(
+        default="separate",
+        description="an application of its own, or one with the other shared experts and one copy of the base",
+    )
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Route(Section):
@@ -69,9 +80,10 @@ class Encoder(Section):
     """The condition encoder's service."""
 
     replicas: PositiveInt = 1
-    cache_rows: PositiveInt = Field(default=4096, description="encoded rows kept by a replica")
+    cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class StartAtBase(Section):
@@ -81,26 +93,52 @@ class StartAtBase(Section):
 
 
 class StartAtExpert(Section):
-    """The student starts as one expert's adapter; ranks must agree."""
+    """The student starts as one expert; the ranks of adapters must agree."""
 
     type: Literal["expert"]
     expert: str
 
 
 class StartAtMerge(Section):
-    """The student starts at a weighted sum of experts' adapters, cut to its own rank."""
+    """The student starts at a weighted sum of experts, a LoRA cut to its own rank."""
 
     type: Literal["merge"]
     experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
 
 
-class Student(Section):
-    """The adapter that is trained."""
+class StartAtRegression(Section):
+    """The student starts at the least-squares merge of the routes' experts, on their own activations (RegMean)."""
 
+    type: Literal["regression"]
+    rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
+
+
+class StartAtAdapter(Section):
+    """The student starts as an adapter of a file."""
+
+    type: Literal["adapter"]
+    adapter: Path = Field(description="LoRA over the base, a folder or a file")
+    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
+
+
+Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtRegression | StartAtAdapter, Field(discriminator="type")]
+
+
+class LoraStudent(Section):
+    """An adapter is trained, over the frozen base."""
+
+    type: Literal["lora"] = "lora"
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
-    start: Annotated[StartAtBase | StartAtExpert | StartAtMerge, Field(discriminator="type")] = StartAtBase()
+    start: Start = StartAtBase()
+
+
+class FullStudent(Section):
+    """Every weight of the network is trained, in float32."""
+
+    type: Literal["full"]
+    start: Start = StartAtBase()
 
 
 class Rollout(Section):
@@ -113,6 +151,7 @@ class Rollout(Section):
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Learner(Section):
@@ -130,6 +169,7 @@ class Learner(Section):
     lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "Learner":
@@ -145,12 +185,25 @@ class Checkpoint(Section):
     keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
 
 
-class Evaluation(Section):
-    """The exam that experts and student take."""
+class ClipScoreMetric(Section):
+    """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
 
+    type: Literal["clip_score"]
+    weights: Path = Field(description="folder of a CLIP model as transformers saves it")
+
+
+class Evaluation(Section):
+    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
+
+    type: Literal["exam", "grids"] | None = Field(
+        default=None, description="none is exam for the scene family, grids for others"
+    )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category")
-    seed: int = Field(default=1, ge=0, lt=2**64, description="of the questions and their noise")
+    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
+    steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
+    shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
+    metrics: dict[Name, ClipScoreMetric] = Field(default={}, description="taken of the grids of every route")
 
 
 class RunConfig(Section):
@@ -161,7 +214,7 @@ class RunConfig(Section):
     experts: dict[Name, Expert] = Field(min_length=1)
     routes: dict[Name, Route] = Field(min_length=1)
     encoder: Encoder = Encoder()
-    student: Student = Student()
+    student: Annotated[LoraStudent | FullStudent, Field(discriminator="type")] = LoraStudent()
     preset: m.Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
     state: m.State = m.StudentOde()
     query: m.Query = m.BetaQuery()
@@ -176,7 +229,11 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_preset(cls, content: Any) -> Any:
-        return m.expand(content) if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            return content
+        if isinstance(student := content.get("student"), dict):  # so that `student.rank=8` alone says what it means
+            content = content | {"student": {"type": "lora", **student}}
+        return m.expand(content)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunConfig":
@@ -199,6 +256,14 @@ class RunConfig(Section):
                 yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
         for name, expert in self.experts.items():
             yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_family(self) -> "RunConfig":
+        if self.eval.type == "exam" and self.model.family != "scene":
+            raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
+        if self.eval.metrics and (self.eval.type == "exam" or (self.eval.type is None and self.model.family == "scene")):
+            raise ValueError("eval.metrics: the exam has its own marks; metrics are taken with eval.type: grids")
+        return self
 
     @model_validator(mode="after")
     def _operators_end(self) -> "RunConfig":
@@ -238,11 +303,48 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _states_suit_the_rest(self) -> "RunConfig":
+        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSde | m.NoisedData):
+            raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
+        if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
+            raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
+        return self
+
+    @model_validator(mode="after")
     def _names_are_free(self) -> "RunConfig":
         for name in self.experts:
             if name in RESERVED:
                 raise ValueError(f"experts.{name}: the results of a run use the names {', '.join(RESERVED)}; call it otherwise")
         return self
+
+    @model_validator(mode="after")
+    def _shared_experts_can_share(self) -> "RunConfig":
+        shared = self.shared_experts
+        for name, expert in shared.items():
+            for network in sorted(self._networks(name)):
+                if self.experts[network].checkpoint is not None:
+                    raise ValueError(
+                        f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
+                    )
+            first = next(iter(shared))
+            for key in ("replicas", "num_cpus", "num_gpus"):
+                own, others = getattr(expert, key), getattr(shared[first], key)
+                if own != others:
+                    raise ValueError(
+                        f"experts.{name}.{key}: {own}, but experts.{first} has {others}; shared experts are one application"
+                    )
+        return self
+
+    def _networks(self, name: str) -> set[str]:
+        """The experts whose networks an expert's operator evaluates."""
+        named = {other for _, other in references(self.experts[name].operator, "")}
+        own = {name} if SELF in named else set()
+        return own.union(*(self._networks(other) for other in named - {SELF}))
+
+    @property
+    def shared_experts(self) -> dict[str, Expert]:
+        """The experts that are placed in one application."""
+        return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
 
     @model_validator(mode="after")
     def _microbatches_fill_the_batch(self) -> "RunConfig":

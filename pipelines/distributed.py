@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.serve import Application
 
 from actors.examiner import Examiner
@@ -16,18 +17,23 @@ from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
-from fields.scene.exam import Exam, ExamResult
+from fields.evaluation import ExamResult
 from pipelines import build
-from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from pipelines.report import report_so_far
+from pipelines.reserve import Reservation
+from pipelines.sources.scene import prepare_missing
+from pipelines.stopping import stop_requests
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
 from services.expert import expert_application
+from services.expert_client import ExpertClient
 from services.resources import Resources
+from services.shared_experts import shared_experts_application
 
 _ENCODER = "encoder"
 _POLL_S = 0.5
@@ -36,18 +42,26 @@ Actor = Any  # a handle: the types that Ray gives know only methods marked by `r
 Workers = list[Actor]
 
 
-def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display) -> Outcome:
-    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already."""
+def run_distributed(
+    config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, reservation: Reservation
+) -> Outcome | None:
+    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already.
+
+    Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
+    """
+    torch.set_num_threads(config.run.threads)  # the student's start is computed here too, for its exam
     services = applications(config)
     display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(services)}")
-    actors = start_actors(config, rows, resume, start)
+    actors = start_actors(config, rows, resume, start, reservation)
     try:
+        reservation.make_room()
         deploy(services)
         ray.get([worker.ready.remote() for worker in actors.workers])
         return asyncio.run(_train_and_evaluate(config, actors, start, display))
     finally:
         actors.kill()
         delete(list(services))
+        reservation.release()
 
 
 def applications(config: RunConfig) -> dict[str, Application]:
@@ -57,10 +71,15 @@ def applications(config: RunConfig) -> dict[str, Application]:
             partial(build.field, config, name), config.run.threads, _resources(expert)
         )
         for name, expert in config.experts.items()
+        if expert.placement == "separate"
     }
+    if shared := config.shared_experts:
+        experts[application_name(config, SHARED)] = shared_experts_application(
+            partial(build.shared_field, config), config.run.threads, _resources(next(iter(shared.values())))
+        )
     encoder = encoder_application(
         partial(build.family, config),
-        config.encoder.cache_rows,
+        config.encoder.cache_bytes,
         config.run.threads,
         config.run.name,
         _resources(config.encoder),
@@ -81,10 +100,16 @@ class Actors:
             ray.kill(actor)
 
 
-def start_actors(config: RunConfig, rows: dict[str, int], resume: Path | None = None, start: int = 0) -> Actors:
-    """Start the rollout workers and the learner; its stream connects once training begins."""
-    workers = _start_workers(config)
-    return Actors(_start_learner(config, rows, workers, resume, start), workers)
+def start_actors(
+    config: RunConfig,
+    rows: dict[str, int],
+    resume: Path | None = None,
+    start: int = 0,
+    reservation: Reservation | None = None,
+) -> Actors:
+    """Start the rollout workers and the learner, in what is reserved for them; the stream connects once training begins."""
+    workers = _start_workers(config, reservation)
+    return Actors(_start_learner(config, rows, workers, resume, start, reservation), workers)
 
 
 def application_name(config: RunConfig, service: str) -> str:
@@ -92,26 +117,43 @@ def application_name(config: RunConfig, service: str) -> str:
     return f"{config.run.services or config.run.name}-{service}"
 
 
+def delete_leftovers(config: RunConfig) -> None:
+    """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
+    delete([application_name(config, service) for service in (*config.experts, _ENCODER)])
+
+
 def _resources(section: Expert | Encoder) -> Resources:
-    return Resources(replicas=section.replicas, num_cpus=section.num_cpus, num_gpus=section.num_gpus)
+    return Resources(
+        replicas=section.replicas,
+        num_cpus=section.num_cpus,
+        num_gpus=section.num_gpus,
+        node_labels=section.node_labels,
+    )
 
 
-def _start_workers(config: RunConfig) -> Workers:
+def _place(reservation: Reservation | None, bundle: int) -> dict[str, Any]:
+    return reservation.place(bundle) if reservation else {}
+
+
+def _start_workers(config: RunConfig, reservation: Reservation | None) -> Workers:
     rollout = config.rollout
     options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
     return [
         ray.remote(RolloutWorker)
-        .options(name=f"{config.run.name}/rollout-{n}", **options)
+        .options(name=f"{config.run.name}/rollout-{n}", **options, **_place(reservation, 1 + n))
         .remote(partial(build.policy, config), config.run.threads)
         for n in range(rollout.workers)
     ]
 
 
-def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int) -> Actor:
+def _start_learner(
+    config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int, reservation: Reservation | None
+) -> Actor:
     schedule = build.schedule(config, start)
+    options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
     return (
         ray.remote(Learner)
-        .options(name=f"{config.run.name}/learner", num_cpus=config.learner.num_cpus, num_gpus=config.learner.num_gpus)
+        .options(name=f"{config.run.name}/learner", **options, **_place(reservation, 0))
         .remote(
             build_distiller=partial(build.distiller, config),
             build_stream=partial(_stream, config, rows, workers, range(start, schedule.steps)),
@@ -128,13 +170,13 @@ def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, re
 
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
-    clients = {name: client(config, name) for name in config.experts}
+    prepare_missing(config)  # the learner may be on another node than the driver
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
         encoder=client(config, _ENCODER),
         rollouts=RolloutPool(workers, config.run.name),
-        experts=clients,
+        experts=expert_clients(config),
         teaching=build.teaching(config),
         expert_rollouts=_expert_rollouts(config),
         with_clean=build.with_clean(config),
@@ -154,9 +196,15 @@ def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
 
 def examiner(config: RunConfig, workers: Workers) -> Examiner:
     """Gives the exam to students, by these workers, and to experts; used from one event loop."""
-    exam = Exam(config.eval.samples, config.eval.seed)
     pool = RolloutPool(workers, config.run.name)
-    return Examiner(exam, build.family(config), build.grid(config), client(config, _ENCODER), pool)
+    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
+
+
+def expert_clients(config: RunConfig) -> dict[str, ExpertClient]:
+    """The way to every expert; those that share an application share its client."""
+    shared = client(config, SHARED) if config.shared_experts else None
+    separate = {name: ExpertClient(client(config, name)) for name in config.experts if name not in config.shared_experts}
+    return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
 
 
 def client(config: RunConfig, service: str) -> ServiceClient:
@@ -164,7 +212,7 @@ def client(config: RunConfig, service: str) -> ServiceClient:
     return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
 
 
-async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, display: Display) -> Outcome:
+async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, display: Display) -> Outcome | None:
     learner, exams = actors.learner, examiner(config, actors.workers)
     results: dict[str, ExamResult] = {}
     if config.eval.every:
@@ -179,6 +227,8 @@ async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, dis
 
     await _train(learner, display, report)
     progress = await learner.progress.remote()
+    if progress.step < config.run.steps:
+        return None
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
@@ -191,7 +241,7 @@ async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, Exam
     """The exams of base, experts and the student's start, in flight together."""
     tensors = build.start_tensors(config)
     takers = {BASE: exams.student(None)}
-    takers |= {name: exams.expert(client(config, name)) for name in config.experts}
+    takers |= {name: exams.expert(expert) for name, expert in expert_clients(config).items()}
     if tensors is not None:
         takers[BEFORE] = exams.student(Weights.of(0, tensors))
     results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
@@ -202,12 +252,15 @@ async def _train(learner: Actor, display: Display, report: Callable[[Weights, Ex
     """Show the progress until training ends, and report each exam that is taken meanwhile."""
     reported: int | None = None
     training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
-    while not training.done():
-        await asyncio.wait([training], timeout=_POLL_S)
-        progress = await learner.progress.remote()
-        if progress.update is not None:
-            display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
-        if progress.examined != reported:
-            reported = progress.examined
-            report(*await learner.exam.remote())
+    with stop_requests() as stop:
+        while not training.done():
+            await asyncio.wait([training], timeout=_POLL_S)
+            if stop.is_set():
+                await learner.stop.remote()
+            progress = await learner.progress.remote()
+            if progress.update is not None:
+                display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
+            if progress.examined != reported:
+                reported = progress.examined
+                report(*await learner.exam.remote())
     await training

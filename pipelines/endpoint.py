@@ -10,7 +10,6 @@ from ray import serve
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.dataset import Bucket, Row
-from fields.lora import read_adapter
 from fields.policy import Policy
 from pipelines import build
 from pipelines.config import STUDENT, RunConfig
@@ -84,8 +83,9 @@ def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
 
 def served_student(config: RunConfig, path: Path) -> Policy:
     """The moving average of a checkpoint merged into the base."""
+    saved = checkpoint.read(path)
     student = build.policy(config)
-    student.load(Weights.of(checkpoint.read(path).step, read_adapter(path / "ema").tensors))
+    student.load(Weights.of(saved.step, saved.ema))
     return student
 
 
@@ -131,7 +131,7 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
     build_student = partial(served_student, config, served.checkpoint.absolute())
     applications = {
         _ENCODER: encoder_application(
-            partial(build.family, config), config.encoder.cache_rows, threads, config.run.name, resources[_ENCODER]
+            partial(build.family, config), config.encoder.cache_bytes, threads, config.run.name, resources[_ENCODER]
         ),
         STUDENT: student_application(build_student, threads, resources[STUDENT]),
         **{name: expert_application(partial(build.field, config, name), threads, resources[name]) for name in served.experts},

@@ -80,6 +80,8 @@ def _first_error(error: ValidationError, kind: type[Section]) -> tuple[str, str]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return key, f"{key}: unknown key; allowed: {', '.join(_allowed_keys(first['loc'][:-1], kind))}"
+    if first["type"] == "missing":
+        return key, f"{key}: this key is required"
     if first["type"] == "value_error":
         return (key, f"{key}: {message}") if key else (message.partition(":")[0], message)
     return key, f"{key}: {message} (got {first['input']!r})"

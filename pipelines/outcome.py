@@ -10,7 +10,7 @@ import yaml
 
 from actors.journal import METRICS, rows
 from fields.carriers import Weights
-from fields.scene.exam import Exam, ExamResult
+from fields.evaluation import Evaluation, ExamResult
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 
 _PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
@@ -23,12 +23,13 @@ class Outcome:
     Attributes:
         steps: optimizer steps of the student, earlier sessions included.
         weights: the final trainable tensors.
+        exam: what every model was asked.
         results: model (base, each expert, before, after) -> its exam; empty without evaluation.
     """
 
     steps: int
     weights: Weights
-    exam: Exam
+    exam: Evaluation
     results: Mapping[str, ExamResult]
 
 

@@ -8,10 +8,10 @@ import torch
 from actors.journal import Journal
 from fields import checkpoint
 from fields.carriers import Condition, Example, Query, Weights
+from fields.evaluation import ExamResult
 from fields.plan import Group
 from fields.reference import distill
 from fields.rollout import clean
-from fields.scene.exam import Exam, ExamResult
 from fields.solver import Euler, Velocity
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
@@ -31,13 +31,13 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     policy = build.policy(config)
     distiller = build.distiller(config)
     published = {0: distiller.weights(0)}
-    exam = Exam(config.eval.samples, config.eval.seed)
+    exam, exam_grid = build.evaluation(config), build.exam_grid(config)
 
     def take(velocity: Velocity) -> ExamResult:
         answers = []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
-            answers.append(family.decode(clean(velocity, sheet.noise, plan.grid, condition, Euler())))
+            answers.append(family.decode(clean(velocity, sheet.noise, exam_grid, condition, Euler())))
         return exam.result(answers)
 
     def take_with(weights: Weights | None) -> ExamResult:

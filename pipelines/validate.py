@@ -1,15 +1,23 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from torch import nn
 
 from actors.loggers import check_loggers
-from fields.dataset import Bucket, decode_image
+from fields.dataset import Bucket, Row, decode_image
+from fields.families import FAMILIES
 from fields.families.base import Family
-from fields.lora import add_lora, load_into, read_adapter
+from fields.lora import differences, listed, load_into, put_adapter
+from fields.lora_files import load_adapter
 from pipelines import build
+from pipelines.columns import columns_wanted
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
+from pipelines.start import start_tensors
 
 _MOST_ROWS_CHECKED = 20_000
 
@@ -26,46 +34,72 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
-        bucket = _named(f"routes.{name}.data", Bucket, route.data)
-        _named(f"routes.{name}.data", _check_rows, bucket, family)
-        rows[name] = len(bucket)
+        wanted = tuple(columns_wanted(config, name).items())
+        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, wanted)
     _named("routes", build.plan, config, rows)
+    if config.eval.every:
+        _named("eval.metrics", build.evaluation, config)
     return rows
 
 
 def check_models(config: RunConfig) -> None:
-    """Load the base and the experts' adapters.
+    """Load the base and the experts' networks and adapters.
 
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
     family = build.family(config)
-    _named("model.path", family.load_transformer, config.model.path)
+    base = _named("model.path", family.load_transformer, config.model.path)
     for name, expert in config.experts.items():
+        transformer = _named(f"experts.{name}.checkpoint", _expert_network, family, expert.checkpoint, config.model.path, base)
         if expert.adapter is not None:
-            adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
-            transformer = family.load_transformer(config.model.path)
-            parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
-            _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
+            adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
+            _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
+
+
+def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, base: nn.Module) -> nn.Module:
+    """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
+    transformer = family.load_transformer(checkpoint or base_path)
+    if wrong := differences(transformer.state_dict(), base.state_dict()):
+        raise ValueError(f"{checkpoint}: {len(wrong)} tensors differ from the base's: {listed(wrong)}")
+    return transformer
 
 
 def _check_student(config: RunConfig, family: Family) -> None:
-    parameters = add_lora(family.load_transformer(config.model.path), build.student_shape(config), 0)
-    if (start := build.start_tensors(config)) is not None:
+    transformer, student = family.load_transformer(config.model.path), build.student(config)
+    start = start_tensors(config, student, family, transformer)
+    parameters = student.attach(transformer, seed=0)
+    if start is not None:
         load_into(parameters, start, "the student's start")
 
 
-def _check_rows(bucket: Bucket, family: Family) -> None:
-    """Every row of a small file, evenly spread ones of a large file, as far as the family can tell without a network."""
+@cache
+def _checked_rows(path: Path, family_name: str, wanted: tuple[tuple[str, str], ...]) -> int:
+    """The number of a file's rows; every row of a small file is checked, evenly spread ones of a large file, as far as the
+    family can tell without a network. A process checks a file once."""
+    bucket, family = Bucket(path), FAMILIES[family_name]()
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
     with_source = bucket[0].source_image is not None
     for n in range(0, len(bucket), stride):
         row = bucket[n]
         if (row.source_image is not None) != with_source:
-            raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        if row.target_image is not None:
-            decode_image(row.target_image, row.uid)
-        family.encode([row])
+            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        try:
+            _check_row(row, family, wanted)
+        except ValueError as error:  # names the row by its uid
+            raise ValueError(f"{bucket.path} row {n}: {error}") from error
+    return len(bucket)
+
+
+def _check_row(row: Row, family: Family, wanted: tuple[tuple[str, str], ...]) -> None:
+    for column, key in wanted:
+        if getattr(row, column) is None:
+            raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
+    if "target_image" in dict(wanted):
+        family.clean([row])
+    elif row.target_image is not None:
+        decode_image(row.target_image, row.uid)
+    family.encode([row])
 
 
 def _named(key: str, function, *arguments):
@@ -84,16 +118,20 @@ class Demand:
     count: int
     num_cpus: float
     num_gpus: float
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def demands(config: RunConfig) -> list[Demand]:
-    """Everything that a run starts."""
-    return [
-        Demand("learner", 1, config.learner.num_cpus, config.learner.num_gpus),
-        Demand("rollout", config.rollout.workers, config.rollout.num_cpus, config.rollout.num_gpus),
-        Demand("encoder", config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
-        *(Demand(f"experts.{n}", e.replicas, e.num_cpus, e.num_gpus) for n, e in config.experts.items()),
+    """Everything that a run starts: the learner, the rollout workers, then the services."""
+    separate = {name: expert for name, expert in config.experts.items() if expert.placement == "separate"}
+    parts = [
+        ("learner", 1, config.learner),
+        ("rollout", config.rollout.workers, config.rollout),
+        ("encoder", config.encoder.replicas, config.encoder),
+        *((f"experts.{name}", expert.replicas, expert) for name, expert in separate.items()),
+        *(("shared experts", expert.replicas, expert) for expert in list(config.shared_experts.values())[:1]),
     ]
+    return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:

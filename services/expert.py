@@ -13,6 +13,7 @@ from fields.field import Field
 from fields.plan import Group
 from fields.rollout import clean
 from fields.solver import Euler, Solver
+from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 
 
@@ -30,12 +31,15 @@ class ExpertService:
     def __init__(self, build_field: Callable[[], Field], threads: int):
         torch.set_num_threads(threads)
         self._field = build_field()
+        self._metrics = ProcessMetrics()
         self._turn = asyncio.Lock()
 
     async def answer(self, queries: tuple[Query, ...]) -> tuple[Target, ...]:
         """The field's velocities at the states of each query."""
         async with self._turn:
-            return await asyncio.to_thread(lambda: tuple(self._field.answer(query) for query in queries))
+            targets = await asyncio.to_thread(lambda: tuple(self._field.answer(query) for query in queries))
+        self._metrics.record_memory()
+        return targets
 
     async def queries(
         self, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool

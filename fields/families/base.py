@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fields.carriers import Condition
+from fields.carriers import Condition, Tensors
 from fields.dataset import Row
 
 
@@ -19,6 +20,9 @@ class Family(ABC):
     name: ClassVar[str]
     latent_shape: ClassVar[tuple[int, ...]]
     default_lora_targets: ClassVar[tuple[str, ...]]
+    encodes_batches: ClassVar[bool] = (
+        False  # whether rows encoded together have the conditions they have alone, to the last bit
+    )
 
     @abstractmethod
     def load_transformer(self, path: Path) -> nn.Module:
@@ -27,6 +31,15 @@ class Family(ABC):
         Raises:
             ValueError: if the folder doesn't hold such a model; says what is missing.
         """
+
+    def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:
+        """Write a folder that `load_transformer` reads: the network with its weights replaced by `tensors`.
+
+        This is the folder of a network of diffusers; what another library's network needs, its family says.
+        """
+        transformer.save_config(path)  # type: ignore[operator]
+        state = {**transformer.state_dict(), **tensors}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / "diffusion_pytorch_model.safetensors")
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> Condition:

@@ -10,8 +10,8 @@ from torch import nn
 from fields.carriers import Condition
 from fields.families.scene import SceneFamily
 from fields.field import Field
-from fields.lora import Adapter, read_adapter
-from fields.operators import Identity
+from fields.lora import Adapter
+from fields.peft_files import read_adapter
 from fields.scene.exam import task_row
 from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
 
@@ -51,15 +51,22 @@ def encoded(family: SceneFamily) -> Callable[[str, int], Condition]:
 
 @pytest.fixture(scope="session")
 def base_field(new_base, family: SceneFamily) -> Field:
-    return Field.build("base", family, new_base(), None, Identity())
+    return Field.build("base", family, {"base": (new_base(), None)})
 
 
 @pytest.fixture(scope="session")
 def local_field(new_base, family: SceneFamily, local_edit: Adapter) -> Field:
-    return Field.build("local_edit", family, new_base(), local_edit, Identity())
+    return Field.build("local_edit", family, {"local_edit": (new_base(), local_edit)})
 
 
 @pytest.fixture(scope="session")
 def states() -> torch.Tensor:
     """Four random states of the scene family."""
     return torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture
+def inputs(states, encoded):
+    """What the network takes at those states: x_t, t, words, source."""
+    condition = encoded("local_edit", 4)
+    return states, torch.tensor([0.9, 0.6, 0.4, 0.2]), condition.tensors["words"], condition.tensors["source"]
