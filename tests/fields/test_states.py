@@ -12,6 +12,7 @@ from fields.policy import Policy
 from fields.schedule import time_grid
 from fields.solver import Euler, EulerMaruyama
 from fields.states import noised, queries, rolled_out
+from fields.student import LoraStudent
 
 GRID = time_grid(6, 3.0)
 SHAPE = (2, 3)
