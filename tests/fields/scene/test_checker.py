@@ -185,3 +185,18 @@ def test_a_style_is_told_from_every_other_style(background, style):
     task = Task("style", "", Scene(background, plain.cells, style), source=plain)
     for other in ("plain", *STYLES):
         assert check(task, render(Scene(background, plain.cells, other))).passed is (other == style)
+
+
+def test_pictures_that_nobody_can_tell_apart_are_one_answer():
+    """In monochrome yellow and sky are the same grey to 0.001: an answer that errs by more than that isn't read as empty."""
+    source = scene((2, Thing("cross", "yellow")), (4, RED), background="sky")
+    target = scene((2, Thing("cross", "yellow")), (4, RED), background="sky", style="monochrome")
+    task = Task("style", "", target, source=source)
+    empty = scene((4, RED), background="sky", style="monochrome")
+    assert np.abs(render(target) - render(empty)).max() < 0.01
+    for seed in range(8):
+        assert check(task, noisy(render(target), 0.01, seed)).passed
+        assert not check(
+            task, noisy(render(scene((2, RED), (4, RED), background="sky", style="monochrome")), 0.01, seed)
+        ).passed
+    assert not check(task, render(source)).passed
