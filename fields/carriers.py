@@ -100,12 +100,25 @@ class Condition(Carrier):
 
     @staticmethod
     def concatenate(conditions: "list[Condition]") -> "Condition":
-        """The conditions of several batches as one batch."""
+        """The conditions of several batches as one batch.
+
+        Sequences (the second dimension) of unequal length are padded with zeros at their ends: a family whose texts
+        differ in length carries a mask, which is padded along with them.
+        """
         first = conditions[0]
         return Condition(
-            tensors={name: torch.cat([c.tensors[name] for c in conditions]) for name in first.tensors},
-            unconditional={name: torch.cat([c.unconditional[name] for c in conditions]) for name in first.unconditional},
+            tensors={name: _join([c.tensors[name] for c in conditions]) for name in first.tensors},
+            unconditional={name: _join([c.unconditional[name] for c in conditions]) for name in first.unconditional},
         )
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    """The tensors one after the other along the batch, padded along the second dimension."""
+    if tensors[0].ndim < 2:
+        return torch.cat(tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
+    rest = [tensor.new_zeros(len(tensor), longest - tensor.shape[1], *tensor.shape[2:]) for tensor in tensors]
+    return torch.cat([torch.cat(pair, dim=1) for pair in zip(tensors, rest, strict=True)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

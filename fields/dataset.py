@@ -8,19 +8,26 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-COLUMNS = ("uid", "task", "prompt", "source_image", "target_image")
+COLUMNS = ("uid", "task", "prompt", "source_image", "target_image", "negative_prompt", "width", "height")
 REQUIRED = ("uid", "task", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: a prompt, and for edits the encoded image (PNG, JPEG) to edit and one right answer."""
+    """One row: a prompt, and for edits the encoded image (PNG, JPEG) to edit and one right answer.
+
+    `negative_prompt` is what guidance turns away from; `width` and `height` are the image's size in pixels. Without them
+    the prompt is dropped, and the size is the family's default.
+    """
 
     uid: str
     task: str
     prompt: str
     source_image: bytes | None = None
     target_image: bytes | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
 
 
 class Bucket:

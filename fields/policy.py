@@ -8,6 +8,7 @@ from fields.families.base import Family
 from fields.lora import adapted_modules, weight_difference
 from fields.plan import Group, noise
 from fields.rollout import rollout
+from fields.schedule import Grid
 
 
 class Policy:
@@ -21,12 +22,12 @@ class Policy:
         transformer: the frozen base, without an adapter.
         scale: alpha / rank of the student's adapter.
         seed: of the run's sample plan.
-        grid: the rollout's times.
+        grid: the rollout's times, by size.
         device: where it computes.
     """
 
     def __init__(
-        self, family: Family, transformer: nn.Module, scale: float, seed: int, grid: Tensor, device: torch.device | None = None
+        self, family: Family, transformer: nn.Module, scale: float, seed: int, grid: Grid, device: torch.device | None = None
     ):
         self.family = family
         self.device = device or torch.device("cpu")
@@ -64,14 +65,15 @@ class Policy:
             ValueError: if a state is not finite; names the samples.
         """
         assert self.weights is not None, "a query needs a published version"
-        x_T = noise(self.seed, group.ids, self.family.latent_shape).to(self.device)
-        x_t = rollout(self.velocity, x_T, self.grid.to(self.device), group.index, condition.to(self.device))
+        grid = self.grid(group.size)
+        x_T = noise(self.seed, group.ids, self.family.latent_shape(group.size)).to(self.device)
+        x_t = rollout(self.velocity, x_T, grid.to(self.device), group.index, condition.to(self.device))
         return Query(
             sample_ids=group.ids,
             route=group.route,
             policy_version=self.weights.policy_version,
             checksum=self.weights.checksum,
             x_t=x_t.cpu(),
-            t=self.grid[group.index],
+            t=grid[group.index],
             condition=condition,
         )

@@ -1,10 +1,11 @@
 """From the run configuration to the parts of a run; services and actors get these functions, not the configuration."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from actors.schedule import Schedule
 from fields.carriers import Tensors
@@ -14,18 +15,20 @@ from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora import LoraShape, combine, read_adapter
-from fields.operators import Guidance, Identity, Operator
+from fields.operators import Identity, Operator
 from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
 from fields.query import BetaQuery, QueryDistribution, UniformQuery
 from fields.routing import HardRouting
-from fields.schedule import time_grid
+from fields.schedule import Grid, Size, time_grid
 from pipelines import config as c
 
 
-def family(config: c.RunConfig) -> Family:
-    """The model family."""
-    return FAMILIES[config.model.family]()
+def family(config: c.RunConfig, num_gpus: float = 0) -> Family:
+    """The model family; where its encoders run, they get this many GPUs."""
+    model = config.model
+    size = None if model.width is None or model.height is None else (model.width, model.height)
+    return FAMILIES[model.family](model.path, getattr(torch, model.dtype), size, device(num_gpus))
 
 
 def device(num_gpus: float) -> torch.device:
@@ -33,9 +36,11 @@ def device(num_gpus: float) -> torch.device:
     return torch.device("cuda" if num_gpus else "cpu")
 
 
-def grid(config: c.RunConfig) -> Tensor:
-    """The rollout's times."""
-    return time_grid(config.rollout.steps, config.rollout.shift)
+def grid(config: c.RunConfig) -> Grid:
+    """The rollout's times by size: the model's own, or of one shift."""
+    steps, shift = config.rollout.steps, config.rollout.shift
+    kind = family(config)
+    return cache(lambda size: kind.grid(size, steps) if shift is None else time_grid(steps, shift))
 
 
 def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
@@ -48,7 +53,14 @@ def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
         query=_query(config.query),
         grid=grid(config),
         rows=rows,
+        size=_sizes(config),
     )
+
+
+def _sizes(config: c.RunConfig) -> Callable[[str, int], Size | None]:
+    """(route, row) -> the size that the row asks for."""
+    kind, own = family(config), buckets(config)
+    return lambda route, row: kind.size(own[route][row])
 
 
 def _query(query: c.BetaQuery | c.UniformQuery) -> QueryDistribution:
@@ -99,11 +111,11 @@ def field(config: c.RunConfig, name: str) -> Field:
     expert = config.experts[name]
     adapter = read_adapter(expert.adapter) if expert.adapter else None
     transformer = kind.load_transformer(config.model.path)
-    return Field.build(name, kind, transformer, adapter, _operator(expert.operator), device(expert.num_gpus))
+    return Field.build(name, kind, transformer, adapter, _operator(expert.operator, kind), device(expert.num_gpus))
 
 
-def _operator(operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:
-    return Guidance(operator.scale) if isinstance(operator, c.GuidanceOperator) else Identity()
+def _operator(operator: c.IdentityOperator | c.GuidanceOperator, kind: Family) -> Operator:
+    return kind.guidance(operator.scale) if isinstance(operator, c.GuidanceOperator) else Identity()
 
 
 def distiller(config: c.RunConfig) -> Distiller:

@@ -40,7 +40,7 @@ def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None
         for name, expert in config.experts.items()
     }
     applications[application_name(config, _ENCODER)] = encoder_application(
-        partial(build.family, config),
+        partial(build.family, config, config.encoder.num_gpus),
         config.encoder.cache_rows,
         config.run.threads,
         config.run.name,
@@ -114,7 +114,7 @@ def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: ra
 def _examiner(config: RunConfig, workers: Workers) -> Examiner:
     exam = Exam(config.eval.samples, config.eval.seed)
     pool = RolloutPool(workers, config.run.name)
-    return Examiner(exam, build.family(config), build.grid(config), _client(config, _ENCODER), pool)
+    return Examiner(exam, build.family(config), build.grid(config)(None), _client(config, _ENCODER), pool)
 
 
 def _client(config: RunConfig, service: str) -> ServiceClient:

@@ -29,12 +29,13 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     distiller = build.distiller(config)
     published = {0: distiller.weights(0)}
     exam = Exam(config.eval.samples, config.eval.seed)
+    grid = plan.grid(None)
 
     def take(velocity: Velocity) -> ExamResult:
         answers = []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
-            x_0 = rollout(velocity, sheet.noise, plan.grid, clean_index(sheet.noise, plan.grid), condition)
+            x_0 = rollout(velocity, sheet.noise, grid, clean_index(sheet.noise, grid), condition)
             answers.append(family.decode(x_0))
         return exam.result(answers)
 

@@ -18,12 +18,13 @@ def check_files(config: RunConfig) -> dict[str, int]:
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
-    family = build.family(config)
-    _named("model.path", family.load_transformer, config.model.path)
+    family = _named("model", build.family, config)
+    _named("model.path", family.skeleton, config.model.path)
+    _named("model", build.grid(config), None)
     for name, expert in config.experts.items():
         if expert.adapter is not None:
             adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
-            transformer = family.load_transformer(config.model.path)
+            transformer = family.skeleton(config.model.path)
             parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
             _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
     _named("student", _check_student, config, family)
@@ -37,7 +38,7 @@ def check_files(config: RunConfig) -> dict[str, int]:
 
 
 def _check_student(config: RunConfig, family: Family) -> None:
-    parameters = add_lora(family.load_transformer(config.model.path), build.student_shape(config), 0)
+    parameters = add_lora(family.skeleton(config.model.path), build.student_shape(config), 0)
     if (start := build.start_tensors(config)) is not None:
         load_into(parameters, start, "the student's start")
 
@@ -52,7 +53,7 @@ def _check_rows(bucket: Bucket, family: Family) -> None:
             raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
         if row.target_image is not None:
             decode_image(row.target_image, row.uid)
-        family.encode([row])
+        family.check_row(row)
 
 
 def _named(key: str, function, *arguments):

@@ -223,6 +223,18 @@ def test_concatenate_undoes_select():
     assert_same(Condition.concatenate(parts), whole)
 
 
+def test_texts_of_unequal_length_are_padded_at_their_ends():
+    short, long = (
+        Condition(
+            tensors={"text": torch.full((1, n, 3), float(n)), "mask": torch.ones(1, n, dtype=torch.bool)}, unconditional={}
+        )
+        for n in (2, 5)
+    )
+    joined = Condition.concatenate([short, long])
+    assert joined.tensors["text"][:, :, 0].tolist() == [[2.0, 2.0, 0.0, 0.0, 0.0], [5.0] * 5]
+    assert joined.tensors["mask"].tolist() == [[True, True, False, False, False], [True] * 5]
+
+
 def test_without_prompt_drops_the_words_and_nothing_else():
     bare = condition().without_prompt()
     assert (bare.tensors["words"] == 0).all()

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def make_plan(**changes):
         "group_size": 4,
         "routing": HardRouting({"a": 1.0, "b": 2.0, "c": 1.0}),
         "query": BetaQuery(),
-        "grid": time_grid(16, 3.0),
+        "grid": lambda size: time_grid(16, 3.0),
         "rows": ROWS,
     }
     return SamplePlan(**settings | changes)
@@ -66,7 +66,7 @@ from fields.routing import HardRouting
 from fields.schedule import time_grid
 routing = HardRouting({"a": 1.0, "b": 2.0, "c": 1.0})
 plan = SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing, query=BetaQuery(),
-                  grid=time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
+                  grid=lambda size: time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
 samples = [plan.sample(n) for n in (100, 5, 0, 2**40)]
 print(json.dumps([[[s.id, s.route, s.row, s.index] for s in samples], noise(2**64 - 1, (5, 2**40), (3,)).tolist()]))
 """
@@ -74,7 +74,7 @@ print(json.dumps([[[s.id, s.route, s.row, s.index] for s in samples], noise(2**6
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     samples, x_T = json.loads(output)
     plan = make_plan(seed=2**64 - 1)
-    assert samples == [list(astuple(plan.sample(n))) for n in (100, 5, 0, 2**40)]
+    assert samples == [list(astuple(plan.sample(n)))[:4] for n in (100, 5, 0, 2**40)]
     assert x_T == noise(2**64 - 1, (5, 2**40), (3,)).tolist()
 
 
@@ -98,6 +98,38 @@ def test_a_group_has_one_route_ascending_ids_and_at_most_group_size_samples(plan
     for of_route in sizes.values():
         assert all(size == plan.group_size for size in of_route[:-1]), "only a route's last group may be short"
         assert all(1 <= size <= plan.group_size for size in of_route)
+
+
+SIZES = ((64, 96), (96, 64), None)
+
+
+def size_of(route, row):
+    return SIZES[row % 3] if route == "b" else None
+
+
+@FEW
+@given(plans(), st.integers(0, 1000))
+def test_groups_do_not_mix_sizes_and_lose_nobody(plan, step):
+    sized = replace(plan, size=size_of)
+    groups = sized.groups(step)
+    for group in groups:
+        assert {size_of(group.route, sample.row) for sample in group.samples} == {group.size}
+        assert 1 <= len(group.samples) <= plan.group_size
+    ids = sorted(n for group in groups for n in group.ids)
+    assert ids == list(range(step * plan.batch_size, (step + 1) * plan.batch_size))
+    for route, size in {(group.route, group.size) for group in groups}:
+        lengths = [len(group.samples) for group in groups if (group.route, group.size) == (route, size)]
+        assert all(length == plan.group_size for length in lengths[:-1]), "only the last group of a route and size may be short"
+
+
+def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
+    grids = {(64, 96): time_grid(16, 3.0), (96, 64): time_grid(32, 1.0), None: time_grid(4)}
+    query = UniformQuery("sigma")
+    plan = make_plan(size=size_of, grid=grids.__getitem__, query=query)
+    for n in range(60):
+        sample = plan.sample(n)
+        assert sample.size == size_of(sample.route, sample.row)
+        assert sample.index == query.draw(generator(0, Stream.QUERY, n), grids[sample.size])
 
 
 @FEW
@@ -140,7 +172,7 @@ def test_granularity_says_what_shares_a_draw():
 @FEW
 @given(SEEDS)
 def test_another_query_distribution_leaves_routes_and_rows_as_they_were(seed):
-    plan, other = make_plan(seed=seed), make_plan(seed=seed, query=UniformQuery("sigma"), grid=time_grid(5))
+    plan, other = make_plan(seed=seed), make_plan(seed=seed, query=UniformQuery("sigma"), grid=lambda size: time_grid(5))
     samples, others = ([p.sample(n) for n in range(40)] for p in (plan, other))
     assert [(s.id, s.route, s.row) for s in samples] == [(s.id, s.route, s.row) for s in others]
     assert [s.index for s in samples] != [s.index for s in others]
@@ -160,7 +192,7 @@ def test_each_decision_has_a_stream_of_its_own():
         sample = plan.sample(n)
         assert sample.route == plan.routing.draw(generator(5, Stream.ROUTE, n // 4))
         assert sample.row == generator(5, Stream.ROW, n).integers(ROWS[sample.route])
-        assert sample.index == plan.query.draw(generator(5, Stream.QUERY, n), plan.grid)
+        assert sample.index == plan.query.draw(generator(5, Stream.QUERY, n), time_grid(16, 3.0))
     assert torch.equal(
         noise(5, (7,), (6,)), torch.from_numpy(generator(5, Stream.NOISE, 7).standard_normal((1, 6), np.float32))
     )

@@ -47,7 +47,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
                 group_size=2,
                 routing=routing,
                 query=query or UniformQuery(),
-                grid=GRID,
+                grid=lambda size: GRID,
                 rows=rows,
             )
             self.asked, self.published, self.windows, self.updates = [], {}, [], []
@@ -56,7 +56,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
             experts = {n: recording(n, family, f.transformer, f.operator, f.device) for n, f in built.items()}
             optimization = Optimization(learning_rate=learning_rate)
             self.student = Distiller(family, new_base(), local_edit.shape, optimization, 0, local_edit.tensors)
-            policy = Policy(family, new_base(), local_edit.shape.scale, SEED, GRID)
+            policy = Policy(family, new_base(), local_edit.shape.scale, SEED, lambda size: GRID)
             self.published[0] = self.student.weights(0)
             self.versions = dict(self.published)
             loop = distill(self.plan, encode, policy, experts, self.student, self.published, range(steps), lag)

@@ -1,0 +1,48 @@
+"""Z-Image."""
+
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.pipeline import Named, PipelineFamily
+from fields.operators import Guidance, Operator
+
+
+class ZImageFamily(PipelineFamily):
+    """Qwen3's text of any length. The network is told 1 - t and answers x_0 - eps; it takes lists of samples."""
+
+    name = "z_image"
+    pipelines = ("ZImagePipeline",)
+    transformer_class = "ZImageTransformer2DModel"
+    max_tokens = 512
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def guidance(self, scale: float) -> Operator:
+        """Z-Image's scale counts from the conditional branch: v_c + scale (v_c - v_u)."""
+        return Guidance(1 + scale)
+
+    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
+        text, no_text = self.encoders.encode_prompt(
+            prompt, self.device, negative_prompt=negative, max_sequence_length=self.max_tokens
+        )
+        return _masked(text[0]), _masked(no_text[0])
+
+    def count_tokens(self, prompt: str) -> int:
+        messages = [{"role": "user", "content": prompt}]
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+        return super().count_tokens(self.encoders.tokenizer.apply_chat_template(messages, **options))
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        texts = [text[mask] for text, mask in zip(inputs["text"], inputs["mask"], strict=True)]
+        velocities = transformer(list(x_t[:, :, None].unbind()), 1 - t, texts, return_dict=False)[0]
+        return -torch.stack(velocities)[:, :, 0]
+
+    def decode_latents(self, x_0: Tensor) -> Tensor:
+        config = self.vae.config
+        return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+
+
+def _masked(text: Tensor) -> Named:
+    return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}

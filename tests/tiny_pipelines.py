@@ -1,0 +1,318 @@
+"""A complete `diffusers` pipeline of each family, tiny and random, with weights so large that a dropped condition shows."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fields.families import FAMILIES
+from fields.families.pipeline import PipelineFamily
+
+SIZE = (64, 96)  # not square, so that a swapped width and height shows
+
+WORDS = ["a", "assistant", "blue", "bright", "cat", "circle", "dark", "dog", "green", "it", "make", "on", "red", "square"]
+WORDS += ["the", "under", "user"]
+SPECIAL = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+VOCABULARY = len(SPECIAL) + len(WORDS)
+CHAT = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %} <|im_start|> assistant{% endif %}"
+)
+
+
+def tokenizer(length: int = 77) -> Any:
+    """A token for each word and each mark, `<s>` before and `</s>` after."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: n for n, word in enumerate([*SPECIAL, *WORDS])}
+    inner = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=length, additional_special_tokens=SPECIAL[4:], padding_side="right", **names
+    )
+    made.chat_template = CHAT
+    return made
+
+
+def louder(module: nn.Module, factor: float = 2.5) -> nn.Module:
+    """In evaluation mode, and with matrices scaled up, the output's own excepted."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim >= 2 and not any(part in name for part in ("proj_out", "final", "norm_out")):
+            parameter.data *= factor
+    return module.eval()
+
+
+def clip(hidden: int, projection: int, seed: int, projected: bool = True) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        projection_dim=projection, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return louder((CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
+
+
+def t5(width: int) -> nn.Module:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(vocab_size=VOCABULARY, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0)
+    torch.manual_seed(3)
+    return louder(T5EncoderModel(config), 1.0)
+
+
+def causal(kind: str, layers: int, head: bool = False) -> nn.Module:
+    """A language model of 32 hidden values."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(4)
+    return louder(getattr(transformers, f"{kind}ForCausalLM" if head else f"{kind}Model")(config), 5.0)
+
+
+def vae(channels: int, kind: str = "AutoencoderKL", **options: Any) -> nn.Module:
+    """Eight pixels a latent cell, as in the large models."""
+    import diffusers
+
+    torch.manual_seed(5)
+    return louder(
+        getattr(diffusers, kind)(
+            block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=4, sample_size=64,
+            latent_channels=channels, **options,
+        ), 1.5,
+    )  # fmt: skip
+
+
+def plain_vae(channels: int) -> nn.Module:
+    made = vae(channels, scaling_factor=0.4, shift_factor=0.1)
+    return made
+
+
+def euler(**options: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(**options)
+
+
+def transformer(kind: str, factor: float = 2.5, **options: Any) -> nn.Module:
+    import diffusers
+
+    torch.manual_seed(6)
+    return louder(getattr(diffusers, kind)(**options), factor)
+
+
+def sd3() -> Any:
+    from diffusers import StableDiffusion3Pipeline
+
+    return StableDiffusion3Pipeline(
+        transformer=transformer(
+            "SD3Transformer2DModel", sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2,
+            attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=64,
+            pooled_projection_dim=64, pos_embed_max_size=16, dual_attention_layers=(0,), qk_norm="rms_norm",
+        ),
+        scheduler=euler(shift=3.0), vae=plain_vae(4),
+        text_encoder=clip(32, 32, 1), tokenizer=tokenizer(), text_encoder_2=clip(32, 32, 2), tokenizer_2=tokenizer(),
+        text_encoder_3=t5(64), tokenizer_3=tokenizer(512),
+    )  # fmt: skip
+
+
+def flux(kind: str = "FluxPipeline", guided: bool = True) -> Any:
+    import diffusers
+
+    return getattr(diffusers, kind)(
+        transformer=transformer(
+            "FluxTransformer2DModel", in_channels=16, num_layers=2, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+            guidance_embeds=guided,
+        ),
+        scheduler=euler(use_dynamic_shifting=True), vae=plain_vae(4),
+        text_encoder=clip(32, 32, 1, projected=False), tokenizer=tokenizer(), text_encoder_2=t5(32), tokenizer_2=tokenizer(512),
+    )  # fmt: skip
+
+
+def flux2() -> Any:
+    """Klein, the base: undistilled. Its text is of layers 9, 18 and 27."""
+    from diffusers import Flux2KleinPipeline
+
+    autoencoder = vae(4, "AutoencoderKLFlux2")
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2)
+    return Flux2KleinPipeline(
+        transformer=transformer(
+            "Flux2Transformer2DModel", in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=96, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        ),
+        scheduler=euler(use_dynamic_shifting=True), vae=autoencoder,
+        text_encoder=causal("Qwen3", 28, head=True), tokenizer=tokenizer(512),
+    )  # fmt: skip
+
+
+def qwen_vl() -> nn.Module:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+            "rope_scaling": {"type": "default", "mrope_section": [2, 2, 4], "rope_type": "default"}, "rope_theta": 1e6,
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
+            "patch_size": 14, "spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [1],
+        },
+        image_token_id=SPECIAL.index("<|image_pad|>"), video_token_id=SPECIAL.index("<|video_pad|>"),
+        vision_start_token_id=SPECIAL.index("<|vision_start|>"), vision_end_token_id=SPECIAL.index("<|vision_end|>"),
+    )  # fmt: skip
+    torch.manual_seed(7)
+    return louder(Qwen2_5_VLForConditionalGeneration(config), 3.0)
+
+
+def _qwen_parts() -> dict[str, Any]:
+    from diffusers import AutoencoderKLQwenImage
+
+    torch.manual_seed(8)
+    autoencoder = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.7, 1.1, 0.9],
+    )  # fmt: skip
+    return {
+        "transformer": transformer(
+            "QwenImageTransformer2DModel", patch_size=2, in_channels=16, out_channels=4, num_layers=2,
+            attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(8, 4, 4),
+        ),
+        "scheduler": euler(
+            use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9, max_image_seq_len=8192, time_shift_type="exponential"
+        ),
+        "vae": louder(autoencoder, 1.5),
+        "text_encoder": qwen_vl(),
+        "tokenizer": tokenizer(1200),
+    }  # fmt: skip
+
+
+def qwen_image() -> Any:
+    from diffusers import QwenImagePipeline
+
+    return QwenImagePipeline(**_qwen_parts())
+
+
+def qwen_image_edit() -> Any:
+    from diffusers import QwenImageEditPipeline
+    from transformers import Qwen2VLImageProcessor
+
+    from fields.families.stills import StillsProcessor
+
+    parts = _qwen_parts()
+    images = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
+    processor = StillsProcessor(images, parts["tokenizer"], chat_template=CHAT)
+    return QwenImageEditPipeline(**parts, processor=processor)
+
+
+def z_image() -> Any:
+    from diffusers import ZImagePipeline
+
+    return ZImagePipeline(
+        transformer=transformer(
+            "ZImageTransformer2DModel", in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+            cap_feat_dim=32, axes_dims=[8, 4, 4], axes_lens=[1024, 32, 32],
+        ),
+        scheduler=euler(shift=3.0), vae=plain_vae(4), text_encoder=causal("Qwen3", 2), tokenizer=tokenizer(512),
+    )  # fmt: skip
+
+
+def lumina2() -> Any:
+    from diffusers import Lumina2Pipeline
+
+    return Lumina2Pipeline(
+        transformer=transformer(
+            "Lumina2Transformer2DModel", sample_size=16, patch_size=2, in_channels=4, hidden_size=24, num_layers=2,
+            num_refiner_layers=1, num_attention_heads=3, num_kv_heads=1, multiple_of=2, axes_dim_rope=(4, 2, 2),
+            axes_lens=(512, 128, 128), cap_feat_dim=32,
+        ),
+        scheduler=euler(shift=6.0), vae=plain_vae(4), text_encoder=causal("Gemma2", 2), tokenizer=tokenizer(512),
+    )  # fmt: skip
+
+
+def sana() -> Any:
+    from diffusers import AutoencoderDC, SanaPipeline
+
+    torch.manual_seed(9)
+    autoencoder = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * 6, decoder_block_types=("ResBlock",) * 6,
+        encoder_block_out_channels=(4, 4, 4, 4, 4, 8), decoder_block_out_channels=(4, 4, 4, 4, 4, 8),
+        encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6, encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6, upsample_block_type="interpolate", downsample_block_type="stride_conv",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
+    )  # fmt: skip
+    return SanaPipeline(
+        transformer=transformer(
+            "SanaTransformer2DModel", patch_size=1, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=4,
+            num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8,
+            caption_channels=32, sample_size=16,
+        ),
+        scheduler=euler(shift=3.0), vae=autoencoder.eval(), text_encoder=causal("Gemma2", 2), tokenizer=tokenizer(1200),
+    )  # fmt: skip
+
+
+PIPELINES: dict[str, Callable[[], Any]] = {
+    "sd3": sd3,
+    "flux": flux,
+    "flux2": flux2,
+    "qwen_image": qwen_image,
+    "qwen_image_edit": qwen_image_edit,
+    "z_image": z_image,
+    "lumina2": lumina2,
+    "sana": sana,
+}
+
+
+def save(name: str, folder: Path) -> Any:
+    """Write a family's pipeline as its publisher would; returns it."""
+    pipeline = PIPELINES[name]()
+    pipeline.save_pretrained(folder)
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text())
+    if "processor" in content:  # without torchvision the published class cannot be built, but it is what folders name
+        content["processor"] = ["transformers", "Qwen2VLProcessor"]
+        index.write_text(json.dumps(content))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A stock pipeline, its folder, and the family over that folder."""
+
+    stock: Any
+    folder: Path
+    family: PipelineFamily
+    network: nn.Module
+
+
+def build(name: str, folder: Path) -> Tiny:
+    """A family's pipeline in memory and in a folder."""
+    stock = save(name, folder)
+    family = FAMILIES[name](folder, size=SIZE)
+    assert isinstance(family, PipelineFamily)
+    return Tiny(stock, folder, family, family.load_transformer(folder))
