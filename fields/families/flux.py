@@ -6,19 +6,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fields.families.guidance import DistilledGuidance
 from fields.families.packing import pack, positions, unpack
 from fields.families.pipeline import Named, PipelineFamily
-from fields.operators import Guidance, Operator
 from fields.schedule import Size
 
 
 class FluxFamily(PipelineFamily):
-    """CLIP's pooled text, a T5 without a mask. A source image's tokens follow the image's own, told apart by position.
-
-    A dev network wants to be told a guidance scale. A condition holds `told_scale`, what its pipeline tells by default;
-    `guidance(scale)` tells another one.
-    """
+    """CLIP's pooled text, a T5 without a mask. A source image's tokens follow the image's own, told apart by position."""
 
     name = "flux"
     pipelines = ("FluxPipeline", "FluxKontextPipeline")
@@ -37,16 +31,7 @@ class FluxFamily(PipelineFamily):
         channels, height, width = super().latent_shape(size)
         return channels // 4, height, width
 
-    def guidance(self, scale: float) -> Operator:
-        return DistilledGuidance(scale) if self.network_config["guidance_embeds"] else Guidance(scale)
-
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
-        text, no_text = self._text(prompt), self._text(negative)
-        if self.network_config["guidance_embeds"]:
-            text["guidance"] = torch.tensor([self.told_scale])
-        return text, no_text
-
-    def _text(self, prompt: str) -> Named:
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
         text, pooled, _ = self.encoders.encode_prompt(prompt, None, device=self.device, max_sequence_length=self.max_tokens)
         return {"text": text, "pooled": pooled}
 
@@ -71,7 +56,3 @@ class FluxFamily(PipelineFamily):
             return_dict=False,
         )[0]
         return unpack(velocity[:, : tokens[0].shape[1]], height, width)
-
-    def decode_latents(self, x_0: Tensor) -> Tensor:
-        config = self.vae.config
-        return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]

@@ -7,9 +7,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.families.folder import INDEX, fetch, read_json
-from fields.families.guidance import DistilledGuidance
 from fields.families.pipeline import Named, PipelineFamily
-from fields.operators import Guidance, Operator
+from fields.operators import Operator
 from fields.schedule import Size
 
 _SOURCE_POSITION = 10  # first coordinate of the first source image's tokens; the image's own is 0
@@ -39,19 +38,11 @@ class Flux2Family(PipelineFamily):
         return compute_empirical_mu(height * width, steps)
 
     def guidance(self, scale: float) -> Operator:
-        if self.network_config["guidance_embeds"]:
-            return DistilledGuidance(scale)
-        if read_json(fetch(self._base, ()) / INDEX).get("is_distilled"):
+        if not self.is_told and read_json(fetch(self._base, ()) / INDEX).get("is_distilled"):
             raise ValueError(f"guidance {scale}: {self.path} was distilled to do without")
-        return Guidance(scale)
+        return super().guidance(scale)
 
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
-        text, no_text = self._text(prompt), self._text(negative)
-        if self.network_config["guidance_embeds"]:
-            text["guidance"] = torch.tensor([self.told_scale])
-        return text, no_text
-
-    def _text(self, prompt: str) -> Named:
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
         return {"text": self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)[0]}
 
     def count_tokens(self, prompt: str) -> int:

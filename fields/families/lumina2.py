@@ -12,7 +12,7 @@ from fields.schedule import Size
 
 
 class Lumina2Family(PipelineFamily):
-    """Gemma's text with a mask, a system prompt before it. The network is told 1 - t and answers x_0 - eps."""
+    """Gemma's text with a mask, a system prompt before the prompt. The network is told 1 - t and answers x_0 - eps."""
 
     name = "lumina2"
     pipelines = ("Lumina2Pipeline",)
@@ -32,11 +32,18 @@ class Lumina2Family(PipelineFamily):
         """Keeps the length of each row of each channel of the latents, as its pipeline does."""
         return NormedGuidance(scale, lambda velocity: velocity.norm(dim=-1, keepdim=True))
 
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
-        text, mask, no_text, no_mask = self.encoders.encode_prompt(
-            prompt, negative_prompt=[negative], device=self.device, max_sequence_length=self.max_tokens
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        text, mask, *_ = self.encoders.encode_prompt(
+            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_tokens
         )
-        return {"text": text, "mask": mask}, {"text": no_text, "mask": no_mask}
+        return {"text": text, "mask": mask}
+
+    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+        """Without the system prompt."""
+        *_, text, mask = self.encoders.encode_prompt(
+            "", negative_prompt=[prompt], device=self.device, max_sequence_length=self.max_tokens
+        )
+        return {"text": text, "mask": mask}
 
     def count_tokens(self, prompt: str) -> int:
         return super().count_tokens(f"{self.encoders.system_prompt} <Prompt Start> {prompt}")
@@ -49,7 +56,3 @@ class Lumina2Family(PipelineFamily):
             encoder_attention_mask=inputs["mask"],
             return_dict=False,
         )[0]
-
-    def decode_latents(self, x_0: Tensor) -> Tensor:
-        config = self.vae.config
-        return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]

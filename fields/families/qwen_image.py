@@ -34,15 +34,9 @@ class QwenImageFamily(PipelineFamily):
     def guidance(self, scale: float) -> Operator:
         return NormedGuidance(scale, _token_lengths)
 
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
-        return self._text(prompt, source), self._text(negative, source)
-
-    def _text(self, prompt: str, source: Image.Image | None) -> Named:
-        return self._masked(*self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens))
-
-    def _masked(self, text: Tensor, mask: Tensor | None) -> Named:
-        """Qwen's pipelines leave out a mask that hides nothing; a row may yet be padded beside a longer one."""
-        return {"text": text, "mask": torch.ones(text.shape[:2], dtype=torch.bool) if mask is None else mask.bool()}
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        text, mask = self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)
+        return masked(text, mask)
 
     def count_tokens(self, prompt: str) -> int:
         template, dropped = self.encoders.prompt_template_encode, self.encoders.prompt_template_encode_start_idx
@@ -67,6 +61,11 @@ class QwenImageFamily(PipelineFamily):
             for name in ("latents_mean", "latents_std")
         )
         return self.vae.decode((x_0 * deviation + mean)[:, :, None], return_dict=False)[0][:, :, 0]
+
+
+def masked(text: Tensor, mask: Tensor | None) -> Named:
+    """Qwen's pipelines leave out a mask that hides nothing; here a row may yet be padded beside a longer one."""
+    return {"text": text, "mask": torch.ones(text.shape[:2], dtype=torch.bool) if mask is None else mask.bool()}
 
 
 def _token_lengths(velocity: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from fields.families.pipeline import Named
-from fields.families.qwen_image import QwenImageFamily
+from fields.families.qwen_image import QwenImageFamily, masked
 
 
 class QwenImageEditFamily(QwenImageFamily):
@@ -23,8 +23,8 @@ class QwenImageEditFamily(QwenImageFamily):
 
         return super().given_parts(folder) | {"processor": StillsProcessor.from_pretrained(folder / "processor")}
 
-    def _text(self, prompt: str, source: Image.Image | None) -> Named:
-        return self._masked(*self.encoders.encode_prompt(prompt, image=source, device=self.device))
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        return masked(*self.encoders.encode_prompt(prompt, image=source, device=self.device))
 
     def source_latents(self, source: Image.Image) -> Tensor:
         image = self.encoders.image_processor.preprocess(source, source.height, source.width)

@@ -37,12 +37,17 @@ class SanaFamily(PipelineFamily):
             return time_grid(steps, scheduler["flow_shift"])
         return super().grid(size, steps)
 
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
         instruction = inspect.signature(type(self.encoders).__call__).parameters["complex_human_instruction"].default
-        text, mask, no_text, no_mask = self.encoders.encode_prompt(
-            prompt, negative_prompt=negative, device=self.device, complex_human_instruction=instruction
+        text, mask, *_ = self.encoders.encode_prompt(
+            prompt, do_classifier_free_guidance=False, device=self.device, complex_human_instruction=instruction
         )
-        return {"text": text, "mask": mask}, {"text": no_text, "mask": no_mask}
+        return {"text": text, "mask": mask}
+
+    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+        """Without the instruction."""
+        *_, text, mask = self.encoders.encode_prompt("", negative_prompt=prompt, device=self.device)
+        return {"text": text, "mask": mask}
 
     def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         answer = transformer(

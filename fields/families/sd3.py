@@ -21,11 +21,11 @@ class SD3Family(PipelineFamily):
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     )
 
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
-        text, no_text, pooled, no_pooled = self.encoders.encode_prompt(
-            prompt, None, None, device=self.device, negative_prompt=negative, max_sequence_length=self.max_tokens
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        text, _, pooled, _ = self.encoders.encode_prompt(
+            prompt, None, None, device=self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
         )
-        return {"text": text, "pooled": pooled}, {"text": no_text, "pooled": no_pooled}
+        return {"text": text, "pooled": pooled}
 
     def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         return transformer(
@@ -35,7 +35,3 @@ class SD3Family(PipelineFamily):
             pooled_projections=inputs["pooled"],
             return_dict=False,
         )[0]
-
-    def decode_latents(self, x_0: Tensor) -> Tensor:
-        config = self.vae.config
-        return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]

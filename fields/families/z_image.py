@@ -23,11 +23,11 @@ class ZImageFamily(PipelineFamily):
         """Z-Image's scale counts from the conditional branch: v_c + scale (v_c - v_u)."""
         return Guidance(1 + scale)
 
-    def texts(self, prompt: str, negative: str, source: Image.Image | None) -> tuple[Named, Named]:
-        text, no_text = self.encoders.encode_prompt(
-            prompt, self.device, negative_prompt=negative, max_sequence_length=self.max_tokens
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        (text,), _ = self.encoders.encode_prompt(
+            prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
         )
-        return _masked(text[0]), _masked(no_text[0])
+        return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}
 
     def count_tokens(self, prompt: str) -> int:
         messages = [{"role": "user", "content": prompt}]
@@ -38,11 +38,3 @@ class ZImageFamily(PipelineFamily):
         texts = [text[mask] for text, mask in zip(inputs["text"], inputs["mask"], strict=True)]
         velocities = transformer(list(x_t[:, :, None].unbind()), 1 - t, texts, return_dict=False)[0]
         return -torch.stack(velocities)[:, :, 0]
-
-    def decode_latents(self, x_0: Tensor) -> Tensor:
-        config = self.vae.config
-        return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
-
-
-def _masked(text: Tensor) -> Named:
-    return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}

@@ -64,7 +64,7 @@ def test_another_negative_prompt_is_another_unconditional_branch(tiny, name):
 def test_another_source_image_is_another_velocity(tiny, name):
     model = tiny(name)
     conditions = [model.family.encode([row(model.family, source=seed)]) for seed in (1, 2)]
-    assert difference(velocity(model, *conditions)) > 0.01
+    assert difference(velocity(model, *conditions)) > 0.003
     assert difference(velocity(model, *(condition.without_prompt() for condition in conditions))) > 0.001
 
 
@@ -127,7 +127,7 @@ def _decoded_by_stock(model, x_0: torch.Tensor) -> np.ndarray:
 
 def _call(model, last: torch.Tensor, **arguments) -> np.ndarray:
     return model.stock(
-        height=HEIGHT, width=WIDTH, num_inference_steps=1, output_type="np",
+        height=HEIGHT, width=WIDTH, num_inference_steps=2, output_type="np",
         callback_on_step_end=lambda pipeline, step, t, tensors: {"latents": last}, **arguments,
     ).images  # fmt: skip
 
