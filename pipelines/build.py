@@ -59,8 +59,9 @@ def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
 
 def _sizes(config: c.RunConfig) -> Callable[[str, int], Size | None]:
     """(route, row) -> the size that the row asks for."""
-    kind, own = family(config), buckets(config)
-    return lambda route, row: kind.size(own[route][row])
+    kind = family(config)
+    bucket = cache(lambda route: Bucket(config.routes[route].data))
+    return lambda route, row: kind.size(bucket(route)[row])
 
 
 def _query(query: c.BetaQuery | c.UniformQuery) -> QueryDistribution:
