@@ -82,7 +82,7 @@ def qwen_vl() -> nn.Module:
     return louder(Qwen2_5_VLForConditionalGeneration(config), 3.0)
 
 
-def _qwen_parts() -> dict[str, Any]:
+def _qwen_parts(**options: Any) -> dict[str, Any]:
     from diffusers import AutoencoderKLQwenImage
 
     torch.manual_seed(8)
@@ -93,7 +93,7 @@ def _qwen_parts() -> dict[str, Any]:
     return {
         "transformer": transformer(
             "QwenImageTransformer2DModel", patch_size=2, in_channels=16, out_channels=4, num_layers=2,
-            attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(8, 4, 4),
+            attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(8, 4, 4), **options,
         ),
         "scheduler": euler(
             use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9, max_image_seq_len=8192, time_shift_type="exponential"
@@ -110,16 +110,27 @@ def qwen_image() -> Any:
     return QwenImagePipeline(**_qwen_parts())
 
 
-def qwen_image_edit() -> Any:
-    from diffusers import QwenImageEditPipeline
+def _processor(words: Any) -> Any:
     from transformers import Qwen2VLImageProcessor
 
     from fields.families.stills import StillsProcessor
 
+    return StillsProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56), words, chat_template=CHAT)
+
+
+def qwen_image_edit() -> Any:
+    from diffusers import QwenImageEditPipeline
+
     parts = _qwen_parts()
-    images = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
-    processor = StillsProcessor(images, parts["tokenizer"], chat_template=CHAT)
-    return QwenImageEditPipeline(**parts, processor=processor)
+    return QwenImageEditPipeline(**parts, processor=_processor(parts["tokenizer"]))
+
+
+def qwen_image_edit_plus() -> Any:
+    """As of 2511: the source's tokens are modulated as clean ones."""
+    from diffusers import QwenImageEditPlusPipeline
+
+    parts = _qwen_parts(zero_cond_t=True)
+    return QwenImageEditPlusPipeline(**parts, processor=_processor(parts["tokenizer"]))
 
 
 def z_image() -> Any:
@@ -180,9 +191,8 @@ PIPELINES: dict[str, Callable[[], Any]] = {
 }
 
 
-def save(name: str, folder: Path) -> Any:
-    """Write a family's pipeline as its publisher would; returns it."""
-    pipeline = PIPELINES[name]()
+def save(pipeline: Any, folder: Path) -> Any:
+    """Write a pipeline as its publisher would; returns it."""
     pipeline.save_pretrained(folder)
     index = folder / "model_index.json"
     content = json.loads(index.read_text())
@@ -203,9 +213,8 @@ class Tiny:
     network: nn.Module
 
 
-def build(name: str, folder: Path) -> Tiny:
+def build(name: str, pipeline: Any, folder: Path) -> Tiny:
     """A family's pipeline in memory and in a folder."""
-    stock = save(name, folder)
     family = FAMILIES[name](folder, size=SIZE)
     assert isinstance(family, PipelineFamily)
-    return Tiny(stock, folder, family, family.load_transformer(folder))
+    return Tiny(save(pipeline, folder), folder, family, family.load_transformer(folder))

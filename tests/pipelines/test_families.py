@@ -28,7 +28,7 @@ PROMPTS = ("a red cat", "make the dog bright", "a green circle under the blue sq
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
     folder = tmp_path_factory.mktemp("stock")
-    return cache(lambda name: (tiny_pipelines.save(name, folder / name), folder / name))
+    return cache(lambda name: (tiny_pipelines.save(PIPELINES[name](), folder / name), folder / name))
 
 
 def bucket(path: Path, with_source: bool) -> Path:

@@ -10,4 +10,4 @@ import tiny_pipelines
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tiny_pipelines.Tiny]:
     folder = tmp_path_factory.mktemp("pipelines")
-    return cache(lambda name: tiny_pipelines.build(name, folder / name))
+    return cache(lambda name: tiny_pipelines.build(name, tiny_pipelines.PIPELINES[name](), folder / name))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_pipelines import SIZE, Tiny
+from tiny_pipelines import SIZE, Tiny, build, qwen_image_edit_plus
 
 from fields.carriers import Condition
 from fields.dataset import Row, decode_image, encode_png, to_bytes
@@ -191,3 +191,14 @@ def test_qwen_image_edits_like_the_pipeline(tiny, scale, monkeypatch):
     expected = edited_by_stock(model, noise, edits, true_cfg_scale=[scale, scale], negative_prompt=list(NEGATIVES))
     operator = model.family.guidance(scale) if scale > 1 else Identity()
     assert_same(ours(model, edits, operator, noise), expected)
+
+
+def test_qwen_image_edit_plus_edits_like_the_pipeline(tmp_path, monkeypatch):
+    """It shows its text encoder another size of the source than its network."""
+    module = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus"
+    monkeypatch.setattr(f"{module}.VAE_IMAGE_SIZE", WIDTH * HEIGHT)
+    monkeypatch.setattr(f"{module}.CONDITION_IMAGE_SIZE", 32 * 64)
+    model = build("qwen_image_edit", qwen_image_edit_plus(), tmp_path)
+    noise, edits = noise_of(model), rows(with_source=True)
+    expected = edited_by_stock(model, noise, edits, true_cfg_scale=[3.0, 3.0], negative_prompt=list(NEGATIVES))
+    assert_same(ours(model, edits, model.family.guidance(3.0), noise), expected)
