@@ -21,7 +21,8 @@ SPECIAL = [
 ]
 VOCABULARY = len(SPECIAL) + len(WORDS)
 CHAT = (
-    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|>{% endfor %}"
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} "
+    "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }} <|im_end|>{% endfor %}"
     "{% if add_generation_prompt %} <|im_start|> assistant{% endif %}"
 )
 

@@ -45,21 +45,39 @@ def flux(kind: str = "FluxPipeline", guided: bool = True) -> Any:
     )  # fmt: skip
 
 
+def _flux2_parts(text_width: int, guided: bool) -> dict[str, Any]:
+    autoencoder = vae(4, "AutoencoderKLFlux2")
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2)
+    return {
+        "transformer": transformer(
+            "Flux2Transformer2DModel", in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=text_width, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=guided,
+        ),
+        "scheduler": euler(use_dynamic_shifting=True),
+        "vae": autoencoder,
+        "tokenizer": tokenizer(512),
+    }  # fmt: skip
+
+
 def flux2() -> Any:
     """Klein, the base: undistilled. Its text is of layers 9, 18 and 27."""
     from diffusers import Flux2KleinPipeline
 
-    autoencoder = vae(4, "AutoencoderKLFlux2")
-    autoencoder.bn.running_mean.normal_()
-    autoencoder.bn.running_var.uniform_(0.5, 2)
-    return Flux2KleinPipeline(
-        transformer=transformer(
-            "Flux2Transformer2DModel", in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=96, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
-        ),
-        scheduler=euler(use_dynamic_shifting=True), vae=autoencoder,
-        text_encoder=causal("Qwen3", 28, head=True), tokenizer=tokenizer(512),
-    )  # fmt: skip
+    return Flux2KleinPipeline(**_flux2_parts(96, guided=False), text_encoder=causal("Qwen3", 28, head=True))
+
+
+def flux2_dev() -> Any:
+    """Its text is of layers 10, 20 and 30; the published tokenizer is a processor, of which texts need no more."""
+    from diffusers import Flux2Pipeline
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "head_dim": 16}
+    text = {**sizes, "model_type": "mistral", "vocab_size": VOCABULARY, "num_hidden_layers": 30, "num_key_value_heads": 1}
+    vision = {**sizes, "model_type": "pixtral", "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(4)
+    encoder = louder(Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)), 5.0)
+    return Flux2Pipeline(**_flux2_parts(96, guided=True), text_encoder=encoder)
 
 
 def qwen_vl() -> nn.Module:

@@ -1,6 +1,7 @@
 """What the families of pipelines share: parts load alone, rows encode alone, conditions matter, and bad input is named."""
 
 import io
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -130,6 +131,14 @@ def _call(model, last: torch.Tensor, **arguments) -> np.ndarray:
         height=HEIGHT, width=WIDTH, num_inference_steps=2, output_type="np",
         callback_on_step_end=lambda pipeline, step, t, tensors: {"latents": last}, **arguments,
     ).images  # fmt: skip
+
+
+def test_a_model_that_was_distilled_to_do_without_has_no_guidance(copy):
+    folder = copy("flux2")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "is_distilled": True}))
+    with pytest.raises(ValueError, match="was distilled to do without"):
+        FAMILIES["flux2"](folder).guidance(3.0)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_pipelines import SIZE, Tiny, build, qwen_image_edit_plus
+from tiny_pipelines import SIZE, Tiny, build, flux2_dev, qwen_image_edit_plus
 
 from fields.carriers import Condition
 from fields.dataset import Row, decode_image, encode_png, to_bytes
@@ -179,6 +179,14 @@ def test_flux2_edits_like_the_pipeline(tiny, scale):
     noise, edits = noise_of(model), rows(with_source=True, negatives=(None, None))
     expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale])
     assert_same(ours(model, edits, model.family.guidance(scale), noise), expected)
+
+
+def test_flux2_dev_is_told_its_distilled_guidance(tmp_path):
+    model = build("flux2", flux2_dev(), tmp_path)
+    noise, edits = noise_of(model), rows(with_source=True)
+    for operator, scale in ((Identity(), 4.0), (model.family.guidance(2.0), 2.0)):
+        expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale])
+        assert_same(ours(model, edits, operator, noise), expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
