@@ -112,10 +112,11 @@ def field(config: c.RunConfig, name: str) -> Field:
     expert = config.experts[name]
     adapter = read_adapter(expert.adapter) if expert.adapter else None
     transformer = kind.load_transformer(config.model.path)
-    return Field.build(name, kind, transformer, adapter, _operator(expert.operator, kind), device(expert.num_gpus))
+    return Field.build(name, kind, transformer, adapter, operator(kind, expert.operator), device(expert.num_gpus))
 
 
-def _operator(operator: c.IdentityOperator | c.GuidanceOperator, kind: Family) -> Operator:
+def operator(kind: Family, operator: c.IdentityOperator | c.GuidanceOperator) -> Operator:
+    """What an expert makes of its network; guidance is the family's own."""
     return kind.guidance(operator.scale) if isinstance(operator, c.GuidanceOperator) else Identity()
 
 

@@ -22,6 +22,7 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("model.path", family.skeleton, config.model.path)
     _named("model", build.grid(config), None)
     for name, expert in config.experts.items():
+        _named(f"experts.{name}.operator", build.operator, family, expert.operator)
         if expert.adapter is not None:
             adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
             transformer = family.skeleton(config.model.path)
