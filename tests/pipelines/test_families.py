@@ -1,6 +1,7 @@
 """A student of every family, distilled from two experts; its adapter loads in the stock pipeline and changes the image."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,10 @@ from fields.families import FAMILIES
 from fields.families.pipeline import PipelineFamily
 from fields.lora import Adapter, LoraShape, add_lora, read_adapter, write_adapter
 from pipelines.config import RunConfig
+from pipelines.outcome import Outcome
 
 WIDTH, HEIGHT = SIZE
 PROMPTS = ("a red cat", "make the dog bright", "a green circle under the blue square", "it")
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
-    folder = tmp_path_factory.mktemp("stock")
-    return cache(lambda name: (tiny_pipelines.save(PIPELINES[name](), folder / name), folder / name))
 
 
 def bucket(path: Path, with_source: bool) -> Path:
@@ -57,7 +53,8 @@ def adapter(name: str, folder: Path, path: Path) -> Path:
     return path
 
 
-def config(name: str, folder: Path, tmp_path: Path, run: str) -> RunConfig:
+def config(name: str, folder: Path, run: str) -> RunConfig:
+    """Three steps over `folder`/model: the base under its own guidance, and an adapter."""
     kind = FAMILIES[name]
     assert issubclass(kind, PipelineFamily)
     routes = {"plain": "base_expert", "adapted": "adapted"}
@@ -67,14 +64,14 @@ def config(name: str, folder: Path, tmp_path: Path, run: str) -> RunConfig:
         sources = dict.fromkeys(routes, kind.source == "required")
     return RunConfig.model_validate(
         {
-            "run": {"name": run, "dir": tmp_path / "runs", "steps": 3},
-            "model": {"family": name, "path": folder, "width": WIDTH, "height": HEIGHT},
+            "run": {"name": run, "dir": folder / "runs", "steps": 3},
+            "model": {"family": name, "path": folder / "model", "width": WIDTH, "height": HEIGHT},
             "experts": {
                 "base_expert": {"operator": {"type": "guidance", "scale": 2.0}, "num_cpus": 0.1},
-                "adapted": {"adapter": adapter(name, folder, tmp_path / "adapter"), "num_cpus": 0.1},
+                "adapted": {"adapter": adapter(name, folder / "model", folder / "adapter"), "num_cpus": 0.1},
             },
             "routes": {
-                route: {"expert": expert, "data": bucket(tmp_path / f"{route}.parquet", sources[route])}
+                route: {"expert": expert, "data": bucket(folder / f"{route}.parquet", sources[route])}
                 for route, expert in routes.items()
             },
             "encoder": {"num_cpus": 0.1},
@@ -106,25 +103,59 @@ def as_diffusers_writes_it(checkpoint: Path, path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A stock pipeline, its folder, and the plain loop's run over it."""
+
+    stock: Any
+    folder: Path
+    run: RunConfig
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    @cache
+    def train(name: str) -> Trained:
+        folder = tmp_path_factory.mktemp(name)
+        stock = tiny_pipelines.save(PIPELINES[name](), folder / "model")
+        run = config(name, folder, "reference")
+        return Trained(stock, folder, run, reference(run))
+
+    return train
+
+
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_student_s_adapter_changes_the_stock_pipeline_s_image(stock, name, tmp_path, monkeypatch):
+def test_a_student_s_adapter_changes_the_stock_pipeline_s_image(trained, name, tmp_path, monkeypatch):
     module = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit.calculate_dimensions"
     monkeypatch.setattr(module, lambda area, ratio: (WIDTH, HEIGHT, None))
-    pipeline, folder = stock(name)
-    run = config(name, folder, tmp_path, name.replace("_", "-"))
-    outcome = reference(run)
-    assert outcome.steps == 3
-    assert any(tensor.abs().max() > 0 for key, tensor in outcome.weights.tensors.items() if "lora_B" in key)
-    before = image(pipeline)
-    pipeline.load_lora_weights(as_diffusers_writes_it(run.folder / "checkpoints" / "step-000003", tmp_path / "lora"))
-    after = image(pipeline)
-    pipeline.unload_lora_weights()
+    model = trained(name)
+    assert model.outcome.steps == 3
+    assert any(tensor.abs().max() > 0 for key, tensor in model.outcome.weights.tensors.items() if "lora_B" in key)
+    before = image(model.stock)
+    checkpoint = model.run.folder / "checkpoints" / "step-000003"
+    model.stock.load_lora_weights(as_diffusers_writes_it(checkpoint, tmp_path / "lora"))
+    after = image(model.stock)
+    model.stock.unload_lora_weights()
     assert np.abs(after - before).max() > 1e-3
-    np.testing.assert_allclose(image(pipeline), before, atol=1e-5)
+    np.testing.assert_allclose(image(model.stock), before, atol=1e-5)
 
 
-def test_an_editor_distilled_on_a_cluster_is_the_reference_s_student(cluster, stock, tmp_path):
-    """Two routes, one with source images, two sizes, texts and images through real services: bit for bit the plain loop's."""
-    folder = stock("flux")[1]
-    expected = reference(config("flux", folder, tmp_path, "flux-reference"))
-    assert distributed(config("flux", folder, tmp_path, "flux-cluster")).weights.checksum == expected.weights.checksum
+@pytest.mark.parametrize("name", ["flux", "z_image"])
+def test_a_student_distilled_on_a_cluster_is_the_reference_s(cluster, trained, name):
+    """Two routes, two sizes, texts and sources through real services: bit for bit the plain loop's.
+
+    One editor and one family whose texts differ in length; a cluster of every family takes minutes.
+    """
+    model = trained(name)
+    actual = distributed(config(name, model.folder, name.replace("_", "-")))
+    assert actual.weights.checksum == model.outcome.weights.checksum
+
+
+def test_a_student_over_a_bfloat16_base_is_float32(trained):
+    model = trained("flux")
+    base = model.run.model.model_copy(update={"dtype": "bfloat16"})
+    run = model.run.run.model_copy(update={"name": "bfloat16"})
+    outcome = reference(model.run.model_copy(update={"model": base, "run": run}))
+    assert {tensor.dtype for tensor in outcome.weights.tensors.values()} == {torch.float32}
+    assert outcome.weights.checksum != model.outcome.weights.checksum
