@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -154,6 +155,22 @@ def test_a_transformer_alone_is_a_checkpoint_too(tiny):
     model = tiny("sd3")
     alone = model.family.load_transformer(model.folder / "transformer")
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.network.parameters(), strict=True))
+
+
+def test_a_hub_id_that_was_downloaded_needs_no_network(tiny, tmp_path, monkeypatch):
+    model = tiny("z_image")
+    cached = tmp_path / "models--some--model"
+    shutil.copytree(model.folder, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_id = Path("some/model")
+    family = FAMILIES["z_image"](hub_id, size=SIZE)
+    network = family.load_transformer(hub_id)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), model.network.parameters(), strict=True))
+    found, expected = (kind.encode([row(model.family)]).tensors["text"] for kind in (family, model.family))
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_sharded_transformer(tiny, tmp_path):
