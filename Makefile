@@ -2,15 +2,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test check bench schema
+.PHONY: setup distill test programs check bench schema
 
 setup: $(VENV)/installed
 
 distill: setup
 	$(BIN)/python -m pipelines.distill pipelines/configs/scene.yaml
 
-test: check
+test: check programs
 	$(BIN)/python -m pytest
+
+# What the tests need beside Python: Debian's packages, which root may install.
+programs:
+	@command -v prometheus > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	    && apt-get install -qq --yes --no-install-recommends prometheus > /dev/null; } \
+	    || { echo "make test needs Debian's package: sudo apt-get install prometheus"; exit 1; }
 
 check: $(VENV)/tested
 	$(BIN)/ruff check .

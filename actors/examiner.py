@@ -10,8 +10,8 @@ from torch import Tensor
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Weights
+from fields.evaluation import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
-from fields.scene.exam import Exam, ExamResult, Sheet
 from services.client import ServiceClient
 
 _Generate = Callable[[Tensor, Tensor, Condition], Awaitable[Tensor]]
@@ -28,19 +28,19 @@ class Examiner:
         rollouts: the rollout workers.
     """
 
-    def __init__(self, exam: Exam, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
+    def __init__(self, exam: Evaluation, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
         self.exam = exam
         self._family = family
         self._grid = grid
         self._encoder = encoder
         self._rollouts = rollouts
 
-    async def student(self, weights: Weights | None) -> ExamResult:
-        """The student with these weights; None is the bare base."""
+    async def student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
+        """The student with these weights, None is the bare base; a guidance of 1 is the student alone."""
         published = PublishedWeights.put(weights) if weights else None
 
         async def generate(noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
-            _, x_0 = await self._rollouts.call("generate", noise, grid, condition, published)
+            _, x_0 = await self._rollouts.call("generate", noise, grid, condition, published, guidance)
             return x_0
 
         return await self._take(generate)

@@ -61,8 +61,8 @@ class Journal:
         self._skills.write(json.dumps({"step": step, "skills": skills}) + "\n")
         self._skills.flush()
         for category, values in skills.items():
-            self._board.add_scalar(f"graded/{category}", values["graded"], step)
-            self._board.add_scalar(f"exact/{category}", values["exact"], step)
+            for measure, value in values.items():
+                self._board.add_scalar(f"{measure}/{category}", value, step)
         self._board.add_image("student", grid, step)
         self._board.flush()
 

@@ -24,9 +24,9 @@ from actors.learner_metrics import LearnerMetrics
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
-from fields.carriers import Query, Target, Weights
+from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
-from fields.scene.exam import Skills
+from fields.evaluation import Skills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +83,11 @@ class Learner:
             self._published = dict(saved.published)
         self._journal = Journal(folder, start=schedule.start)
         self._metrics = LearnerMetrics(run)
+        self._stopping = False
         self._progress = Progress(step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None)
 
     async def train(self) -> None:
-        """Every step from the schedule's start to its end.
+        """Every step from the schedule's start to its end, or to the first one after `stop`.
 
         Raises:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
@@ -104,8 +105,10 @@ class Learner:
             update = await asyncio.to_thread(self._distiller.update, examples)
             self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began, stream.depth)
-            if schedule.saves_after(step + 1):
+            if schedule.saves_after(step + 1) or self._stopping:
                 await asyncio.to_thread(self._save, step + 1)
+            if self._stopping:
+                return
             if schedule.evaluates_after(step + 1):
                 examined = time.monotonic()
                 result = await examiner.student(self._distiller.averaged_weights(step + 1))
@@ -113,8 +116,10 @@ class Learner:
                 began += time.monotonic() - examined  # an exam is no training time
 
     def _publish(self, version: int, stream: TargetStream) -> None:
+        began = time.monotonic()
         weights = self._distiller.weights(version)
         stream.publish(weights)
+        self._metrics.published(time.monotonic() - began)
         self._published[version] = weights
         self._published.pop(version - 1 - self._schedule.lag, None)
 
@@ -123,11 +128,9 @@ class Learner:
         checkpoint.save(folder, step, self._distiller, self._published, self._recipe)
         checkpoint.prune(folder, self._schedule.keep_checkpoints)
 
-    def _record(
-        self, step: int, examples: list[tuple[Query, Target]], update: Update, waited: float, seconds: float, depth: int
-    ) -> None:
-        version = examples[0][0].policy_version
-        ids = [sample_id for query, _ in examples for sample_id in query.sample_ids]
+    def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float, depth: int) -> None:
+        version = max(0, step - self._schedule.lag)
+        ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.query.sample_ids))
         self._journal.record(step, update, version, ids, seconds)
         self._progress = Progress(
             step=step + 1,
@@ -142,6 +145,10 @@ class Learner:
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
         """Write an exam taken after `step` steps, by whom ever, into the run's journal."""
         self._journal.record_skills(step, skills, picture)
+
+    async def stop(self) -> None:
+        """End the training after the step that goes on now, with a checkpoint."""
+        self._stopping = True
 
     async def progress(self) -> Progress:
         """Where the run is."""

@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from fields.distiller import Update
+from services.process_metrics import ProcessMetrics
 
 if TYPE_CHECKING:
     from actors.learner import Progress
+
+
+_PUBLICATION_BOUNDARIES_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 
 
 class LearnerMetrics:
@@ -22,6 +26,17 @@ class LearnerMetrics:
         self._depth = Gauge("field_stream_depth", "Future steps in flight or ready.", ("run",))
         self._samples = Counter("field_samples", "Samples trained on.", ("run",))
         self._wait = Counter("field_learner_wait_seconds", "Seconds that the learner waited for targets.", ("run",))
+        self._publication = Histogram(
+            "field_publication_seconds",
+            "From the updated student to its weights in the object store.",
+            boundaries=_PUBLICATION_BOUNDARIES_S,
+            tag_keys=("run",),
+        )
+        self._process = ProcessMetrics()
+
+    def published(self, seconds: float) -> None:
+        """A version was published."""
+        self._publication.observe(seconds, self._tags)
 
     def record(self, progress: "Progress", update: Update, waited: float, depth: int, samples: int) -> None:
         """Set everything after a step."""
@@ -33,3 +48,4 @@ class LearnerMetrics:
         self._depth.set(depth, self._tags)
         self._samples.inc(samples, self._tags)
         self._wait.inc(max(waited, 1e-9), self._tags)  # Ray refuses an increment of 0
+        self._process.record_memory()

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
+from fields.operators import Guidance, Network, evaluate
 from fields.plan import Group
 from fields.policy import Policy
-from fields.rollout import rollout
+from fields.rollout import clean
+from fields.solver import Euler
+from services.process_metrics import ProcessMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +45,31 @@ class RolloutWorker:
     def __init__(self, build_policy: Callable[[], Policy], threads: int):
         torch.set_num_threads(threads)
         self._policy = build_policy()
+        self._metrics = ProcessMetrics()
         self._loaded: str | None = None
 
     def ready(self) -> None:
         """Returns once the base is loaded."""
 
-    def query(self, group: Group, condition: Condition, weights: PublishedWeights) -> Query:
+    def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
         """The group's states at their query points, rolled out with these weights."""
         self._load(weights)
-        return self._policy.query(group, condition)
+        queries = self._policy.queries(group, condition)
+        self._metrics.record_memory()
+        return queries
 
-    def generate(self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None) -> Tensor:
-        """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base."""
+    def generate(
+        self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0
+    ) -> Tensor:
+        """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base, guided or not."""
         self._load(weights)
-        index = torch.full((len(noise),), len(grid) - 1)
-        return rollout(self._policy.velocity, noise, grid, index, condition)
+        student = Network("student")
+        expression = student if guidance == 1 else Guidance(student, guidance)
+
+        def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            return evaluate(expression, {"student": self._policy.velocity}, x_t, t, condition)
+
+        return clean(velocity, noise, grid, condition, Euler())
 
     def _load(self, weights: PublishedWeights | None) -> None:
         checksum = weights.checksum if weights else None

@@ -1,21 +1,35 @@
 """The stream of targets: keeps a fixed window of future steps in flight and hands them over in plan order.
 
-    plan.groups(step) -> encoder app -> rollout worker -> expert app of the route -> (query, target) -> learner
-         rows              condition        query ref             target
+    plan.groups(step) -> encoder app -> rollout worker -> expert apps of the route -> examples -> learner
+         rows              condition       query refs             targets
 
 The window is not tuned and not raced for: step s rolls out with version max(0, s - lag), so publishing version v admits
 the steps up to v + lag, and nothing else does. A slow learner publishes later, and the stream waits.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Query, Target, Weights
+from fields.carriers import Condition, Example, Query, Target, Weights
 from fields.dataset import Bucket
 from fields.plan import Group, SamplePlan
+from fields.schedule import Grid
+from fields.solver import Solver
+from fields.teaching import Teaching
 from services.client import ServiceClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRollouts:
+    """That the states are the experts' own: an off-policy run."""
+
+    seed: int
+    grid: Grid
+    solver: Solver
+    both_branches: bool
 
 
 class TargetStream:
@@ -26,7 +40,10 @@ class TargetStream:
         buckets: route -> its rows.
         encoder: client of the condition encoder.
         rollouts: the rollout workers.
-        experts: route -> client of the expert that answers it.
+        experts: name -> client of the expert.
+        teaching: which experts answer a route.
+        expert_rollouts: None when the student rolls out (or data is noised), which the workers do.
+        with_clean: whether the encoder encodes the rows' target images too.
         steps: the steps to stream.
         lag: of the rollouts behind the learner, in optimizer steps.
     """
@@ -39,6 +56,9 @@ class TargetStream:
         encoder: ServiceClient,
         rollouts: RolloutPool,
         experts: Mapping[str, ServiceClient],
+        teaching: Teaching,
+        expert_rollouts: ExpertRollouts | None,
+        with_clean: bool,
         steps: range,
         lag: int,
     ):
@@ -47,10 +67,13 @@ class TargetStream:
         self._encoder = encoder
         self._rollouts = rollouts
         self._experts = experts
+        self._teaching = teaching
+        self._expert_rollouts = expert_rollouts
+        self._with_clean = with_clean
         self._lag = lag
         self._waiting = iter(steps)
         self._next = next(self._waiting, None)
-        self._in_flight: dict[int, asyncio.Task[list[tuple[Query, Target]]]] = {}
+        self._in_flight: dict[int, asyncio.Task[list[Example]]] = {}
 
     @property
     def depth(self) -> int:
@@ -65,8 +88,8 @@ class TargetStream:
             self._in_flight[self._next] = asyncio.create_task(self._examples(self._next, published))
             self._next = next(self._waiting, None)
 
-    async def examples(self, step: int) -> list[tuple[Query, Target]]:
-        """The step's queries and targets, in plan order.
+    async def examples(self, step: int) -> list[Example]:
+        """The step's examples, in plan order.
 
         Raises:
             Exception: what a worker or an expert raised, such as ValueError for a value that is not finite.
@@ -76,14 +99,39 @@ class TargetStream:
         finally:
             del self._in_flight[step]
 
-    async def _examples(self, step: int, weights: PublishedWeights) -> list[tuple[Query, Target]]:
-        return await asyncio.gather(*(self._example(group, weights) for group in self._plan.groups(step)))
+    async def _examples(self, step: int, weights: PublishedWeights) -> list[Example]:
+        groups = await asyncio.gather(*(self._group_examples(group, weights) for group in self._plan.groups(step)))
+        return [example for examples in groups for example in examples]
 
-    async def _example(self, group: Group, weights: PublishedWeights) -> tuple[Query, Target]:
+    async def _group_examples(self, group: Group, weights: PublishedWeights) -> list[Example]:
         rows = [self._buckets[group.route][sample.row] for sample in group.samples]
-        condition = await self._encoder.call("encode", rows)
-        reference, query = await self._rollouts.call("query", group, condition, weights)
-        answered = (query.sample_ids, query.policy_version, query.checksum)
-        if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
-            raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
-        return query, await self._experts[group.route].call("answer", reference)
+        condition = await self._encoder.call("encode", rows, self._with_clean)
+        if self._expert_rollouts is None:
+            reference, queries = await self._student_queries(group, condition, weights)
+        else:
+            (expert,) = self._teaching.shares[group.route]
+            reference = queries = await self._expert_queries(group, condition, expert, self._expert_rollouts)
+        names = self._teaching.asked(group.route)
+        answers = await asyncio.gather(*(self._experts[name].call("answer", reference) for name in names))
+        targets: dict[str, Sequence[Target]] = dict(zip(names, answers, strict=True))
+        return [
+            self._teaching.example(query, {name: answered[n] for name, answered in targets.items()})
+            for n, query in enumerate(queries)
+        ]
+
+    async def _student_queries(self, group: Group, condition: Condition, weights: PublishedWeights):
+        """The workers' queries and the reference under which an expert finds them without passing the bytes through here.
+
+        Raises:
+            RuntimeError: if a worker used other weights than it was asked to.
+        """
+        reference, queries = await self._rollouts.call("queries", group, condition, weights)
+        for query in queries:
+            answered = (query.sample_ids, query.policy_version, query.checksum)
+            if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
+                raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
+        return reference, queries
+
+    async def _expert_queries(self, group: Group, condition: Condition, expert: str, how: ExpertRollouts) -> tuple[Query, ...]:
+        grid = how.grid(group.size)
+        return await self._experts[expert].call("queries", group, condition, how.seed, grid, how.solver, how.both_branches)

@@ -1,4 +1,4 @@
-"""What crosses process boundaries: Condition, Query, Target, Weights.
+"""What crosses process boundaries: Condition, Query, Target, Example, Weights.
 
 Each carries its sample ids or policy version and validates itself on construction, hence on receipt. Pickling sends
 tensors as numpy views (bfloat16 and the other types numpy lacks as bytes), which Ray maps from shared memory without a
@@ -8,9 +8,9 @@ differently, which changes the last bits of a CPU kernel.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,6 +60,22 @@ def _rebuild(cls: type, packed: dict[str, Any]) -> Any:
     return cls(**{name: _unpack(value) for name, value in packed.items()})
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Which of a condition's parts a branch of an operator sees.
+
+    `told` is the guidance scale that a guidance-distilled network is told, instead of the condition's own.
+    """
+
+    prompt: Literal["given", "empty", "negative"] = "given"
+    source: bool = True
+    told: float | None = None
+
+
+GIVEN = Variant()
+TOLD = "guidance"  # the condition's tensor (batch,) of what a guidance-distilled network is told
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(Carrier):
     """What a field is conditioned on, encoded: named tensors with one row a sample.
@@ -67,48 +83,77 @@ class Condition(Carrier):
     Attributes:
         tensors: the family's own names, such as `words` and `source`; the first dimension is the batch.
         unconditional: the tensors that differ when the prompt is dropped; guidance evaluates both.
+        negative: the tensors that differ under the row's negative prompt; empty if rows have none.
+        source_names: which of the tensors hold the source image.
+        clean: the row's target image as a clean state x_0 (batch, ...), for states or targets from data; fields don't see it.
     """
 
     tensors: Tensors
     unconditional: Tensors
+    negative: Tensors = dataclasses.field(default_factory=dict)
+    source_names: tuple[str, ...] = ()
+    clean: Tensor | None = None
 
     def __post_init__(self) -> None:
-        sizes = {tensor.shape[0] for tensor in (*self.tensors.values(), *self.unconditional.values())}
+        sizes = {tensor.shape[0] for tensor in (*self.tensors.values(), *self.unconditional.values(), *self.negative.values())}
+        if self.clean is not None:
+            sizes.add(len(self.clean))
         if len(sizes) != 1:
             raise ValueError(f"condition tensors disagree on the batch: sizes {sorted(sizes)}")
 
     def __len__(self) -> int:
         return next(iter(self.tensors.values())).shape[0]
 
-    def select(self, rows: Tensor) -> "Condition":
-        """The condition of some samples, by row number or mask."""
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         return Condition(
-            tensors={name: tensor[rows] for name, tensor in self.tensors.items()},
-            unconditional={name: tensor[rows] for name, tensor in self.unconditional.items()},
+            tensors={name: change(tensor) for name, tensor in self.tensors.items()},
+            unconditional={name: change(tensor) for name, tensor in self.unconditional.items()},
+            negative={name: change(tensor) for name, tensor in self.negative.items()},
+            source_names=self.source_names,
+            clean=None if self.clean is None else change(self.clean),
         )
 
-    def without_prompt(self) -> "Condition":
-        """The same condition with the prompt dropped; a source image stays."""
-        return Condition(tensors={**self.tensors, **self.unconditional}, unconditional=self.unconditional)
+    def select(self, rows: Tensor) -> "Condition":
+        """The condition of some samples, by row number or mask."""
+        return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> "Condition":
         """The condition on a device."""
-        return Condition(
-            tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
-            unconditional={name: tensor.to(device) for name, tensor in self.unconditional.items()},
-        )
+        return self._map(lambda tensor: tensor.to(device))
+
+    def variant(self, variant: Variant) -> "Condition":
+        """What a branch of an operator sees: these tensors alone.
+
+        Raises:
+            ValueError: for the negative prompt or the absent source image of rows that have none.
+        """
+        changed = {"given": {}, "empty": self.unconditional, "negative": self.negative}[variant.prompt]
+        if variant.prompt == "negative" and not changed:
+            raise ValueError("an operator wants the negative prompt; the rows have no negative_prompt")
+        if not variant.source and not self.source_names:
+            raise ValueError("an operator drops the source image; the rows have no source_image")
+        seen = {**self.tensors, **changed}
+        if not variant.source:
+            seen = {name: tensor for name, tensor in seen.items() if name not in self.source_names}
+        if variant.told is not None:
+            seen[TOLD] = torch.full_like(seen[TOLD], variant.told)
+        return Condition(tensors=seen, unconditional={})
 
     @staticmethod
-    def concatenate(conditions: "list[Condition]") -> "Condition":
+    def concatenate(conditions: "Sequence[Condition]") -> "Condition":
         """The conditions of several batches as one batch.
 
         Sequences (the second dimension) of unequal length are padded with zeros at their ends: a family whose texts
         differ in length carries a mask, which is padded along with them.
         """
         first = conditions[0]
+        clean = [c.clean for c in conditions if c.clean is not None]
         return Condition(
             tensors={name: _join([c.tensors[name] for c in conditions]) for name in first.tensors},
             unconditional={name: _join([c.unconditional[name] for c in conditions]) for name in first.unconditional},
+            negative={name: _join([c.negative[name] for c in conditions]) for name in first.negative},
+            source_names=first.source_names,
+            clean=torch.cat(clean) if clean else None,
         )
 
 
@@ -131,10 +176,12 @@ class Query(Carrier):
         policy_version: of the weights that rolled out; `checksum` is theirs.
         x_t: float32 states.
         t: float32 (batch,), in [0, 1].
+        t_next: float32 (batch,), where the rollout would go from here; t_next < t.
         condition: what every field sees beside the state.
+        both_branches: whether the velocity without the prompt is wanted too.
 
     Raises:
-        ValueError: when shapes disagree, t leaves [0, 1] or a state is not finite.
+        ValueError: when shapes disagree, times leave [0, 1] or a state is not finite.
     """
 
     sample_ids: tuple[int, ...]
@@ -143,10 +190,12 @@ class Query(Carrier):
     checksum: str
     x_t: Float[Tensor, "batch ..."]
     t: Float[Tensor, " batch"]
+    t_next: Float[Tensor, " batch"]
     condition: Condition
+    both_branches: bool = False
 
     def __post_init__(self) -> None:
-        if not len(self.sample_ids) == len(self.x_t) == len(self.t) == len(self.condition):
+        if not len(self.sample_ids) == len(self.x_t) == len(self.t) == len(self.t_next) == len(self.condition):
             raise ValueError(
                 f"query of {len(self.sample_ids)} samples has {len(self.x_t)} states, {len(self.t)} times "
                 f"and {len(self.condition)} conditions"
@@ -155,12 +204,17 @@ class Query(Carrier):
             raise ValueError(f"query states are {self.x_t.dtype}; they must be float32")
         if not bool(((self.t >= 0) & (self.t <= 1)).all()):
             raise ValueError(f"query times leave [0, 1]: {self.t.tolist()}")
+        if not bool(((self.t_next >= 0) & (self.t_next < self.t)).all()):
+            raise ValueError(f"query steps don't go towards 0: from {self.t.tolist()} to {self.t_next.tolist()}")
         require_finite(self.x_t, f"rollout with policy version {self.policy_version}", self.sample_ids, self.t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(Carrier):
     """An expert's answer to a query: its velocity at the same states.
+
+    Attributes:
+        unconditional: its velocity without the prompt, where the query wanted both.
 
     Raises:
         ValueError: when shapes disagree or a velocity is not finite.
@@ -170,11 +224,49 @@ class Target(Carrier):
     expert: str
     t: Float[Tensor, " batch"]
     velocity: Float[Tensor, "batch ..."]
+    unconditional: Float[Tensor, "batch ..."] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.sample_ids) == len(self.velocity) == len(self.t):
             raise ValueError(f"target of {len(self.sample_ids)} samples has {len(self.velocity)} velocities")
-        require_finite(self.velocity, f"expert {self.expert!r}", self.sample_ids, self.t)
+        for velocity in (self.velocity, self.unconditional):
+            if velocity is not None:
+                require_finite(velocity, f"expert {self.expert!r}", self.sample_ids, self.t)
+
+    def to(self, device: torch.device) -> "Target":
+        """The target with its velocities on a device."""
+        unconditional = None if self.unconditional is None else self.unconditional.to(device)
+        return dataclasses.replace(self, velocity=self.velocity.to(device), unconditional=unconditional)
+
+    @staticmethod
+    def mix(targets: "Sequence[tuple[Target, float]]") -> "Target":
+        """The convex combination of several experts' answers to one query, float32."""
+        first, _ = targets[0]
+        unconditional = [(target.unconditional, weight) for target, weight in targets if target.unconditional is not None]
+        return Target(
+            sample_ids=first.sample_ids,
+            expert=" + ".join(target.expert for target, _ in targets),
+            t=first.t,
+            velocity=_weighted_sum([(target.velocity, weight) for target, weight in targets]),
+            unconditional=_weighted_sum(unconditional) if unconditional else None,
+        )
+
+
+def _weighted_sum(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
+    (first, weight), *rest = parts
+    total = weight * first
+    for tensor, weight in rest:
+        total = total + weight * tensor
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example(Carrier):
+    """What the learner learns from: a query, its target, and the answer of the anchor, if the student has one."""
+
+    query: Query
+    target: Target
+    anchor: Target | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

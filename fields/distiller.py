@@ -6,20 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fields.carriers import Query, Target, Tensors, Weights
+from fields.carriers import Condition, Example, Query, Tensors, Variant, Weights
 from fields.families.base import Family
 from fields.lora import LoraShape, add_lora, load_into
-from fields.objective import velocity_mse
+from fields.objective import Objective, Prediction, VelocityMse, squared_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimization:
-    """How the student is updated: AdamW without weight decay at a constant rate after a linear warm-up.
+    """How the student is updated: AdamW without weight decay.
 
     Attributes:
-        learning_rate: of AdamW.
+        learning_rate: of AdamW, at its highest.
         betas: of AdamW.
         warmup_steps: steps over which the rate rises from 0.
+        decay: from the first of these numbers of steps to the second the rate falls linearly to 0; None is the paper's
+            constant rate.
         clip: largest norm of the gradient.
         ema_decay: of the moving average that is evaluated and exported beside the student, in [0, 1).
     """
@@ -27,13 +29,23 @@ class Optimization:
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
+    decay: tuple[int, int] | None = None
     clip: float = 1.0
     ema_decay: float = 0.99
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update, the first of which is number 1."""
+        rising = min(1.0, update / max(1, self.warmup_steps))
+        if self.decay is None:
+            return self.learning_rate * rising
+        first, last = self.decay
+        return self.learning_rate * rising * min(1.0, max(0.0, (last + 1 - update) / (last + 1 - first)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What one optimizer step did: losses are means over samples, per route over that route's samples."""
+    """What one optimizer step did: losses are means over samples (and over or of their queries, as the objective says), per
+    route over that route's samples."""
 
     loss: float
     route_loss: dict[str, float]
@@ -52,6 +64,8 @@ class Distiller:
         optimization: of the student.
         seed: of the fresh adapter.
         start: adapter tensors to start from; None starts from the base.
+        objective: what is minimised.
+        anchor_weight: of the squared distance to the anchor's velocity; 0 without an anchor.
         device: where it computes.
 
     Raises:
@@ -66,8 +80,12 @@ class Distiller:
         optimization: Optimization,
         seed: int,
         start: Tensors | None = None,
+        objective: Objective | None = None,
+        anchor_weight: float = 0.0,
         device: torch.device | None = None,
     ):
+        self.objective = objective or VelocityMse()
+        self.anchor_weight = anchor_weight
         self.family = family
         self.shape = shape
         self.optimization = optimization
@@ -85,55 +103,76 @@ class Distiller:
         self.ema = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.updates = 0
 
-    def velocity(self, query: Query) -> Tensor:
+    def predict(self, query: Query) -> Prediction:
         """v_theta at the query's states, with gradient."""
         condition = query.condition.to(self.device)
+        velocity = self._velocity(query, condition)
+        if not query.both_branches:
+            return Prediction(velocity=velocity)
+        return Prediction(velocity=velocity, unconditional=self._velocity(query, condition.variant(Variant(prompt="empty"))))
+
+    def _velocity(self, query: Query, condition: Condition) -> Tensor:
         return self.family.velocity(self.transformer, query.x_t.to(self.device), query.t.to(self.device), condition)
 
-    def update(self, examples: Sequence[tuple[Query, Target]]) -> Update:
-        """One optimizer step on the mean loss over all samples; each group's graph is freed before the next is built.
+    def loss(self, example: Example) -> Tensor:
+        """Each sample's loss at one of its queries, float32 (batch,), with gradient."""
+        student = self.predict(example.query)
+        target = example.target.to(self.device)
+        loss = self.objective.loss(student, target, example.query)
+        if example.anchor is not None:
+            anchor = example.anchor.velocity.to(self.device)
+            loss = loss + self.anchor_weight * squared_error(student.velocity, anchor)
+        return loss
+
+    def update(self, examples: Sequence[Example]) -> Update:
+        """One optimizer step on the mean loss over all samples; each example's graph is freed before the next is built,
+        so memory doesn't grow with the number of queries a sample has.
 
         Raises:
             ValueError: if query and target are of different samples.
             FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
         """
-        batch_size = sum(len(query.sample_ids) for query, _ in examples)
+        rows = sum(len(example.query.sample_ids) for example in examples)
+        samples = len({sample_id for example in examples for sample_id in example.query.sample_ids})
+        divisor = samples if self.objective.over_queries == "sum" else rows
         losses: dict[str, list[Tensor]] = {}
         norms: dict[str, list[Tensor]] = {}
+        ids: dict[str, set[int]] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for query, target in examples:
+        for example in examples:
+            query, target = example.query, example.target
             if query.sample_ids != target.sample_ids:
                 raise ValueError(f"expert {target.expert!r} answered {target.sample_ids}, asked were {query.sample_ids}")
-            loss = velocity_mse(self.velocity(query), target.velocity.to(self.device))
+            loss = self.loss(example)
             if not bool(loss.isfinite().all()):
                 raise FloatingPointError(
                     f"loss is not finite: expert {target.expert!r}, samples {query.sample_ids}, t {query.t.tolist()}"
                 )
-            (loss.sum() / batch_size).backward()
+            (loss.sum() / divisor).backward()
             losses.setdefault(query.route, []).append(loss.detach())
             norms.setdefault(query.route, []).append(target.velocity.flatten(1).square().mean(dim=1).sqrt())
+            ids.setdefault(query.route, set()).update(query.sample_ids)
         gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.clip)
         if not bool(gradient_norm.isfinite()):
             raise FloatingPointError(f"gradient norm is {gradient_norm.item()} over samples of {sorted(losses)}")
         self._step()
         route_loss = {route: torch.cat(values) for route, values in losses.items()}
         return Update(
-            loss=torch.cat(list(route_loss.values())).mean().item(),
-            route_loss={route: values.mean().item() for route, values in route_loss.items()},
-            route_samples={route: len(values) for route, values in route_loss.items()},
+            loss=torch.cat(list(route_loss.values())).sum().item() / divisor,
+            route_loss={route: values.sum().item() * rows / divisor / len(values) for route, values in route_loss.items()},
+            route_samples={route: len(members) for route, members in ids.items()},
             route_target_norm={route: torch.cat(values).mean().item() for route, values in norms.items()},
             gradient_norm=gradient_norm.item(),
         )
 
     @torch.no_grad()
     def _step(self) -> None:
-        settings = self.optimization
         self.updates += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, self.updates / max(1, settings.warmup_steps))
+            group["lr"] = self.optimization.rate(self.updates)
         self.optimizer.step()
         # A young average forgets faster, or its start would outweigh a short run.
-        decay = min(settings.ema_decay, self.updates / (self.updates + 10))
+        decay = min(self.optimization.ema_decay, self.updates / (self.updates + 10))
         for name, parameter in self.parameters.items():
             self.ema[name].lerp_(parameter.detach(), 1 - decay)
 

@@ -1,15 +1,19 @@
-"""A frozen expert: a base checkpoint, optionally with a LoRA, inside an operator."""
+"""A frozen expert: one or more networks (a base, each optionally with a LoRA), and an expression of their velocities."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fields.carriers import Condition, Query, Target
+from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
 from fields.lora import Adapter, add_lora, load_into
-from fields.operators import Operator
+from fields.operators import Expression, Network, evaluate
+from fields.plan import Group
+from fields.solver import Solver, Velocity
+from fields.states import queries, rolled_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,44 +22,50 @@ class Field:
 
     Attributes:
         name: of the expert.
-        family: how the network is called.
-        transformer: the frozen network, adapter included.
-        operator: what is made of the network's velocities.
+        family: how the networks are called.
+        transformers: the frozen networks, adapters included, by name.
+        expression: what is made of their velocities.
         device: where it computes.
     """
 
     name: str
     family: Family
-    transformer: nn.Module
-    operator: Operator
+    transformers: Mapping[str, nn.Module]
+    expression: Expression
     device: torch.device
 
     @staticmethod
     def build(
         name: str,
         family: Family,
-        transformer: nn.Module,
-        adapter: Adapter | None,
-        operator: Operator,
+        networks: Mapping[str, tuple[nn.Module, Adapter | None]],
+        expression: Expression | None = None,
         device: torch.device | None = None,
     ) -> "Field":
-        """Put the adapter into the network and freeze it.
+        """Put the adapters into the networks and freeze them; without an expression the field is the network of its name.
 
         Raises:
-            ValueError: if the adapter doesn't fit the network in full.
+            ValueError: if an adapter doesn't fit its network in full.
         """
         device = device or torch.device("cpu")
-        if adapter is not None:
-            load_into(add_lora(transformer, adapter.shape, seed=0), adapter.tensors, f"expert {name!r}")
-        return Field(name, family, transformer.to(device).eval().requires_grad_(False), operator, device)
+        for network, (transformer, adapter) in networks.items():
+            if adapter is not None:
+                load_into(add_lora(transformer, adapter.shape, seed=0), adapter.tensors, f"expert {network!r}")
+            transformer.to(device).eval().requires_grad_(False)
+        frozen = {network: transformer for network, (transformer, _) in networks.items()}
+        return Field(name, family, frozen, expression or Network(name), device)
 
     @torch.no_grad()
-    def velocity(self, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition) -> Tensor:
+    def velocity(
+        self, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition, variant: Variant = GIVEN
+    ) -> Float[Tensor, "batch ..."]:
         """The expert's velocity, float32, on this field's device."""
-        return self.operator.apply(self._network, x_t, t, condition)
+        networks = {name: self._network(name) for name in self.transformers}
+        return evaluate(self.expression, networks, x_t, t, condition, variant)
 
-    def _network(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.family.velocity(self.transformer, x_t, t, condition)
+    def _network(self, name: str) -> Velocity:
+        transformer = self.transformers[name]
+        return lambda x_t, t, condition: self.family.velocity(transformer, x_t, t, condition)
 
     def answer(self, query: Query) -> Target:
         """u = v_m(x_t, t, c): what the student should have said at its own state.
@@ -63,5 +73,23 @@ class Field:
         Raises:
             ValueError: if the velocity is not finite; names the expert, the samples and their t.
         """
-        velocity = self.velocity(query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device))
-        return Target(sample_ids=query.sample_ids, expert=self.name, t=query.t, velocity=velocity.cpu())
+        at = query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device)
+        return Target(
+            sample_ids=query.sample_ids,
+            expert=self.name,
+            t=query.t,
+            velocity=self.velocity(*at).cpu(),
+            unconditional=self.velocity(*at, Variant(prompt="empty")).cpu() if query.both_branches else None,
+        )
+
+    def queries(
+        self, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+    ) -> tuple[Query, ...]:
+        """States of this field's own rollout, for students that learn off-policy; their policy version is -1.
+
+        Raises:
+            ValueError: if a state is not finite; names the samples.
+        """
+        shape = self.family.latent_shape(group.size)
+        states = rolled_out(self.velocity, group, condition.to(self.device), shape, seed, grid, solver)
+        return queries(group, states, condition, grid, -1, self.name, both_branches)

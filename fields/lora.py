@@ -150,12 +150,17 @@ def combine(adapters: Mapping[str, tuple[Adapter, float]], shape: LoraShape) -> 
     tensors = {}
     for module in changed[first]:
         differences = [weight * weight_difference(a.tensors, module, a.shape.scale) for a, weight in adapters.values()]
-        u, s, vh = torch.linalg.svd(torch.stack(differences).sum(dim=0), full_matrices=False)
-        root = s[: shape.rank].sqrt()
-        rank = len(root)
-        a = torch.zeros(shape.rank, vh.shape[1])
-        b = torch.zeros(u.shape[0], shape.rank)
-        a[:rank] = root[:, None] * vh[:rank]
-        b[:, :rank] = u[:, :rank] * root / shape.scale
-        tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+        tensors |= factorized(module, torch.stack(differences).sum(dim=0), shape)
     return tensors
+
+
+def factorized(module: str, difference: Tensor, shape: LoraShape) -> dict[str, Tensor]:
+    """The tensors of an adapter of a given shape that come nearest to a weight's difference (out, in): a truncated SVD."""
+    u, s, vh = torch.linalg.svd(difference, full_matrices=False)
+    root = s[: shape.rank].sqrt()
+    rank = len(root)
+    a = torch.zeros(shape.rank, vh.shape[1])
+    b = torch.zeros(u.shape[0], shape.rank)
+    a[:rank] = root[:, None] * vh[:rank]
+    b[:, :rank] = u[:, :rank] * root / shape.scale
+    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fields.query import QueryDistribution
-from fields.routing import HardRouting
+from fields.routing import Routing
 from fields.schedule import Grid, Size
 
 
@@ -30,11 +30,13 @@ class Stream(IntEnum):
     QUESTION = 4
     QUESTION_NOISE = 5
     INITIALISATION = 6
+    TRANSITION = 7
+    MERGE = 8
 
 
-def generator(seed: int, stream: Stream, n: int) -> np.random.Generator:
-    """The random numbers of one purpose for one sample (or unit) `n`, the same in every process."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, int(stream)], dtype=np.uint64), counter=[0, n, 0, 0]))
+def generator(seed: int, stream: Stream, n: int, part: int = 0) -> np.random.Generator:
+    """The random numbers of one purpose for one sample (or unit) `n`, or for one part of it, the same in every process."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, int(stream)], dtype=np.uint64), counter=[0, n, part, 0]))
 
 
 def noise(seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: Stream = Stream.NOISE) -> Tensor:
@@ -45,7 +47,7 @@ def noise(seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample of the plan: its id, its route, its row in the route's bucket, the grid index of its query.
+    """One sample of the plan: its id, its route, its row in the route's bucket, the grid indices of its queries.
 
     `size` is the width and height of its image in pixels; None is the family's default size.
     """
@@ -53,7 +55,7 @@ class Sample:
     id: int
     route: str
     row: int
-    index: int
+    indices: tuple[int, ...]
     size: Size | None = None
 
 
@@ -74,8 +76,8 @@ class Group:
         return self.samples[0].size
 
     @property
-    def index(self) -> Int[Tensor, " batch"]:
-        return torch.tensor([sample.index for sample in self.samples])
+    def indices(self) -> Int[Tensor, "batch queries"]:
+        return torch.tensor([sample.indices for sample in self.samples])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,7 @@ class SamplePlan:
     seed: int
     batch_size: int
     group_size: int
-    routing: HardRouting
+    routing: Routing
     query: QueryDistribution
     grid: Grid
     rows: Mapping[str, int]
@@ -104,12 +106,12 @@ class SamplePlan:
 
     def sample(self, n: int) -> Sample:
         """Sample `n`, whoever asks and in whatever order."""
-        unit = {"sample": n, "microbatch": n // self.group_size, "step": n // self.batch_size}[self.routing.granularity]
-        route = self.routing.draw(generator(self.seed, Stream.ROUTE, unit))
+        unit = self.routing.unit(n, self.group_size, self.batch_size)
+        route = self.routing.route(n, self.batch_size, generator(self.seed, Stream.ROUTE, unit))
         row = int(generator(self.seed, Stream.ROW, n).integers(self.rows[route]))
         size = self.size(route, row)
-        index = self.query.draw(generator(self.seed, Stream.QUERY, n), self.grid(size))
-        return Sample(n, route, row, index, size)
+        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size))
+        return Sample(n, route, row, indices, size)
 
     def groups(self, step: int) -> tuple[Group, ...]:
         """The groups of an optimizer step: routes in their configured order, sizes as they first occur, ids ascending."""

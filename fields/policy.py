@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from fields.carriers import Condition, Query, Weights
 from fields.families.base import Family
 from fields.lora import adapted_modules, weight_difference
-from fields.plan import Group, noise
-from fields.rollout import rollout
+from fields.plan import Group
 from fields.schedule import Grid
+from fields.solver import Solver
+from fields.states import noised, queries, rolled_out
 
 
 class Policy:
@@ -23,11 +24,21 @@ class Policy:
         scale: alpha / rank of the student's adapter.
         seed: of the run's sample plan.
         grid: the rollout's times, by size.
+        solver: of the rollout; None noises the rows' target images instead.
+        both_branches: whether experts are asked for the velocity without the prompt too.
         device: where it computes.
     """
 
     def __init__(
-        self, family: Family, transformer: nn.Module, scale: float, seed: int, grid: Grid, device: torch.device | None = None
+        self,
+        family: Family,
+        transformer: nn.Module,
+        scale: float,
+        seed: int,
+        grid: Grid,
+        solver: Solver | None,
+        both_branches: bool = False,
+        device: torch.device | None = None,
     ):
         self.family = family
         self.device = device or torch.device("cpu")
@@ -35,6 +46,8 @@ class Policy:
         self.scale = scale
         self.seed = seed
         self.grid = grid
+        self.solver = solver
+        self.both_branches = both_branches
         self.weights: Weights | None = None
         self._pristine: dict[str, Tensor] = {}
 
@@ -58,22 +71,19 @@ class Policy:
         """The student's velocity with the loaded version."""
         return self.family.velocity(self.transformer, x_t, t, condition)
 
-    def query(self, group: Group, condition: Condition) -> Query:
-        """Roll the group's samples out from their noise to their query points.
+    def queries(self, group: Group, condition: Condition) -> tuple[Query, ...]:
+        """Roll the group's samples out from their noise to their query points, or noise their target images.
 
         Raises:
             ValueError: if a state is not finite; names the samples.
         """
         assert self.weights is not None, "a query needs a published version"
         grid = self.grid(group.size)
-        x_T = noise(self.seed, group.ids, self.family.latent_shape(group.size)).to(self.device)
-        x_t = rollout(self.velocity, x_T, grid.to(self.device), group.index, condition.to(self.device))
-        return Query(
-            sample_ids=group.ids,
-            route=group.route,
-            policy_version=self.weights.policy_version,
-            checksum=self.weights.checksum,
-            x_t=x_t.cpu(),
-            t=grid[group.index],
-            condition=condition,
-        )
+        if self.solver is None:
+            assert condition.clean is not None, "noised data needs the rows' target images"
+            states = noised(condition.clean, group, self.seed, grid)
+        else:
+            shape = self.family.latent_shape(group.size)
+            states = rolled_out(self.velocity, group, condition.to(self.device), shape, self.seed, grid, self.solver)
+        version = self.weights
+        return queries(group, states, condition, grid, version.policy_version, version.checksum, self.both_branches)

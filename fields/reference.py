@@ -1,10 +1,9 @@
 """Algorithm 1 of DanceOPD (arXiv 2606.27377) as a plain loop in one process: the oracle of the distributed run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
-from fields.carriers import Condition, Weights
+from fields.carriers import Condition, Example, Query, Weights
 from fields.distiller import Distiller, Update
-from fields.field import Field
 from fields.plan import Group, SamplePlan
 from fields.policy import Policy
 
@@ -13,7 +12,8 @@ def distill(
     plan: SamplePlan,
     encode: Callable[[Group], Condition],
     policy: Policy,
-    experts: Mapping[str, Field],
+    states: Callable[[Group, Condition], tuple[Query, ...]],
+    learn: Callable[[Query], Example],
     distiller: Distiller,
     published: dict[int, Weights],
     steps: range,
@@ -24,8 +24,9 @@ def distill(
     Args:
         plan: which samples a step has.
         encode: a group's conditions.
-        policy: rolls the student out.
-        experts: route -> the frozen field that answers it.
+        policy: the student as it rolls out; gets the version that a step asks for.
+        states: a group's queries: `policy.queries`, or those of an expert.
+        learn: a query's target, by the frozen expert of its route.
         distiller: the student and its optimizer.
         published: version -> weights; holds versions max(0, step - lag) to step on entry and is kept so.
         steps: the optimizer steps to do, 0-based.
@@ -38,9 +39,8 @@ def distill(
         policy.load(published[max(0, step - lag)])
         examples = []
         for group in plan.groups(step):  # m ~ pi, c ~ D_m, x_T ~ N(0, I), i ~ Beta(5, 2)
-            query = policy.query(group, encode(group))  # x_t = Rollout(v_theta; x_T, c)[i]
-            target = experts[group.route].answer(query)  # u = v_m(sg(x_t), t, c)
-            examples.append((query, target))
+            for query in states(group, encode(group)):  # x_t = Rollout(v_theta; x_T, c)[i]
+                examples.append(learn(query))  # u = v_m(sg(x_t), t, c)
         update = distiller.update(examples)  # || v_theta(sg(x_t), t, c) - u ||^2
         published[step + 1] = distiller.weights(step + 1)
         published.pop(step - lag, None)

@@ -1,4 +1,4 @@
-"""Which expert answers a sample: one, drawn by weight."""
+"""Which route a sample takes. A route has its own rows, and one expert that answers, or (soft) a convex mix of experts."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -9,6 +9,25 @@ from typing import Literal
 import numpy as np
 
 Granularity = Literal["sample", "microbatch", "step"]
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Refuse weights that are no weights.
+
+    Raises:
+        ValueError: for one that is negative or not finite, or if none is positive.
+    """
+    for route, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"route {route!r} has weight {weight}; a weight is finite and not negative")
+    if sum(weights.values()) <= 0:
+        raise ValueError("every route has weight 0; at least one must be positive")
+
+
+def at(weights: Mapping[str, float], share: float) -> str:
+    """The route at a share in [0, 1) of the total weight."""
+    cumulative = list(accumulate(weights.values()))
+    return list(weights)[bisect_right(cumulative, share * cumulative[-1])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +44,36 @@ class HardRouting:
     granularity: Granularity = "sample"
 
     def __post_init__(self) -> None:
-        for route, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"route {route!r} has weight {weight}; a weight is finite and not negative")
-        if sum(self.weights.values()) <= 0:
-            raise ValueError("every route has weight 0; at least one must be positive")
+        check_weights(self.weights)
 
-    def draw(self, rng: np.random.Generator) -> str:
-        """The route of one unit."""
-        names = list(self.weights)
-        cumulative = list(accumulate(self.weights.values()))
-        return names[bisect_right(cumulative, rng.random() * cumulative[-1])]
+    def unit(self, n: int, group_size: int, batch_size: int) -> int:
+        """The number of the draw that decides sample `n`."""
+        return {"sample": n, "microbatch": n // group_size, "step": n // batch_size}[self.granularity]
+
+    def route(self, n: int, batch_size: int, rng: np.random.Generator) -> str:
+        """The route of sample `n`; `rng` belongs to its unit."""
+        return at(self.weights, rng.random())
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRouting:
+    """Every route in every optimizer step, in proportion to its weight: nothing is drawn.
+
+    DiffusionOPD (arXiv 2605.15055) accumulates one group of each task.
+    """
+
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+
+    def unit(self, n: int, group_size: int, batch_size: int) -> int:
+        """The number of the sample itself."""
+        return n
+
+    def route(self, n: int, batch_size: int, rng: np.random.Generator) -> str:
+        """The route at the sample's place in its step."""
+        return at(self.weights, (n % batch_size + 0.5) / batch_size)
+
+
+Routing = HardRouting | GroupedRouting

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.journal import METRICS, rows
-from fields.carriers import Condition
+from fields.carriers import Condition, Example
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import load_config
-from pipelines.prepare import prepare_scene
 from pipelines.progress import Display
+from pipelines.sources.scene import prepare_scene
 from pipelines.validate import check_files
 
 _WARM_STEPS = 4  # left out of a run's timing: they fill the window
@@ -67,8 +67,9 @@ def _parts(config: RunConfig, repeats: int) -> Table:
         for group in plan.groups(step):
             group_rows = [buckets[group.route][sample.row] for sample in group.samples]
             condition: Condition = timed("encode", family.encode, group_rows)
-            query = timed("rollout", policy.query, group, condition)
-            examples.append((query, timed("expert", fields[group.route].answer, query)))
+            for query in timed("rollout", policy.queries, group, condition):
+                target = timed("expert", fields[group.route].answer, query)
+                examples.append(Example(query=query, target=target))
         timed("learner", distiller.update, examples)
         timed("publish", distiller.weights, step + 1)
     table = Table(title=f"Parts of a step, ms a sample (batch {plan.batch_size}, {config.run.threads} thread)")
@@ -85,6 +86,7 @@ def _runs(path: Path, steps: int, repeats: int) -> Table:
 
     from pipelines.distributed import run_distributed
     from pipelines.reference import run_reference
+    from pipelines.reserve import reserve
 
     ray.init(log_to_driver=False, logging_level=40)
     rates: dict[str, list[float]] = {}
@@ -93,11 +95,11 @@ def _runs(path: Path, steps: int, repeats: int) -> Table:
             for name, lag in (("reference", 0), ("lag 0", 0), ("lag 1", 1), ("lag 2", 2)):
                 overrides = [f"run.dir={folder}", f"run.name={name[-1]}{repeat}", f"learner.lag={lag}"]
                 config = load_config(path, ["eval.every=0", f"run.steps={steps}", "checkpoint.every=1000", *overrides])
-                display = Display(Console(file=io.StringIO()), 0, steps)
+                display = Display(Console(file=io.StringIO()), config.run.name, 0, steps)
                 if name == "reference":
                     run_reference(config, check_files(config), None, display)
                 else:
-                    run_distributed(config, check_files(config), None, 0, display)
+                    run_distributed(config, check_files(config), None, 0, display, reserve(config, 0, print))
                 rates.setdefault(name, []).append(_rate(config))
     table = Table(title=f"Whole runs, samples a second ({os.cpu_count()} cores, {repeats} repeats, interleaved)")
     for column in ("run", "median", "lowest", "highest", "ratio to reference"):

@@ -1,26 +1,27 @@
 """The run configuration: everything that a user edits, and every default."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fields.families import FAMILIES
+from fields.schedule import index_at, time_grid
+from pipelines import method_config as m
+from pipelines.operator_config import SELF, Operator, references
+from pipelines.section import Name, Section
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
+LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
 RESERVED = (BASE, BEFORE, AFTER, "encoder")
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Run(Section):
@@ -28,7 +29,8 @@ class Run(Section):
 
     name: Name = "scene"
     dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
-    steps: PositiveInt = Field(default=600, description="optimizer steps")
+    services: Name | None = Field(default=None, description="whose Serve applications the run uses; none is its own")
+    steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
 
@@ -55,27 +57,15 @@ class Model(Section):
         return self
 
 
-class IdentityOperator(Section):
-    """The expert's network as it is."""
-
-    type: Literal["identity"] = "identity"
-
-
-class GuidanceOperator(Section):
-    """Classifier-free guidance around the expert's network."""
-
-    type: Literal["guidance"]
-    scale: float = Field(gt=0, allow_inf_nan=False, description="1 is the conditional branch alone")
-
-
 class Expert(Section):
     """One frozen field, and what its service gets of the cluster."""
 
     adapter: Path | None = Field(default=None, description="PEFT LoRA folder over the base; none is the base itself")
-    operator: Annotated[IdentityOperator | GuidanceOperator, Field(discriminator="type")] = IdentityOperator()
+    operator: Operator = SELF
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Route(Section):
@@ -93,6 +83,7 @@ class Encoder(Section):
     cache_rows: PositiveInt = Field(default=4096, description="encoded rows kept by a replica")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class StartAtBase(Section):
@@ -115,47 +106,36 @@ class StartAtMerge(Section):
     experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
 
 
+class StartAtRegression(Section):
+    """The student starts at the least-squares merge of the routes' experts, on their own activations (RegMean)."""
+
+    type: Literal["regression"]
+    rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
+
+
+Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtRegression, Field(discriminator="type")]
+
+
 class Student(Section):
     """The adapter that is trained."""
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
-    start: Annotated[StartAtBase | StartAtExpert | StartAtMerge, Field(discriminator="type")] = StartAtBase()
-
-
-class Routing(Section):
-    """How a sample gets its expert."""
-
-    type: Literal["hard"] = "hard"
-    granularity: Literal["sample", "microbatch", "step"] = Field(default="sample", description="what shares one draw")
-
-
-class BetaQuery(Section):
-    """The query point is Beta(a, b) from noise (0) to clean (1)."""
-
-    type: Literal["beta"] = "beta"
-    a: PositiveFloat = 5.0
-    b: PositiveFloat = 2.0
-    coordinate: Literal["index", "sigma", "logsnr"] = "index"
-
-
-class UniformQuery(Section):
-    """The query point is uniform."""
-
-    type: Literal["uniform"]
-    coordinate: Literal["index", "sigma", "logsnr"] = "index"
+    start: Start = StartAtBase()
 
 
 class Rollout(Section):
-    """The student's own ODE, and the workers that solve it."""
+    """How rollouts are solved, and the workers that solve the student's."""
 
-    steps: PositiveInt = Field(default=16, description="Euler steps from noise to clean")
+    steps: PositiveInt = Field(default=16, description="steps from noise to clean")
+    solver: Literal["euler", "heun"] = "euler"
     shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
     workers: PositiveInt = 2
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
 
 
 class Learner(Section):
@@ -165,11 +145,21 @@ class Learner(Section):
     learning_rate: PositiveFloat = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = Field(default=0, ge=0)
+    decay: tuple[int, int] | None = Field(
+        default=None, description="[first, last] steps over which the rate falls linearly to 0; none keeps it constant"
+    )
     clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.99, ge=0, lt=1, description="of the average that is evaluated")
     lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
+
+    @model_validator(mode="after")
+    def _decay_ascends(self) -> "Learner":
+        if self.decay is not None and not 0 <= self.decay[0] < self.decay[1]:
+            raise ValueError(f"decay {list(self.decay)} must ascend from 0 or later")
+        return self
 
 
 class Checkpoint(Section):
@@ -179,12 +169,25 @@ class Checkpoint(Section):
     keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
 
 
-class Evaluation(Section):
-    """The exam that experts and student take."""
+class ClipScoreMetric(Section):
+    """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
 
+    type: Literal["clip_score"]
+    weights: Path = Field(description="folder of a CLIP model as transformers saves it")
+
+
+class Evaluation(Section):
+    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
+
+    type: Literal["exam", "grids"] | None = Field(
+        default=None, description="none is exam for the scene family, grids for others"
+    )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category")
-    seed: int = Field(default=1, ge=0, lt=2**64, description="of the questions and their noise")
+    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
+    steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
+    shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
+    metrics: dict[Name, ClipScoreMetric] = Field(default={}, description="taken of the grids of every route")
 
 
 class RunConfig(Section):
@@ -196,8 +199,12 @@ class RunConfig(Section):
     routes: dict[Name, Route] = Field(min_length=1)
     encoder: Encoder = Encoder()
     student: Student = Student()
-    routing: Routing = Routing()
-    query: Annotated[BetaQuery | UniformQuery, Field(discriminator="type")] = BetaQuery()
+    preset: m.Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
+    state: m.State = m.StudentOde()
+    query: m.Query = m.BetaQuery()
+    routing: m.Routing = m.HardRouting()
+    objective: m.Objective = m.Mse()
+    anchor: m.Anchor | None = None
     rollout: Rollout = Rollout()
     learner: Learner = Learner()
     checkpoint: Checkpoint = Checkpoint()
@@ -205,22 +212,82 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _query_is_beta_by_default(cls, content: Any) -> Any:
-        """So that `query.a=2` alone says what it means."""
-        if isinstance(content, dict) and isinstance(content.get("query"), dict):
-            return {**content, "query": {"type": "beta", **content["query"]}}
-        return content
+    def _expand_preset(cls, content: Any) -> Any:
+        return m.expand(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunConfig":
-        wanted = {f"routes.{name}.expert": route.expert for name, route in self.routes.items()}
-        if isinstance(self.student.start, StartAtExpert):
-            wanted["student.start.expert"] = self.student.start.expert
-        if isinstance(self.student.start, StartAtMerge):
-            wanted |= {f"student.start.experts.{name}": name for name in self.student.start.experts}
-        for key, expert in wanted.items():
+        for key, expert in self._named_experts():
             if expert not in self.experts:
                 raise ValueError(f"{key}: unknown expert {expert!r}; allowed: {', '.join(self.experts)}")
+        return self
+
+    def _named_experts(self) -> Iterator[tuple[str, str]]:
+        """Every place where the configuration names an expert."""
+        yield from ((f"routes.{name}.expert", route.expert) for name, route in self.routes.items())
+        if isinstance(self.student.start, StartAtExpert):
+            yield "student.start.expert", self.student.start.expert
+        if isinstance(self.student.start, StartAtMerge):
+            yield from ((f"student.start.experts.{name}", name) for name in self.student.start.experts)
+        if self.anchor:
+            yield "anchor.expert", self.anchor.expert
+        if isinstance(self.routing, m.SoftRouting) and self.routing.mix is not None:
+            for route, shares in self.routing.mix.items():
+                yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
+        for name, expert in self.experts.items():
+            yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_family(self) -> "RunConfig":
+        if self.eval.type == "exam" and self.model.family != "scene":
+            raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
+        if self.eval.metrics and (self.eval.type == "exam" or (self.eval.type is None and self.model.family == "scene")):
+            raise ValueError("eval.metrics: the exam has its own marks; metrics are taken with eval.type: grids")
+        return self
+
+    @model_validator(mode="after")
+    def _operators_end(self) -> "RunConfig":
+        for name in self.experts:
+            self._follow(name, ())
+        return self
+
+    def _follow(self, name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(
+                f"experts.{path[0]}.operator: the experts refer to each other in a circle: {' -> '.join((*path, name))}"
+            )
+        for _, other in references(self.experts[name].operator, ""):
+            if other != SELF:
+                self._follow(other, (*path, name))
+
+    @model_validator(mode="after")
+    def _queries_fit_the_rollout(self) -> "RunConfig":
+        steps = self.rollout.steps
+        if isinstance(self.query, m.FixedQuery):
+            grid = time_grid(steps, self.rollout.shift or 1.0)
+            states = {index_at(u, grid, self.query.coordinate) for u in self.query.at}
+            if len(states) < len(self.query.at):
+                raise ValueError(f"query.at: {list(self.query.at)} are {len(states)} different states of {steps} rollout steps")
+        elif not isinstance(self.query, m.DenseQuery) and self.query.k > steps:
+            raise ValueError(f"query.k: {self.query.k} queries a sample need as many rollout.steps; there are {steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _mix_names_the_routes(self) -> "RunConfig":
+        if not isinstance(self.routing, m.SoftRouting):
+            return self
+        if isinstance(self.state, m.ExpertRollout):
+            raise ValueError("state.type: an expert_rollout needs the one expert of hard or grouped routing")
+        if self.routing.mix is not None and self.routing.mix.keys() != self.routes.keys():
+            raise ValueError(f"routing.mix: it names {', '.join(self.routing.mix)}; the routes are {', '.join(self.routes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _states_suit_the_rest(self) -> "RunConfig":
+        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSde | m.NoisedData):
+            raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
+        if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
+            raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
         return self
 
     @model_validator(mode="after")
@@ -232,7 +299,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _microbatches_fill_the_batch(self) -> "RunConfig":
-        if self.routing.granularity == "microbatch" and self.learner.batch_size % self.rollout.group_size:
+        granularity = getattr(self.routing, "granularity", None)
+        if granularity == "microbatch" and self.learner.batch_size % self.rollout.group_size:
             raise ValueError(
                 f"routing.granularity microbatch: learner.batch_size {self.learner.batch_size} "
                 f"is no multiple of rollout.group_size {self.rollout.group_size}"

@@ -4,36 +4,43 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
 from fields import checkpoint
+from fields.scene.exam import Exam
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.outcome import Outcome, write_config, write_summary
-from pipelines.prepare import SCENE_DATA, prepare_scene
 from pipelines.progress import Display
 from pipelines.report import write_report
+from pipelines.sources.scene import prepare_missing
 from pipelines.tables import skill_table
 from pipelines.validate import check_files, check_resources
+
+if TYPE_CHECKING:
+    from pipelines.reserve import Reservation
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     console = Console()
     try:
         config = load_config(options.config, options.overrides)
-        _prepare_data(config)
+        prepare_missing(config)
         rows = check_files(config)
         resume = _checkpoint(config, options.resume)
         start = _start(config, resume)
-        _connect(config, options, console)
+        reservation = _connect(config, options, console)
     except ConfigError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         return 2
@@ -41,14 +48,20 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
     _begin_folder(config, start, options.resume)
-    with Display(console, start, config.run.steps) as display:
+    with Display(console, config.run.name, start, config.run.steps) as display:
         display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
-        outcome = _run(config, rows, resume, start, display, options.reference)
+        if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
+            display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")
+        outcome = _run(config, rows, resume, start, display, reservation)
+    if outcome is None:
+        console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
+        return 128 + signal.SIGTERM
     _finish(config, outcome, console)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.distill", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML file; docs/config.schema.json describes it")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replace a value of the configuration")
@@ -56,13 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference", action="store_true", help="the plain loop in this process, without Ray")
     parser.add_argument("--resume", default="auto", metavar="auto|never|CHECKPOINT", help="where to continue; default auto")
     parser.add_argument("--address", help="of a running Ray cluster; default: RAY_ADDRESS, else start one in this process")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="for a busy or growing cluster; default: refuse at once",
+    )
     return parser
-
-
-def _prepare_data(config: RunConfig) -> None:
-    """Write the scene world's data on first use."""
-    if any(route.data.parent == SCENE_DATA and not route.data.exists() for route in config.routes.values()):
-        prepare_scene()
 
 
 def _checkpoint(config: RunConfig, resume: str) -> Path | None:
@@ -95,22 +109,34 @@ def _start(config: RunConfig, resume: Path | None) -> int:
     return saved.step
 
 
-def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -> None:
-    """Connect to Ray, or start it, unless nothing will be deployed; then compare the run's demands with the cluster."""
+def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -> "Reservation | None":
+    """Join or start Ray and take what the run asks for of it; a run that deploys nothing is compared with this machine.
+
+    Raises:
+        ConfigError: says what is missing.
+    """
     address = options.address or os.environ.get("RAY_ADDRESS")
+    here = (os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     if options.reference or (options.dry_run and not address):
-        check_resources(config, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
-        return
+        check_resources(config, *here)
+        return None
     import ray
+
+    from pipelines.distributed import delete_leftovers
+    from pipelines.reserve import reserve
 
     if address:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        check_resources(config, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
+        check_resources(config, *here)
         context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)
         console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
-    total = ray.cluster_resources()
-    check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
+    if options.dry_run:
+        total = ray.cluster_resources()
+        check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
+        return None
+    delete_leftovers(config)
+    return reserve(config, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
 
 
 def _begin_folder(config: RunConfig, start: int, mode: str) -> None:
@@ -120,20 +146,27 @@ def _begin_folder(config: RunConfig, start: int, mode: str) -> None:
     write_config(config)
 
 
-def _run(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, plain: bool) -> Outcome:
-    if plain:
+def _run(
+    config: RunConfig,
+    rows: dict[str, int],
+    resume: Path | None,
+    start: int,
+    display: Display,
+    reservation: "Reservation | None",
+) -> Outcome | None:
+    if reservation is None:
         from pipelines.reference import run_reference
 
         return run_reference(config, rows, resume, display)
     from pipelines.distributed import run_distributed
 
-    return run_distributed(config, rows, resume, start, display)
+    return run_distributed(config, rows, resume, start, display, reservation)
 
 
 def _finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
     summary = write_summary(config, outcome)
     write_report(config, outcome, summary)
-    if outcome.results:
+    if outcome.results and isinstance(outcome.exam, Exam):
         order = [BASE, *config.experts, BEFORE, AFTER]
         skills = {name: outcome.results[name].skills for name in order}
         for measure in ("graded", "exact"):

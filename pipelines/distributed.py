@@ -1,23 +1,30 @@
 """A run on a Ray cluster: expert and encoder services, rollout workers, the learner."""
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
+from ray.serve import Application
 
 from actors.examiner import Examiner
 from actors.learner import Learner
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
-from actors.stream import TargetStream
+from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
-from fields.scene.exam import Exam, ExamResult
+from fields.evaluation import ExamResult
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.reserve import Reservation
+from pipelines.sources.scene import prepare_missing
+from pipelines.stopping import stop_requests
 from services.applications import delete, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
@@ -31,63 +38,117 @@ Actor = Any  # a handle: the types that Ray gives know only methods marked by `r
 Workers = list[Actor]
 
 
-def run_distributed(config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display) -> Outcome:
-    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already."""
-    applications = {
+def run_distributed(
+    config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, reservation: Reservation
+) -> Outcome | None:
+    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already.
+
+    Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
+    """
+    torch.set_num_threads(config.run.threads)  # the student's start is computed here too, for its exam
+    services = applications(config)
+    display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(services)}")
+    actors = start_actors(config, rows, resume, start, reservation)
+    try:
+        reservation.make_room()
+        deploy(services)
+        ray.get([worker.ready.remote() for worker in actors.workers])
+        return asyncio.run(_train_and_evaluate(config, actors, start, display))
+    finally:
+        actors.kill()
+        delete(list(services))
+        reservation.release()
+
+
+def applications(config: RunConfig) -> dict[str, Application]:
+    """The Serve applications of a run's experts and encoder, by name."""
+    experts = {
         application_name(config, name): expert_application(
             partial(build.field, config, name), config.run.threads, _resources(expert)
         )
         for name, expert in config.experts.items()
     }
-    applications[application_name(config, _ENCODER)] = encoder_application(
+    encoder = encoder_application(
         partial(build.family, config, config.encoder.num_gpus),
         config.encoder.cache_rows,
         config.run.threads,
         config.run.name,
         _resources(config.encoder),
     )
-    display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(applications)}")
-    workers = _start_workers(config)
-    learner = _start_learner(config, rows, workers, resume, start)
-    try:
-        deploy(applications)
-        ray.get([worker.ready.remote() for worker in workers])
-        return asyncio.run(_train_and_evaluate(config, workers, learner, start, display))
-    finally:
-        for actor in (learner, *workers):
+    return experts | {application_name(config, _ENCODER): encoder}
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """A run's own actors."""
+
+    learner: Actor
+    workers: Workers
+
+    def kill(self) -> None:
+        """End them, whatever they are doing."""
+        for actor in (self.learner, *self.workers):
             ray.kill(actor)
-        delete(list(applications))
+
+
+def start_actors(
+    config: RunConfig,
+    rows: dict[str, int],
+    resume: Path | None = None,
+    start: int = 0,
+    reservation: Reservation | None = None,
+) -> Actors:
+    """Start the rollout workers and the learner, in what is reserved for them; the stream connects once training begins."""
+    workers = _start_workers(config, reservation)
+    return Actors(_start_learner(config, rows, workers, resume, start, reservation), workers)
 
 
 def application_name(config: RunConfig, service: str) -> str:
     """The Serve application of one of the run's services."""
-    return f"{config.run.name}-{service}"
+    return f"{config.run.services or config.run.name}-{service}"
+
+
+def delete_leftovers(config: RunConfig) -> None:
+    """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
+    delete([application_name(config, service) for service in (*config.experts, _ENCODER)])
 
 
 def _resources(section: Expert | Encoder) -> Resources:
-    return Resources(replicas=section.replicas, num_cpus=section.num_cpus, num_gpus=section.num_gpus)
+    return Resources(
+        replicas=section.replicas,
+        num_cpus=section.num_cpus,
+        num_gpus=section.num_gpus,
+        node_labels=section.node_labels,
+    )
 
 
-def _start_workers(config: RunConfig) -> Workers:
+def _place(reservation: Reservation | None, bundle: int) -> dict[str, Any]:
+    return reservation.place(bundle) if reservation else {}
+
+
+def _start_workers(config: RunConfig, reservation: Reservation | None) -> Workers:
     rollout = config.rollout
     options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
     return [
         ray.remote(RolloutWorker)
-        .options(name=f"{config.run.name}/rollout-{n}", **options)
+        .options(name=f"{config.run.name}/rollout-{n}", **options, **_place(reservation, 1 + n))
         .remote(partial(build.policy, config), config.run.threads)
         for n in range(rollout.workers)
     ]
 
 
-def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int) -> Actor:
+def _start_learner(
+    config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int, reservation: Reservation | None
+) -> Actor:
     schedule = build.schedule(config, start)
+    options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
     return (
         ray.remote(Learner)
-        .options(name=f"{config.run.name}/learner", num_cpus=config.learner.num_cpus, num_gpus=config.learner.num_gpus)
+        .options(name=f"{config.run.name}/learner", **options, **_place(reservation, 0))
         .remote(
             build_distiller=partial(build.distiller, config),
             build_stream=partial(_stream, config, rows, workers, range(start, schedule.steps)),
-            build_examiner=partial(_examiner, config, workers),
+            build_examiner=partial(examiner, config, workers),
             schedule=schedule,
             folder=config.folder.absolute(),
             resume=resume.absolute() if resume else None,
@@ -99,67 +160,81 @@ def _start_learner(config: RunConfig, rows: dict[str, int], workers: Workers, re
 
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
-    clients = {name: _client(config, name) for name in config.experts}
+    prepare_missing(config)  # the learner may be on another node than the driver
+    clients = {name: client(config, name) for name in config.experts}
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
-        encoder=_client(config, _ENCODER),
+        encoder=client(config, _ENCODER),
         rollouts=RolloutPool(workers, config.run.name),
-        experts={name: clients[route.expert] for name, route in config.routes.items()},
+        experts=clients,
+        teaching=build.teaching(config),
+        expert_rollouts=_expert_rollouts(config),
+        with_clean=build.with_clean(config),
         steps=steps,
         lag=config.learner.lag,
     )
 
 
-def _examiner(config: RunConfig, workers: Workers) -> Examiner:
-    exam = Exam(config.eval.samples, config.eval.seed)
+def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
+    solver = build.solver(config)
+    if solver is None or not isinstance(config.state, ExpertRollout):
+        return None
+    return ExpertRollouts(
+        seed=config.run.seed, grid=build.grid(config), solver=solver, both_branches=build.objective(config).both_branches
+    )
+
+
+def examiner(config: RunConfig, workers: Workers) -> Examiner:
+    """Gives the exam to students, by these workers, and to experts; used from one event loop."""
     pool = RolloutPool(workers, config.run.name)
-    return Examiner(exam, build.family(config), build.grid(config)(None), _client(config, _ENCODER), pool)
+    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
 
 
-def _client(config: RunConfig, service: str) -> ServiceClient:
+def client(config: RunConfig, service: str) -> ServiceClient:
+    """A client of one of the run's services."""
     return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
 
 
-async def _train_and_evaluate(config: RunConfig, workers: Workers, learner: Actor, start: int, display: Display) -> Outcome:
-    examiner = _examiner(config, workers)
+async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, display: Display) -> Outcome | None:
+    learner, exams = actors.learner, examiner(config, actors.workers)
     results: dict[str, ExamResult] = {}
     if config.eval.every:
         display.say("evaluating base, experts and the student's start")
-        results = await _evaluate_before(config, examiner)
+        results = await _evaluate_before(config, exams)
         if start == 0:
             await learner.record_skills.remote(0, results[BEFORE].skills, results[BEFORE].picture)
     await _train(learner, display)
     progress = await learner.progress.remote()
+    if progress.step < config.run.steps:
+        return None
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
-        results[AFTER] = await examiner.student(averaged)
+        results[AFTER] = await exams.student(averaged)
         await learner.record_skills.remote(progress.step, results[AFTER].skills, results[AFTER].picture)
-    return Outcome(
-        steps=progress.step,
-        weights=weights,
-        exam=examiner.exam,
-        results=results,
-    )
+    return Outcome(steps=progress.step, weights=weights, exam=exams.exam, results=results)
 
 
-async def _evaluate_before(config: RunConfig, examiner: Examiner) -> dict[str, ExamResult]:
+async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, ExamResult]:
     """The exams of base, experts and the student's start, in flight together."""
     tensors = build.start_tensors(config)
-    takers = {BASE: examiner.student(None)}
-    takers |= {name: examiner.expert(_client(config, name)) for name in config.experts}
+    takers = {BASE: exams.student(None)}
+    takers |= {name: exams.expert(client(config, name)) for name in config.experts}
     if tensors is not None:
-        takers[BEFORE] = examiner.student(Weights.of(0, tensors))
+        takers[BEFORE] = exams.student(Weights.of(0, tensors))
     results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
     return {BEFORE: results[BASE]} | results
 
 
 async def _train(learner: Actor, display: Display) -> None:
     training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
-    while not training.done():
-        await asyncio.wait([training], timeout=_POLL_S)
-        progress = await learner.progress.remote()
-        if progress.update is not None:
-            display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
+    with stop_requests() as stop:
+        while not training.done():
+            await asyncio.wait([training], timeout=_POLL_S)
+            if stop.is_set():
+                await learner.stop.remote()
+            progress = await learner.progress.remote()
+            if progress.update is not None:
+                display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
     await training

@@ -21,16 +21,17 @@ from rich.console import Console
 from torch import nn
 
 from fields.carriers import checksum
+from fields.evaluation import Skills
 from fields.families.scene import SceneFamily, save_transformer
 from fields.field import Field
 from fields.lora import Adapter, LoraShape, add_lora, load_into, read_adapter, write_adapter
-from fields.operators import Identity
-from fields.rollout import rollout
-from fields.scene.exam import Exam, Skills, clean_index
+from fields.rollout import clean
+from fields.scene.exam import Exam
 from fields.scene.grammar import GLOBAL_EDIT, LOCAL_EDIT
 from fields.scene.training import Recipe, base_optimizers, train
 from fields.scene.transformer import SceneTransformer
 from fields.schedule import time_grid
+from fields.solver import Euler
 from pipelines.tables import skill_table
 
 WEIGHTS = Path("fields/scene/weights")
@@ -93,15 +94,15 @@ RECIPES = {
     "local_edit": _edit(LOCAL_EDIT, steps=1500, learning_rate=2e-3),
     "global_edit": _edit(GLOBAL_EDIT, steps=1300, learning_rate=2e-3),
     "counting": Recipe(
-        categories={"single": 0.3, "two": 1.0, "count": 4.0, "colour": 0.3, "position": 1.0, "attribution": 1.5},
-        steps=2500,
+        categories={"single": 0.3, "two": 1.5, "count": 3.5, "colour": 0.3, "position": 0.7, "attribution": 3.0},
+        steps=4500,
         batch_size=64,
-        learning_rate=1.0e-3,
+        learning_rate=1.5e-3,
         prompt_dropout=0.1,
         t_mean=0.8,
     ),
     "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
-    "global_practice": _edit(("background", "style", "style"), steps=900, learning_rate=1e-3),
+    "global_practice": _edit(("background", "style", "style", "style"), steps=1500, learning_rate=1.5e-3),
 }
 
 
@@ -199,7 +200,7 @@ def load(name: str, weights: Path = WEIGHTS) -> Field:
     """The shipped base or expert as a field."""
     family = SceneFamily()
     adapter = None if name == BASE else read_adapter(weights / name)
-    return Field.build(name, family, family.load_transformer(weights / BASE), adapter, Identity())
+    return Field.build(name, family, {name: (family.load_transformer(weights / BASE), adapter)})
 
 
 def take(exam: Exam, field: Field) -> Skills:
@@ -208,9 +209,7 @@ def take(exam: Exam, field: Field) -> Skills:
     answers = []
     for sheet in exam.sheets:
         condition = field.family.encode(sheet.rows)
-        answers.append(
-            field.family.decode(rollout(field.velocity, sheet.noise, grid, clean_index(sheet.noise, grid), condition))
-        )
+        answers.append(field.family.decode(clean(field.velocity, sheet.noise, grid, condition, Euler())))
     return exam.result(answers).skills
 
 

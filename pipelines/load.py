@@ -1,12 +1,16 @@
-"""From a YAML file and `dotted.key=value` overrides to a run configuration, or to one line that says what is wrong."""
+"""From a YAML file and `dotted.key=value` overrides to a configuration, or to one line that says what is wrong, and where."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from pipelines.config import RunConfig
+from pipelines.section import Section
+
+S = TypeVar("S", bound=Section)
 
 
 class ConfigError(ValueError):
@@ -14,71 +18,110 @@ class ConfigError(ValueError):
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
-    """Read a YAML file and apply `dotted.key=value` overrides; values are YAML.
+    """Read a run's YAML file and apply `dotted.key=value` overrides; values are YAML.
 
     Raises:
-        ConfigError: names the key, the value and what is allowed.
+        ConfigError: names the file and line where the key stands, the key, the value and what is allowed.
+    """
+    return load(path, RunConfig, dict(_split(override) for override in overrides))
+
+
+def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
+    """Read a YAML file as a section of some kind, with the values of dotted keys replaced.
+
+    Raises:
+        ConfigError: as `load_config`.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of sections, not {type(content).__name__}")
-    for override in overrides:
-        _apply(content, override)
+    for key, value in changes.items():
+        _apply(content, key, value)
     try:
-        return RunConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_first_error(error)) from error
+        key, message = _first_error(error, kind)
+        written_here = not any(f"{key}.".startswith(f"{change}.") for change in changes)
+        line = _line(text, key.split(".")) if written_here else None
+        raise ConfigError(f"{path}:{line}: {message}" if line else message) from error
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _split(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
-    if not equals or not all(parts := key.split(".")):
+    if not equals or not all(key.split(".")):
         raise ConfigError(f"{override!r}: an override is written dotted.key=value")
-    section = content
-    for part in parts[:-1]:
-        below = section.setdefault(part, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"{override!r}: {part} is {below!r}, which has no keys")
-        section = below
     try:
-        section[parts[-1]] = yaml.safe_load(value)
+        return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML") from error
 
 
-def _first_error(error: ValidationError) -> str:
-    """Pydantic's first error as one line: dotted key, what is wrong, what is allowed."""
+def _apply(content: dict[str, Any], key: str, value: Any) -> None:
+    *parts, last = key.split(".")
+    section = content
+    for part in parts:
+        below = section.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"'{key}={value}': {part} is {below!r}, which has no keys")
+        section = below
+    section[last] = value
+
+
+def _first_error(error: ValidationError, kind: type[Section]) -> tuple[str, str]:
+    """Pydantic's first error: the dotted key, and one line with the key, what is wrong, what is allowed."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; allowed: {', '.join(_allowed_keys(first['loc'][:-1]))}"
+        return key, f"{key}: unknown key; allowed: {', '.join(_allowed_keys(first['loc'][:-1], kind))}"
+    if first["type"] == "missing":
+        return key, f"{key}: this key is required"
     if first["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message} (got {first['input']!r})"
+        return (key, f"{key}: {message}") if key else (message.partition(":")[0], message)
+    return key, f"{key}: {message} (got {first['input']!r})"
 
 
-def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+def _allowed_keys(location: tuple[int | str, ...], kind: type[Section]) -> list[str]:
     """The keys of the section at a location of pydantic's, found by walking the annotated types."""
-    schema = RunConfig.model_json_schema()
-    here: dict[str, Any] = schema
+    schema = kind.model_json_schema()
+    here: dict[str, Any] = _resolve(schema, schema)
     for part in location:
-        here = _resolve(here, schema)
         if part in here.get("properties", {}):
             here = here["properties"][part]
-        elif "discriminator" in here:
-            here = {"$ref": here["discriminator"]["mapping"][part]}
+        elif "oneOf" in here:
+            kinds = [_resolve(alternative, schema) for alternative in here["oneOf"]]
+            here = next(k for k in kinds if k.get("properties", {}).get("type", {}).get("const") == part)
+        elif "anyOf" in here:
+            here = here["anyOf"][0]
+        elif "items" in here:
+            here = here["items"]
         else:  # a mapping by name
-            (here,) = here["patternProperties"].values()
-    return list(_resolve(here, schema)["properties"])
+            here = here.get("additionalProperties") or next(iter(here["patternProperties"].values()))
+        here = _resolve(here, schema)
+    return list(here["properties"])
 
 
 def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in here:
         here = schema["$defs"][here["$ref"].rsplit("/", 1)[1]]
     return here
+
+
+def _line(text: str, key: list[str]) -> int | None:
+    """The line of a dotted key in a YAML text, or of the innermost part of it that the text has."""
+    node, line = yaml.compose(text), None
+    for part in key:
+        below = None
+        if isinstance(node, yaml.MappingNode):
+            below = next((value for name, value in node.value if name.value == part), None)
+        elif isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+            below = node.value[int(part)]
+        if below is not None:  # what a location has beside keys are the tags of unions
+            node, line = below, below.start_mark.line + 1
+    return line

@@ -10,7 +10,7 @@ import yaml
 
 from actors.journal import METRICS, rows
 from fields.carriers import Weights
-from fields.scene.exam import Exam, ExamResult
+from fields.evaluation import Evaluation, ExamResult
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 
 _PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
@@ -23,13 +23,19 @@ class Outcome:
     Attributes:
         steps: optimizer steps of the student, earlier sessions included.
         weights: the final trainable tensors.
+        exam: what every model was asked.
         results: model (base, each expert, before, after) -> its exam; empty without evaluation.
     """
 
     steps: int
     weights: Weights
-    exam: Exam
+    exam: Evaluation
     results: Mapping[str, ExamResult]
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def write_config(config: RunConfig) -> None:
@@ -62,7 +68,7 @@ def write_summary(config: RunConfig, outcome: Outcome) -> dict:
         "samples_per_second": round(samples / seconds, 2) if seconds else 0.0,
         "weights_sha256": outcome.weights.checksum,
         "skills": skills,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": package_versions(),
     }
     path = Path(config.folder / "summary.json")
     path.write_text(json.dumps(summary, indent=2) + "\n")

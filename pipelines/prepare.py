@@ -1,62 +1,79 @@
-"""Write the data sets that runs read: `python -m pipelines.prepare scene [--output data/scene] [--rows 4000]`."""
+"""Write the data sets that runs read: `python -m pipelines.prepare {scene,import,folder,omniedit} ...`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fields.plan import Stream, generator
-from fields.scene.exam import task_row
-from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
-
-SCENE_DATA = Path("data/scene")
-SCENE_ROWS = 4000
-SCENE_SEED = 2  # the exam's questions and the experts' training tasks have other seeds
-_SCHEMA = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("task", pa.string()),
-        ("prompt", pa.string()),
-        ("source_image", pa.binary()),
-        ("target_image", pa.binary()),
-    ]
-)
+from pipelines.sources.folder import import_folder
+from pipelines.sources.omniedit import GLOBAL, LOCAL, import_omniedit
+from pipelines.sources.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
+from pipelines.sources.tables import import_table
 
 
-def prepare_scene(output: Path = SCENE_DATA, rows: int = SCENE_ROWS) -> list[Path]:
-    """One Parquet file a route, `rows` rows each, the same bytes every time; files that exist are left alone."""
-    output.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number, (route, categories) in enumerate(ROUTE_CATEGORIES.items()):
-        path = output / f"{route}.parquet"
-        paths.append(path)
-        if path.exists():
-            continue
-        table = []
-        for n in range(rows):
-            task = draw_task(categories[n % len(categories)], generator(SCENE_SEED, Stream.ROW, number * 10_000_000 + n))
-            table.append(asdict(task_row(f"{route}-{n:06d}", task)))
-        temporary = path.with_suffix(".temporary")
-        pq.write_table(pa.Table.from_pylist(table, schema=_SCHEMA), temporary)
-        temporary.rename(path)
-    return paths
+def main(arguments: Sequence[str]) -> int:
+    """Parse, write, say where. Returns the exit status: 2 for what is wrong with the input."""
+    options = _parser().parse_args(arguments)
+    try:
+        paths = options.write(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in paths:
+        print(f"{path}: {pq.read_metadata(path).num_rows} rows, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse, write, say where."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
+
     scene = commands.add_parser("scene", help="prompts and source images of the scene world, one file a route")
     scene.add_argument("--output", type=Path, default=SCENE_DATA)
     scene.add_argument("--rows", type=int, default=SCENE_ROWS, help="rows of each file")
-    options = parser.parse_args(arguments)
-    for path in prepare_scene(options.output, options.rows):
-        print(f"{path}: {pq.read_metadata(path).num_rows} rows, {path.stat().st_size / 1e6:.1f} MB")
+    scene.set_defaults(write=lambda o: prepare_scene(o.output, o.rows))
+
+    table = _with_files(commands.add_parser("import", help="rows of a .json, .jsonl or .csv file; images are paths beside it"))
+    table.set_defaults(write=lambda o: import_table(o.input, o.output))
+
+    folder = _with_files(commands.add_parser("folder", help="a folder of images, each with its prompt in a .txt beside it"))
+    folder.add_argument("--task", required=True, help="of every row")
+    folder.add_argument("--role", choices=("source", "target"), default="target", help="source: the prompts edit the images")
+    folder.set_defaults(write=lambda o: import_folder(o.input, o.output, o.task, o.role))
+
+    omniedit = _with_files(
+        commands.add_parser("omniedit", help=f"OmniEdit's Parquet files as OUTPUT.{LOCAL}.parquet and OUTPUT.{GLOBAL}.parquet")
+    )
+    omniedit.add_argument(
+        "--map", type=_mapping, action="append", default=[], metavar="TASK=ROUTE", help="add a task, or route it otherwise"
+    )
+    omniedit.add_argument("--min-score", type=float, help="leave out rows of a lower o_score")
+    omniedit.set_defaults(write=_write_omniedit)
+    return parser
+
+
+def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file")
+    return parser
+
+
+def _mapping(text: str) -> tuple[str, str]:
+    task, equals, route = text.partition("=")
+    if not (task and equals and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", route)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not written TASK=ROUTE, with a route of letters, digits and _ . -")
+    return task, route
+
+
+def _write_omniedit(options: argparse.Namespace) -> list[Path]:
+    buckets = import_omniedit(options.input, options.output, dict(options.map), options.min_score)
+    if buckets.dropped:
+        print(f"{buckets.dropped} rows are below a score of {options.min_score:g}")
+    return buckets.paths
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -7,13 +7,15 @@ import torch
 
 from actors.journal import Journal
 from fields import checkpoint
-from fields.carriers import Condition, Weights
+from fields.carriers import Condition, Example, Query, Weights
+from fields.evaluation import ExamResult
 from fields.plan import Group
 from fields.reference import distill
-from fields.rollout import Velocity, rollout
-from fields.scene.exam import Exam, ExamResult, clean_index
+from fields.rollout import clean
+from fields.solver import Euler, Velocity
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
+from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 
@@ -28,15 +30,13 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     policy = build.policy(config)
     distiller = build.distiller(config)
     published = {0: distiller.weights(0)}
-    exam = Exam(config.eval.samples, config.eval.seed)
-    grid = plan.grid(None)
+    exam, exam_grid = build.evaluation(config), build.exam_grid(config)
 
     def take(velocity: Velocity) -> ExamResult:
         answers = []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
-            x_0 = rollout(velocity, sheet.noise, grid, clean_index(sheet.noise, grid), condition)
-            answers.append(family.decode(x_0))
+            answers.append(family.decode(clean(velocity, sheet.noise, exam_grid, condition, Euler())))
         return exam.result(answers)
 
     def take_with(weights: Weights | None) -> ExamResult:
@@ -44,7 +44,23 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         return take(policy.velocity)
 
     def encode(group: Group) -> Condition:
-        return Condition.concatenate([family.encode([buckets[group.route][sample.row]]) for sample in group.samples])
+        rows = [[buckets[group.route][sample.row]] for sample in group.samples]
+        conditions = [family.encode(row) for row in rows]
+        if build.with_clean(config):
+            conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
+        return Condition.concatenate(conditions)
+
+    teaching = build.teaching(config)
+    solver, both_branches = build.solver(config), build.objective(config).both_branches
+
+    def states(group: Group, condition: Condition) -> tuple[Query, ...]:
+        if solver is None or not isinstance(config.state, ExpertRollout):
+            return policy.queries(group, condition)
+        (expert,) = teaching.shares[group.route]
+        return fields[expert].queries(group, condition, config.run.seed, plan.grid(group.size), solver, both_branches)
+
+    def learn(query: Query) -> Example:
+        return teaching.example(query, {name: fields[name].answer(query) for name in teaching.asked(query.route)})
 
     results: dict[str, ExamResult] = {}
     if config.eval.every:
@@ -57,12 +73,11 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         published = dict(saved.published)
     when = build.schedule(config, saved.step if saved else 0)
     journal = Journal(config.folder, when.start)
-    experts = {name: fields[route.expert] for name, route in config.routes.items()}
     recipe = build.recipe(config)
     began = time.monotonic()
     samples = 0
     steps = range(when.start, when.steps)
-    for step, update in distill(plan, encode, policy, experts, distiller, published, steps, when.lag):
+    for step, update in distill(plan, encode, policy, states, learn, distiller, published, steps, when.lag):
         ids = [sample_id for group in plan.groups(step) for sample_id in group.ids]
         samples += len(ids)
         seconds = time.monotonic() - began

@@ -1,29 +1,28 @@
 """report.html: one self-contained page about a run."""
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from actors.journal import METRICS, SKILLS, rows
-from fields.dataset import encode_png
+from fields.evaluation import Skills
+from fields.route_grids import RouteGrids
 from fields.scene.checker import check
-from fields.scene.exam import Question, Sheet, Skills, route_skill
+from fields.scene.exam import Exam, Question, Sheet, route_skill
 from fields.scene.grammar import ROUTE_CATEGORIES
 from fields.scene.world import render
 from pipelines.charts import Line, line_chart, linear_axis, logarithmic_axis, smoothed
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.outcome import Outcome
+from pipelines.page import template
+from pipelines.report_grids import data_uri, grid_metrics, grid_rows
 
-TEMPLATE = Path(__file__).with_name("report.html.template")
 EXAMPLES = 4  # questions a category whose answers are shown
 SMOOTHING = 0.9  # decay of the moving average that is drawn over the losses
 
@@ -91,31 +90,32 @@ class Example:
 def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
     """Write the page into the run's folder."""
     metrics, skills = rows(config.folder / METRICS), rows(config.folder / SKILLS)
-    columns = _columns(config) if outcome.results else []
+    everyone = _columns(config) if outcome.results else []
+    exam = outcome.exam if isinstance(outcome.exam, Exam) else None
+    grids = outcome.exam if isinstance(outcome.exam, RouteGrids) and everyone else None
+    columns = everyone if exam else []
     experts = {name: route.expert for name, route in config.routes.items()}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = template("report.html.template").render(
         summary=summary,
         final_loss=metrics[-1]["loss"] if metrics else None,
-        samples=outcome.exam.samples,
+        samples=exam.samples if exam else 0,
+        everyone=everyone,
+        grids=grid_rows(outcome, grids, [column.model for column in everyone]) if grids else {},
+        grid_metrics=grid_metrics(outcome, [column.model for column in everyone]) if grids else {},
         columns=columns,
         experts=experts,
         routes=ROUTE_CATEGORIES,
         route_skill=route_skill,
         skills={column.model: outcome.results[column.model].skills for column in columns},
         verdicts=[_verdict(outcome, route, experts.get(route)) for route in ROUTE_CATEGORIES] if columns else [],
-        charts=[Markup(chart) for chart in (_loss_chart(config, metrics), _skill_chart(config, outcome, skills)) if chart],
-        examples=_examples(outcome, columns),
+        charts=[
+            Markup(chart) for chart in (_loss_chart(config, metrics), exam and _skill_chart(config, outcome, skills)) if chart
+        ],
+        examples=_examples(outcome, exam, columns) if exam else {},
         facts=_facts(config, metrics, summary),
         configuration=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
     (config.folder / "report.html").write_text(page, encoding="utf-8")
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as whole percent."""
-    return f"{100 * share:.0f} %"
 
 
 def _points(number: int) -> str:
@@ -192,11 +192,11 @@ def _skill_chart(config: RunConfig, outcome: Outcome, skills: Rows) -> str:
     )
 
 
-def _examples(outcome: Outcome, columns: Sequence[Column]) -> dict[str, list[Example]]:
+def _examples(outcome: Outcome, exam: Exam, columns: Sequence[Column]) -> dict[str, list[Example]]:
     """Category -> its first questions with every model's answers; empty without evaluation."""
     if not columns:
         return {}
-    return {sheet.questions[0].task.category: _sheet(outcome, n, sheet, columns) for n, sheet in enumerate(outcome.exam.sheets)}
+    return {sheet.questions[0].task.category: _sheet(outcome, n, sheet, columns) for n, sheet in enumerate(exam.sheets)}
 
 
 def _sheet(outcome: Outcome, number: int, sheet: Sheet, columns: Sequence[Column]) -> list[Example]:
@@ -205,7 +205,7 @@ def _sheet(outcome: Outcome, number: int, sheet: Sheet, columns: Sequence[Column
     return [
         Example(
             question.task.prompt,
-            _data_uri(render(question.task.source)) if question.task.source else None,
+            data_uri(render(question.task.source)) if question.task.source else None,
             [_answer(question, images[n]) for images in answers],
         )
         for n, question in enumerate(sheet.questions[:EXAMPLES])
@@ -214,12 +214,7 @@ def _sheet(outcome: Outcome, number: int, sheet: Sheet, columns: Sequence[Column
 
 def _answer(question: Question, image: np.ndarray) -> Answer:
     score = check(question.task, image)
-    return Answer(_data_uri(image), score.passed, score.graded)
-
-
-def _data_uri(image: np.ndarray) -> str:
-    """An image (3, H, W) in [0, 1] as a data URI."""
-    return f"data:image/png;base64,{b64encode(encode_png(image)).decode()}"
+    return Answer(data_uri(image), score.passed, score.graded)
 
 
 def _facts(config: RunConfig, metrics: Rows, summary: Mapping[str, Any]) -> dict[str, str]:

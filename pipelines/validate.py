@@ -1,12 +1,16 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
-from fields.dataset import Bucket, decode_image
+from fields.dataset import Bucket, Row, decode_image
 from fields.families.base import Family
 from fields.lora import add_lora, load_into, read_adapter
 from pipelines import build
-from pipelines.config import RunConfig
+from pipelines.columns import columns_wanted
+from pipelines.config import Model, RunConfig
 from pipelines.load import ConfigError
 
 _MOST_ROWS_CHECKED = 20_000
@@ -22,7 +26,6 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("model.path", family.skeleton, config.model.path)
     _named("model", build.grid(config), None)
     for name, expert in config.experts.items():
-        _named(f"experts.{name}.operator", build.operator, family, expert.operator)
         if expert.adapter is not None:
             adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
             transformer = family.skeleton(config.model.path)
@@ -31,10 +34,11 @@ def check_files(config: RunConfig) -> dict[str, int]:
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
-        bucket = _named(f"routes.{name}.data", Bucket, route.data)
-        _named(f"routes.{name}.data", _check_rows, bucket, family)
-        rows[name] = len(bucket)
+        wanted = tuple(columns_wanted(config, name).items())
+        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model, wanted)
     _named("routes", build.plan, config, rows)
+    if config.eval.every:
+        _named("eval.metrics", build.evaluation, config)
     return rows
 
 
@@ -44,17 +48,32 @@ def _check_student(config: RunConfig, family: Family) -> None:
         load_into(parameters, start, "the student's start")
 
 
-def _check_rows(bucket: Bucket, family: Family) -> None:
-    """Every row of a small file, evenly spread ones of a large file, as far as the family can tell without a network."""
+@cache
+def _checked_rows(path: Path, model: Model, wanted: tuple[tuple[str, str], ...]) -> int:
+    """The number of a file's rows; every row of a small file is checked, evenly spread ones of a large file, as far as the
+    family can tell without a network. A process checks a file once."""
+    bucket, family = Bucket(path), build.family_of(model)
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
     with_source = bucket[0].source_image is not None
     for n in range(0, len(bucket), stride):
         row = bucket[n]
         if (row.source_image is not None) != with_source:
-            raise ValueError(f"row {row.uid!r}: a bucket has a source image in every row or in none")
-        if row.target_image is not None:
-            decode_image(row.target_image, row.uid)
-        family.check_row(row)
+            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        try:
+            _check_row(row, family, wanted)
+        except ValueError as error:  # names the row by its uid
+            raise ValueError(f"{bucket.path} row {n}: {error}") from error
+    return len(bucket)
+
+
+def _check_row(row: Row, family: Family, wanted: tuple[tuple[str, str], ...]) -> None:
+    for column, key in wanted:
+        if getattr(row, column) is None:
+            raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
+    with_target = "target_image" in dict(wanted)
+    if row.target_image is not None and not with_target:
+        decode_image(row.target_image, row.uid)
+    family.check_row(row, with_target)
 
 
 def _named(key: str, function, *arguments):
@@ -73,16 +92,18 @@ class Demand:
     count: int
     num_cpus: float
     num_gpus: float
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def demands(config: RunConfig) -> list[Demand]:
-    """Everything that a run starts."""
-    return [
-        Demand("learner", 1, config.learner.num_cpus, config.learner.num_gpus),
-        Demand("rollout", config.rollout.workers, config.rollout.num_cpus, config.rollout.num_gpus),
-        Demand("encoder", config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
-        *(Demand(f"experts.{n}", e.replicas, e.num_cpus, e.num_gpus) for n, e in config.experts.items()),
+    """Everything that a run starts: the learner, the rollout workers, then the services."""
+    parts = [
+        ("learner", 1, config.learner),
+        ("rollout", config.rollout.workers, config.rollout),
+        ("encoder", config.encoder.replicas, config.encoder),
+        *((f"experts.{name}", expert.replicas, expert) for name, expert in config.experts.items()),
     ]
+    return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:

@@ -38,20 +38,25 @@ class EncoderService:
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))
         self._tags = {"run": run}
 
-    async def encode(self, rows: Sequence[Row]) -> Condition:
-        """The rows' conditions, in order.
+    async def encode(self, rows: Sequence[Row], with_clean: bool = False) -> Condition:
+        """The rows' conditions, in order, with their target images as clean states where asked for.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
         async with self._turn:
-            return await asyncio.to_thread(self._encode, rows)
+            return await asyncio.to_thread(self._encode, rows, with_clean)
 
-    def _encode(self, rows: Sequence[Row]) -> Condition:
-        return Condition.concatenate([self._encode_row(row) for row in rows])
+    def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
+        conditions = [self._encode_row(row) for row in rows]
+        if with_clean:
+            conditions = [self._family.with_clean(c, [row]) for c, row in zip(conditions, rows, strict=True)]
+        return Condition.concatenate(conditions)
 
     def _encode_row(self, row: Row) -> Condition:
-        key = hashlib.blake2b(row.prompt.encode() + b"\0" + (row.source_image or b"")).digest()
+        key = hashlib.blake2b(
+            f"{row.prompt}\0{row.negative_prompt}\0{row.width}x{row.height}\0".encode() + (row.source_image or b"")
+        ).digest()
         if key in self._cache:
             self._cache.move_to_end(key)
             self._hits.inc(tags=self._tags)

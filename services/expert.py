@@ -10,7 +10,10 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
 from fields.field import Field
-from fields.rollout import rollout
+from fields.plan import Group
+from fields.rollout import clean
+from fields.solver import Euler, Solver
+from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 
 
@@ -28,18 +31,27 @@ class ExpertService:
     def __init__(self, build_field: Callable[[], Field], threads: int):
         torch.set_num_threads(threads)
         self._field = build_field()
+        self._metrics = ProcessMetrics()
         self._turn = asyncio.Lock()
 
-    async def answer(self, query: Query) -> Target:
-        """The field's velocities at the query's states."""
+    async def answer(self, queries: tuple[Query, ...]) -> tuple[Target, ...]:
+        """The field's velocities at the states of each query."""
         async with self._turn:
-            return await asyncio.to_thread(self._field.answer, query)
+            targets = await asyncio.to_thread(lambda: tuple(self._field.answer(query) for query in queries))
+        self._metrics.record_memory()
+        return targets
+
+    async def queries(
+        self, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+    ) -> tuple[Query, ...]:
+        """States of the field's own rollout, for students that learn off-policy."""
+        async with self._turn:
+            return await asyncio.to_thread(self._field.queries, group, condition, seed, grid, solver, both_branches)
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the field's own ODE from the given noise: for evaluation and reports."""
-        index = torch.full((len(noise),), len(grid) - 1)
         async with self._turn:
-            return await asyncio.to_thread(rollout, self._field.velocity, noise, grid, index, condition)
+            return await asyncio.to_thread(clean, self._field.velocity, noise, grid, condition, Euler())
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""

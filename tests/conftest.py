@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("fields", "beartype.beartype")  # before anything imports fields; the dataclasses included
 
+import json  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -51,6 +52,30 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
         tensors = {name: torch.randn(parameter.shape, generator=rng) * 0.1 for name, parameter in parameters.items()}
         write_adapter(path, Adapter(shape, tensors))
     return models
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random CLIP of 24 x 24 pixels that spells its words."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(n) for n in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    CLIPProcessor(pixels, tokenizer).save_pretrained(folder)
+    layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokens), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 40}
+    eyes = {"image_size": 24, "patch_size": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=layers | words, vision_config=layers | eyes, projection_dim=16)).save_pretrained(
+            folder
+        )
+    return folder
 
 
 @pytest.fixture(scope="session")

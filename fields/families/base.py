@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition
 from fields.dataset import Row
-from fields.operators import Guidance, Operator
+from fields.operators import Expression, Guidance, NegativePrompt
 from fields.schedule import Size
 
 
@@ -74,17 +75,19 @@ class Family(ABC):
     def grid(self, size: Size | None, steps: int) -> Tensor:
         """The model's own times t_0 = 1 > ... > t_N = 0 of an N-step rollout, float32 (N + 1,)."""
 
-    def guidance(self, scale: float) -> Operator:
-        """What the model's own pipeline does with a guidance scale."""
-        return Guidance(scale)
+    def guidance(self, of: Expression, scale: float, against: Literal["empty", "negative"] = "empty") -> Expression:
+        """What the model's own pipeline makes of a field and a guidance scale, without a negative prompt or with it."""
+        return Guidance(of, scale) if against == "empty" else NegativePrompt(of, scale)
 
-    def check_row(self, row: Row) -> None:
-        """What can be told of a row before anything is loaded.
+    def check_row(self, row: Row, with_target: bool = False) -> None:
+        """What can be told of a row, and of its target image where that is read, before anything is loaded.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
         self.encode([row])
+        if with_target:
+            self.clean([row])
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> Condition:
@@ -93,6 +96,18 @@ class Family(ABC):
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
+
+    @abstractmethod
+    def clean(self, rows: Sequence[Row]) -> Tensor:
+        """The rows' target images as clean states x_0, float32 (batch, *latent_shape).
+
+        Raises:
+            ValueError: for a row without a target image, or one that cannot be encoded; names it.
+        """
+
+    def with_clean(self, condition: Condition, rows: Sequence[Row]) -> Condition:
+        """The rows' condition with their target images as clean states."""
+        return replace(condition, clean=self.clean(rows))
 
     @abstractmethod
     def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -35,10 +35,6 @@ class FluxFamily(PipelineFamily):
         text, pooled, _ = self.encoders.encode_prompt(prompt, None, device=self.device, max_sequence_length=self.max_tokens)
         return {"text": text, "pooled": pooled}
 
-    def source_latents(self, source: Image.Image) -> Tensor:
-        image = self.encoders.image_processor.preprocess(source, source.height, source.width)
-        return self.encoders._encode_vae_image(image.to(self.device, self.dtype), generator=None)
-
     def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         height, width = x_t.shape[2:]
         tokens, ids = [pack(x_t)], [positions(height // 2, width // 2, 0, x_t.device)]

@@ -1,6 +1,7 @@
 """FLUX.2: dev with its distilled guidance, and klein. Both edit."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from fields.families.folder import INDEX, fetch, read_json
 from fields.families.pipeline import Named, PipelineFamily
-from fields.operators import Operator
+from fields.operators import Expression
 from fields.schedule import Size
 
 _SOURCE_POSITION = 10  # first coordinate of the first source image's tokens; the image's own is 0
@@ -37,10 +38,10 @@ class Flux2Family(PipelineFamily):
         _, height, width = self.latent_shape(size)
         return compute_empirical_mu(height * width, steps)
 
-    def guidance(self, scale: float) -> Operator:
+    def guidance(self, of: Expression, scale: float, against: Literal["empty", "negative"] = "empty") -> Expression:
         if not self.is_told and read_json(fetch(self._base, ()) / INDEX).get("is_distilled"):
             raise ValueError(f"guidance {scale}: {self.path} was distilled to do without")
-        return super().guidance(scale)
+        return super().guidance(of, scale, against)
 
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         return {"text": self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)[0]}
@@ -50,9 +51,8 @@ class Flux2Family(PipelineFamily):
         tokenizer = self.encoders.tokenizer
         return len(getattr(tokenizer, "tokenizer", tokenizer)(prompt).input_ids)
 
-    def source_latents(self, source: Image.Image) -> Tensor:
-        image = self.encoders.image_processor.preprocess(source, source.height, source.width, resize_mode="crop")
-        return self.encoders._encode_vae_image(image.to(self.device, self.dtype), generator=None)
+    def image_latents(self, image: Image.Image) -> Tensor:
+        return self.encoders._encode_vae_image(self.pixels(image), generator=None)
 
     def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         images = {0: x_t} | ({_SOURCE_POSITION: inputs["source"]} if "source" in inputs else {})

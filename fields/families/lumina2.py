@@ -1,13 +1,14 @@
 """Lumina Image 2.0."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from PIL import Image
 from torch import Tensor, nn
 
 from fields.families.guidance import NormedGuidance
 from fields.families.pipeline import Named, PipelineFamily
-from fields.operators import Operator
+from fields.operators import Expression
 from fields.schedule import Size
 
 
@@ -28,9 +29,9 @@ class Lumina2Family(PipelineFamily):
         """Its pipeline takes the channels for the length; it matters only to a scheduler that shifts by resolution."""
         return self._shift_of_length(self.latent_shape(size)[0])
 
-    def guidance(self, scale: float) -> Operator:
+    def guidance(self, of: Expression, scale: float, against: Literal["empty", "negative"] = "empty") -> Expression:
         """Keeps the length of each row of each channel of the latents, as its pipeline does."""
-        return NormedGuidance(scale, lambda velocity: velocity.norm(dim=-1, keepdim=True))
+        return NormedGuidance(of, scale, lambda velocity: velocity.norm(dim=-1, keepdim=True), against)
 
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         text, mask, *_ = self.encoders.encode_prompt(

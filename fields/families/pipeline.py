@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fields.carriers import Condition
+from fields.carriers import TOLD, Condition
 from fields.dataset import Row, decode_image, to_bytes
 from fields.families.guidance import DistilledGuidance
 from fields.families.parts import PipelineParts
-from fields.operators import Guidance, Operator
+from fields.operators import Expression
 from fields.schedule import Size
 
 Named = dict[str, Tensor]
@@ -54,9 +54,15 @@ class PipelineFamily(PipelineParts):
     def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """The network's velocity for states and conditions in its own dtype; t is float32."""
 
-    def source_latents(self, source: Image.Image) -> Tensor:
-        """A source image's clean state, batch 1, by the VAE."""
-        raise NotImplementedError(f"family {self.name} takes no source image")
+    def image_latents(self, image: Image.Image) -> Tensor:
+        """An image's clean state, batch 1, by the VAE; its mean, where it answers a distribution."""
+        config = self.vae.config
+        return (self.vae.encode(self.pixels(image)).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """What a VAE sees: (1, 3, H, W) in [-1, 1]."""
+        values = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None]
+        return (values / 127.5 - 1).to(self.device, self.dtype)
 
     def decode_latents(self, x_0: Tensor) -> Tensor:
         """Clean states (batch, *latent_shape) as images (batch, 3, H, W) in [-1, 1]."""
@@ -77,8 +83,8 @@ class PipelineFamily(PipelineParts):
         """Whether the network's guidance was distilled into it."""
         return self.told_scale is not None and bool(self.network_config.get("guidance_embeds"))
 
-    def guidance(self, scale: float) -> Operator:
-        return DistilledGuidance(scale) if self.is_told else Guidance(scale)
+    def guidance(self, of: Expression, scale: float, against: Literal["empty", "negative"] = "empty") -> Expression:
+        return DistilledGuidance(of, scale) if self.is_told else super().guidance(of, scale, against)
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
         width, height = size or self.default_size
@@ -108,7 +114,7 @@ class PipelineFamily(PipelineParts):
         config = self.scheduler.config
         return calculate_shift(tokens, **{name: config[key] for name, key in given.items() if config.get(key) is not None})
 
-    def check_row(self, row: Row) -> None:
+    def check_row(self, row: Row, with_target: bool = False) -> None:
         width, height = self.size(row)
         if width < 1 or height < 1 or width % self.multiple or height % self.multiple:
             raise ValueError(f"row {row.uid!r}: its size is {width} x {height}; sides are multiples of {self.multiple}")
@@ -118,6 +124,10 @@ class PipelineFamily(PipelineParts):
             if self.source == "none":
                 raise ValueError(f"row {row.uid!r} has a source image; family {self.name} takes none")
             decode_image(row.source_image, row.uid)
+        if with_target and row.target_image is None:
+            raise ValueError(f"row {row.uid!r} has no target_image")
+        if with_target and row.target_image is not None:
+            decode_image(row.target_image, row.uid)
 
     @torch.no_grad()
     def encode(self, rows: Sequence[Row]) -> Condition:
@@ -126,19 +136,30 @@ class PipelineFamily(PipelineParts):
     def _encode_row(self, row: Row) -> Condition:
         self.check_row(row)
         self._check_length(row)
-        source = self._source_of(row)
+        source = self._image(row, row.source_image) if row.source_image is not None else None
         tensors = self.text(row.prompt, source)
         if self.is_told:
-            tensors["guidance"] = torch.tensor([self.told_scale])
+            tensors[TOLD] = torch.tensor([self.told_scale])
         if source is not None:
-            tensors["source"] = self.source_latents(source)
-        return Condition(tensors=tensors, unconditional=self.negative_text(row.negative_prompt or "", source))
+            tensors["source"] = self.image_latents(source)
+        negative = row.negative_prompt
+        return Condition(
+            tensors=tensors,
+            unconditional=self.negative_text("", source),
+            negative={} if negative is None else self.negative_text(negative, source),
+            source_names=() if source is None else ("source",),
+        )
 
-    def _source_of(self, row: Row) -> Image.Image | None:
-        """The source image in the row's size, so that the sources of one group share a shape too."""
-        if row.source_image is None:
-            return None
-        image = Image.fromarray(to_bytes(decode_image(row.source_image, row.uid)))
+    @torch.no_grad()
+    def clean(self, rows: Sequence[Row]) -> Tensor:
+        if absent := [row.uid for row in rows if row.target_image is None]:
+            raise ValueError(f"row {absent[0]!r} has no target_image")
+        return torch.cat([self.image_latents(self._image(row, row.target_image)).float() for row in rows])
+
+    def _image(self, row: Row, data: bytes | None) -> Image.Image:
+        """An image in the row's size, so that the source images of one group share a shape too."""
+        assert data is not None
+        image = Image.fromarray(to_bytes(decode_image(data, row.uid)))
         return image if image.size == self.size(row) else image.resize(self.size(row), Image.Resampling.LANCZOS)
 
     def _check_length(self, row: Row) -> None:

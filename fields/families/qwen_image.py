@@ -1,6 +1,7 @@
 """Qwen-Image."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from fields.families.guidance import NormedGuidance
 from fields.families.packing import pack, unpack
 from fields.families.pipeline import Named, PipelineFamily
-from fields.operators import Operator
+from fields.operators import Expression
 from fields.schedule import Size
 
 
@@ -31,8 +32,8 @@ class QwenImageFamily(PipelineFamily):
         channels, height, width = super().latent_shape(size)
         return channels // 4, height, width
 
-    def guidance(self, scale: float) -> Operator:
-        return NormedGuidance(scale, _token_lengths)
+    def guidance(self, of: Expression, scale: float, against: Literal["empty", "negative"] = "empty") -> Expression:
+        return NormedGuidance(of, scale, _token_lengths, against)
 
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         text, mask = self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)
@@ -55,11 +56,18 @@ class QwenImageFamily(PipelineFamily):
         )[0]
         return unpack(velocity[:, : tokens[0].shape[1]], height, width)
 
+    def image_latents(self, image: Image.Image) -> Tensor:
+        mean, deviation = self._statistics(self.device)
+        latents = self.vae.encode(self.pixels(image)[:, :, None]).latent_dist.mode()[:, :, 0]
+        return (latents - mean) / deviation
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel of the VAE's latents."""
+        mean, deviation = (torch.tensor(self.vae.config[name]) for name in ("latents_mean", "latents_std"))
+        return mean[:, None, None].to(device, self.dtype), deviation[:, None, None].to(device, self.dtype)
+
     def decode_latents(self, x_0: Tensor) -> Tensor:
-        mean, deviation = (
-            torch.tensor(self.vae.config[name], device=x_0.device, dtype=x_0.dtype)[:, None, None]
-            for name in ("latents_mean", "latents_std")
-        )
+        mean, deviation = self._statistics(x_0.device)
         return self.vae.decode((x_0 * deviation + mean)[:, :, None], return_dict=False)[0][:, :, 0]
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from fields.families.pipeline import Named
 from fields.families.qwen_image import QwenImageFamily, masked
@@ -35,7 +34,3 @@ class QwenImageEditFamily(QwenImageFamily):
 
         width, height = plus.calculate_dimensions(plus.CONDITION_IMAGE_SIZE, source.width / source.height)
         return [self.encoders.image_processor.resize(source, height, width)]
-
-    def source_latents(self, source: Image.Image) -> Tensor:
-        image = self.encoders.image_processor.preprocess(source, source.height, source.width)
-        return self.encoders._encode_vae_image(image[:, :, None].to(self.device, self.dtype), generator=None)[:, :, 0]

@@ -59,5 +59,8 @@ class SanaFamily(PipelineFamily):
         )[0]
         return answer[:, : x_t.shape[1]]  # a network that also learned a variance answers both
 
+    def image_latents(self, image: Image.Image) -> Tensor:
+        return self.vae.encode(self.pixels(image)).latent * self.vae.config.scaling_factor
+
     def decode_latents(self, x_0: Tensor) -> Tensor:
         return self.vae.decode(x_0 / self.vae.config.scaling_factor, return_dict=False)[0]

@@ -67,13 +67,26 @@ class SceneFamily(Family):
         return transformer.eval().requires_grad_(False)
 
     def encode(self, rows: Sequence[Row]) -> Condition:
-        words = torch.stack([torch.from_numpy(_words(row)) for row in rows])
+        words = torch.stack([torch.from_numpy(_words(row.uid, row.prompt)) for row in rows])
         tensors = {"words": words}
         if with_source := [row.uid for row in rows if row.source_image is not None]:
             if len(with_source) != len(rows):
                 raise ValueError(f"one batch mixes rows with and without a source image: {with_source[0]!r} has one")
-            tensors["source"] = torch.from_numpy(np.stack([_source(row) for row in rows]))
-        return Condition(tensors=tensors, unconditional={"words": torch.zeros_like(words)})
+            tensors["source"] = torch.from_numpy(np.stack([_image(row.source_image, row.uid, "source") for row in rows]))
+        negative = [_words(row.uid, row.negative_prompt) for row in rows if row.negative_prompt is not None]
+        if 0 < len(negative) < len(rows):
+            raise ValueError(f"one batch mixes rows with and without a negative prompt: {', '.join(row.uid for row in rows)}")
+        return Condition(
+            tensors=tensors,
+            unconditional={"words": torch.zeros_like(words)},
+            negative={"words": torch.from_numpy(np.stack(negative))} if negative else {},
+            source_names=("source",) if with_source else (),
+        )
+
+    def clean(self, rows: Sequence[Row]) -> Tensor:
+        if absent := [row.uid for row in rows if row.target_image is None]:
+            raise ValueError(f"row {absent[0]!r} has no target_image")
+        return torch.from_numpy(np.stack([_image(row.target_image, row.uid, "target") for row in rows]))
 
     def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return transformer(x_t, t, condition.tensors["words"], condition.tensors.get("source"))
@@ -82,18 +95,18 @@ class SceneFamily(Family):
         return ((x_0.float() + 1) / 2).cpu().numpy()
 
 
-def _words(row: Row) -> np.ndarray:
+def _words(uid: str, prompt: str) -> np.ndarray:
     try:
-        return tokenize(row.prompt)
+        return tokenize(prompt)
     except ValueError as error:
-        raise ValueError(f"row {row.uid!r}: {error}") from error
+        raise ValueError(f"row {uid!r}: {error}") from error
 
 
-def _source(row: Row) -> np.ndarray:
-    assert row.source_image is not None
-    image = decode_image(row.source_image, row.uid)
+def _image(data: bytes | None, uid: str, which: str) -> np.ndarray:
+    assert data is not None
+    image = decode_image(data, uid)
     if image.shape != (3, SIZE, SIZE):
-        raise ValueError(f"row {row.uid!r}: its source image is {image.shape[2]} x {image.shape[1]}, not {SIZE} x {SIZE}")
+        raise ValueError(f"row {uid!r}: its {which} image is {image.shape[2]} x {image.shape[1]}, not {SIZE} x {SIZE}")
     return image * 2 - 1
 
 

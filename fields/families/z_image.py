@@ -1,13 +1,14 @@
 """Z-Image."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from fields.families.pipeline import Named, PipelineFamily
-from fields.operators import Guidance, Operator
+from fields.operators import Expression
 
 
 class ZImageFamily(PipelineFamily):
@@ -19,9 +20,9 @@ class ZImageFamily(PipelineFamily):
     max_tokens = 512
     default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
-    def guidance(self, scale: float) -> Operator:
+    def guidance(self, of: Expression, scale: float, against: Literal["empty", "negative"] = "empty") -> Expression:
         """Z-Image's scale counts from the conditional branch: v_c + scale (v_c - v_u)."""
-        return Guidance(1 + scale)
+        return super().guidance(of, 1 + scale, against)
 
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         (text,), _ = self.encoders.encode_prompt(

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fields.dataset import Row, encode_png
+from fields.evaluation import ExamResult
 from fields.plan import Stream, generator, noise
 from fields.scene.checker import Score, check
 from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES, Task, draw_task
 from fields.scene.world import SIZE, render
-
-Skills = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +39,6 @@ def task_row(uid: str, task: Task) -> Row:
     """What a model, or a data set, sees of a task."""
     source = encode_png(render(task.source)) if task.source else None
     return Row(uid, task.category, task.prompt, source, encode_png(render(task.target)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExamResult:
-    """One model's images, an array (n, 3, H, W) a sheet, and their marks."""
-
-    answers: Sequence[np.ndarray]
-    skills: Skills
-
-    @property
-    def picture(self) -> np.ndarray:
-        """The first eight answers of every category, a row each: (3, height, width) in [0, 1]."""
-        columns = min(8, len(self.answers[0]))
-        return picture_of(np.concatenate([images[:columns] for images in self.answers]), columns)
 
 
 class Exam:
@@ -98,15 +82,3 @@ class Exam:
 def route_skill(skills: Mapping[str, Mapping[str, float]], route: str, measure: str = "graded") -> float:
     """The mean over the categories of one route."""
     return float(np.mean([skills[category][measure] for category in ROUTE_CATEGORIES[route]]))
-
-
-def picture_of(images: np.ndarray, columns: int) -> np.ndarray:
-    """(n, 3, H, W) -> one picture (3, rows H, columns W) in [0, 1], a pixel of white around each image."""
-    padded = np.pad(np.clip(images, 0, 1), ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=1.0)
-    n, c, h, w = padded.shape
-    return padded.reshape(n // columns, columns, c, h, w).transpose(2, 0, 3, 1, 4).reshape(c, n // columns * h, columns * w)
-
-
-def clean_index(noise: Tensor, grid: Tensor) -> Tensor:
-    """The grid index of the clean state for every row of a batch."""
-    return torch.full((len(noise),), len(grid) - 1)

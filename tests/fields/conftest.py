@@ -11,7 +11,6 @@ from fields.carriers import Condition
 from fields.families.scene import SceneFamily
 from fields.field import Field
 from fields.lora import Adapter, read_adapter
-from fields.operators import Identity
 from fields.scene.exam import task_row
 from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
 
@@ -51,12 +50,12 @@ def encoded(family: SceneFamily) -> Callable[[str, int], Condition]:
 
 @pytest.fixture(scope="session")
 def base_field(new_base, family: SceneFamily) -> Field:
-    return Field.build("base", family, new_base(), None, Identity())
+    return Field.build("base", family, {"base": (new_base(), None)})
 
 
 @pytest.fixture(scope="session")
 def local_field(new_base, family: SceneFamily, local_edit: Adapter) -> Field:
-    return Field.build("local_edit", family, new_base(), local_edit, Identity())
+    return Field.build("local_edit", family, {"local_edit": (new_base(), local_edit)})
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from jaxtyping import config as type_checks
 
-from fields.carriers import Condition, Query, Target, Weights, checksum
+from fields.carriers import TOLD, Condition, Example, Query, Target, Variant, Weights, checksum
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
 SHAPES = ((2, 3), (1,), (), (0,), (3, 0, 2))
@@ -21,6 +21,9 @@ def condition(count=2):
     return Condition(
         tensors={"words": torch.arange(count * 9).view(count, 9), "source": random((count, 3, 4, 4), torch.bfloat16)},
         unconditional={"words": torch.zeros(count, 9, dtype=torch.int64)},
+        negative={"words": torch.arange(count * 9).view(count, 9) + 100},
+        source_names=("source",),
+        clean=random((count, 3, 4, 4)),
     )
 
 
@@ -32,6 +35,7 @@ def query(**changes):
         "checksum": "abc",
         "x_t": random((2, 3, 4, 4)),
         "t": torch.tensor([0.25, 1.0]),
+        "t_next": torch.tensor([0.0, 0.75]),
         "condition": condition(),
     }
     return Query(**values | changes)
@@ -46,7 +50,12 @@ def weights():
     return Weights.of(3, {"b": random((4, 3), torch.bfloat16), "a": random((2,)), "n": torch.tensor(7)})
 
 
-CARRIERS = {"condition": condition, "query": query, "target": target, "weights": weights}
+def example():
+    both = target(unconditional=random((2, 3, 4, 4)) + 1)
+    return Example(query=query(both_branches=True), target=both, anchor=target(expert="anchor"))
+
+
+CARRIERS = {"condition": condition, "query": query, "target": target, "example": example, "weights": weights}
 
 
 def assert_same(one, other):
@@ -159,11 +168,17 @@ def test_a_state_damaged_on_its_way_is_refused_on_receipt():
 @pytest.mark.parametrize("t", [-1e-6, 1 + 1e-6, float("nan")])
 def test_times_outside_0_and_1_are_refused(t):
     with pytest.raises(ValueError, match=r"leave \[0, 1\]"):
-        query(t=torch.tensor([0.5, t]))
+        query(t=torch.tensor([0.5, t]), t_next=torch.tensor([0.0, 0.0]))
 
 
-def test_the_ends_of_time_are_allowed():
-    assert query(t=torch.tensor([0.0, 1.0])).t.tolist() == [0.0, 1.0]
+def test_a_step_may_go_from_noise_to_clean():
+    assert query(t=torch.tensor([1.0, 1.0]), t_next=torch.tensor([0.0, 0.0])).t_next.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("t_next", [0.5, 0.75, -0.1, float("nan")])
+def test_steps_go_towards_0(t_next):
+    with pytest.raises(ValueError, match="steps don't go towards 0"):
+        query(t=torch.tensor([0.5, 0.5]), t_next=torch.tensor([0.25, t_next]))
 
 
 def test_states_are_float32():
@@ -174,7 +189,11 @@ def test_states_are_float32():
 WRONG_LENGTHS = {
     "ids": (query, {"sample_ids": (40,)}, "query of 1 samples has 2 states, 2 times and 2 conditions"),
     "states": (query, {"x_t": random((3, 3, 4, 4))}, "query of 2 samples has 3 states, 2 times and 2 conditions"),
-    "times": (query, {"t": torch.tensor([0.5])}, "query of 2 samples has 2 states, 1 times and 2 conditions"),
+    "times": (
+        query,
+        {"t": torch.tensor([0.5]), "t_next": torch.tensor([0.25])},
+        "query of 2 samples has 2 states, 1 times and 2 conditions",
+    ),
     "conditions": (query, {"condition": condition(1)}, "query of 2 samples has 2 states, 2 times and 1 conditions"),
     "target ids": (target, {"sample_ids": (1, 2, 3)}, "target of 3 samples has 2 velocities"),
     "target velocities": (target, {"velocity": random((1, 3))}, "target of 2 samples has 1 velocities"),
@@ -199,7 +218,7 @@ def test_lengths_that_disagree_are_refused(make, changes, message):
 
 def test_annotations_of_the_carriers_are_checked_in_tests():
     with pytest.raises(TypeCheckError):
-        query(t=torch.tensor([0.5]))
+        query(t=torch.tensor([0.5]), t_next=torch.tensor([0.25]))
 
 
 def test_condition_tensors_have_one_batch():
@@ -217,12 +236,6 @@ def test_select_takes_rows_by_number_and_by_mask():
         assert part.unconditional["words"].shape == (2, 9)
 
 
-def test_concatenate_undoes_select():
-    whole = condition(5)
-    parts = [whole.select(torch.tensor(rows)) for rows in ([0, 1], [2], [3, 4])]
-    assert_same(Condition.concatenate(parts), whole)
-
-
 def test_texts_of_unequal_length_are_padded_at_their_ends():
     short, long = (
         Condition(
@@ -235,11 +248,41 @@ def test_texts_of_unequal_length_are_padded_at_their_ends():
     assert joined.tensors["mask"].tolist() == [[True, True, False, False, False], [True] * 5]
 
 
-def test_without_prompt_drops_the_words_and_nothing_else():
-    bare = condition().without_prompt()
-    assert (bare.tensors["words"] == 0).all()
-    assert torch.equal(bare.tensors["source"], condition().tensors["source"])
-    assert_same(bare.without_prompt(), bare)
+def test_a_branch_that_is_told_another_scale():
+    condition = Condition(tensors={TOLD: torch.tensor([3.5, 3.5])}, unconditional={})
+    assert condition.variant(Variant(told=7.0)).tensors[TOLD].tolist() == [7.0, 7.0]
+    assert condition.variant(Variant()).tensors[TOLD].tolist() == [3.5, 3.5]
+
+
+def test_concatenate_undoes_select():
+    whole = condition(5)
+    parts = [whole.select(torch.tensor(rows)) for rows in ([0, 1], [2], [3, 4])]
+    assert_same(Condition.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("prompt", ["given", "empty", "negative"])
+def test_a_variant_changes_the_words_and_nothing_else(prompt):
+    whole = condition()
+    words = {"given": whole.tensors, "empty": whole.unconditional, "negative": whole.negative}[prompt]["words"]
+    seen = whole.variant(Variant(prompt=prompt))
+    assert torch.equal(seen.tensors["words"], words)
+    assert torch.equal(seen.tensors["source"], whole.tensors["source"])
+    assert seen.clean is None, "no field sees the target image"
+
+
+@pytest.mark.parametrize("prompt", ["given", "empty", "negative"])
+def test_a_variant_without_source_has_the_words_alone(prompt):
+    seen = condition().variant(Variant(prompt=prompt, source=False))
+    assert_same(seen.tensors, {"words": condition().variant(Variant(prompt=prompt)).tensors["words"]})
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"), [(Variant(prompt="negative"), "no negative_prompt"), (Variant(source=False), "no source_image")]
+)
+def test_a_variant_that_the_rows_lack_is_refused(variant, message):
+    bare = Condition(tensors={"words": torch.zeros(2, 9)}, unconditional={"words": torch.zeros(2, 9)})
+    with pytest.raises(ValueError, match=message):
+        bare.variant(variant)
 
 
 def test_weights_are_a_copy_of_their_moment():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fields import checkpoint
-from fields.carriers import Query, Weights, checksum
+from fields.carriers import Example, Query, Weights, checksum
 from fields.distiller import Distiller, Optimization
 from fields.lora import LoraShape, read_adapter
 
@@ -25,8 +25,17 @@ def learn(local_field, encoded, states):
     def step(student):
         t = torch.tensor([1.0, 0.7, 0.5, 0.2])
         condition = encoded("local_edit", 4)
-        query = Query(sample_ids=(0, 1, 2, 3), route="r", policy_version=0, checksum="", x_t=states, t=t, condition=condition)
-        return student.update([(query, local_field.answer(query))])
+        query = Query(
+            sample_ids=(0, 1, 2, 3),
+            route="r",
+            policy_version=0,
+            checksum="",
+            x_t=states,
+            t=t,
+            t_next=t - 0.1,
+            condition=condition,
+        )
+        return student.update([Example(query=query, target=local_field.answer(query))])
 
     return step
 

@@ -1,13 +1,16 @@
+import gc
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fields.carriers import Query, Target, checksum
+from fields.carriers import Example, Query, Target, checksum
 from fields.distiller import Distiller, Optimization
 from fields.lora import LoraShape
-from fields.objective import velocity_mse
+from fields.objective import PredictionDifference, TransitionKl, VelocityMse, squared_error
+from fields.teaching import from_data
 
 SHAPE = LoraShape(8, 8.0, ("to_qkv", "ff_in", "patch_out"))
 UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)
@@ -15,8 +18,8 @@ UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)
 
 @pytest.fixture
 def new_student(family, new_base):
-    def make(optimization=UNCLIPPED, shape=SHAPE, start=None, seed=0):
-        return Distiller(family, new_base(), shape, optimization, seed, start)
+    def make(optimization=UNCLIPPED, shape=SHAPE, start=None, seed=0, objective=None, anchor_weight=0.0):
+        return Distiller(family, new_base(), shape, optimization, seed, start, objective, anchor_weight)
 
     return make
 
@@ -37,6 +40,7 @@ def ask(encoded):
             checksum="",
             x_t=x_t[rows],
             t=t[rows],
+            t_next=t[rows] - 0.1,
             condition=condition.select(rows),
         )
 
@@ -44,11 +48,11 @@ def ask(encoded):
 
 
 def answered(query, field):
-    return query, field.answer(query)
+    return Example(query=query, target=field.answer(query))
 
 
 def with_velocity(query, velocity):
-    return query, Target(sample_ids=query.sample_ids, expert="x", t=query.t, velocity=velocity)
+    return Example(query=query, target=Target(sample_ids=query.sample_ids, expert="x", t=query.t, velocity=velocity))
 
 
 def bits(student):
@@ -104,10 +108,9 @@ def test_groups_have_the_gradient_of_one_whole_batch(new_student, local_field, a
 
 def test_the_gradient_is_autograds_of_the_mean_squared_error(new_student, local_field, ask):
     student, twin = new_student(), new_student()
-    query = ask(0, 1, 2)
-    target = local_field.answer(query)
-    update = student.update([(query, target)])
-    ((twin.velocity(query) - target.velocity) ** 2).mean().backward()
+    example = answered(ask(0, 1, 2), local_field)
+    update = student.update([example])
+    ((twin.predict(example.query).velocity - example.target.velocity) ** 2).mean().backward()
     expected = gradients(twin)
     assert update.gradient_norm == pytest.approx(total_norm(expected), rel=1e-4)
     difference = {name: g - expected[name] for name, g in gradients(student).items()}
@@ -120,12 +123,15 @@ def test_the_report_is_of_samples_and_of_each_route(new_student, local_field, as
     examples = [answered(query, local_field) for query in queries]
     update = student.update(examples)
     with torch.no_grad():
-        losses = {q.sample_ids: velocity_mse(twin.velocity(q), t.velocity).double().numpy() for q, t in examples}
+        losses = {
+            e.query.sample_ids: squared_error(twin.predict(e.query).velocity, e.target.velocity).double().numpy()
+            for e in examples
+        }
     a, b = np.concatenate([losses[(0,)], losses[(4,)]]), losses[(1, 2, 3)]
     assert update.route_samples == {"a": 2, "b": 3}
     assert update.route_loss == pytest.approx({"a": a.mean(), "b": b.mean()}, rel=1e-5)
     assert update.loss == pytest.approx(np.concatenate([a, b]).mean(), rel=1e-5)
-    norms = {q.sample_ids: np.sqrt((t.velocity.double().numpy() ** 2).mean(axis=(1, 2, 3))) for q, t in examples}
+    norms = {e.query.sample_ids: np.sqrt((e.target.velocity.double().numpy() ** 2).mean(axis=(1, 2, 3))) for e in examples}
     expected = {"a": np.concatenate([norms[(0,)], norms[(4,)]]).mean(), "b": norms[(1, 2, 3)].mean()}
     assert update.route_target_norm == pytest.approx(expected, rel=1e-5)
 
@@ -177,7 +183,7 @@ def test_a_loss_that_overflows_leaves_the_student_as_it_was(new_student, local_f
     for s in (student, undisturbed):
         s.update([answered(ask(0, 1), local_field)])
     examples = [answered(ask(2, 3), local_field), answered(ask(4, 5), local_field)]
-    examples[place] = with_velocity(examples[place][0], torch.full((2, 3, 24, 24), 1e30))
+    examples[place] = with_velocity(examples[place].query, torch.full((2, 3, 24, 24), 1e30))
     before = bits(student)
     with pytest.raises(FloatingPointError, match=rf"'x', samples \({2 + 2 * place}, {3 + 2 * place}\), t \["):
         student.update(examples)
@@ -202,7 +208,7 @@ def test_an_answer_to_other_samples_is_refused(new_student, local_field, ask):
     student = new_student()
     before = bits(student)
     with pytest.raises(ValueError, match=r"'local_edit' answered \(1, 0\), asked were \(0, 1\)"):
-        student.update([(ask(0, 1), local_field.answer(ask(1, 0)))])
+        student.update([Example(query=ask(0, 1), target=local_field.answer(ask(1, 0)))])
     assert bits(student) == before
 
 
@@ -230,3 +236,113 @@ def test_a_checkpoint_of_another_student_is_refused(new_student, local_field, as
     saved[part] = dict(list(saved[part].items())[1:])
     with pytest.raises(ValueError, match="checkpoint"):
         new_student().restore(**saved, updates=1)
+
+
+def several_states(query, count):
+    """A query of the same samples at each of `count` states, each at its own t."""
+    moved = [query.x_t + 0.1 * n for n in range(count)]
+    times = torch.linspace(1.0, 0.2, count + 1)
+    return [
+        replace(query, x_t=x_t, t=torch.full_like(query.t, t), t_next=torch.full_like(query.t, t_next))
+        for x_t, t, t_next in zip(moved, times[:-1].tolist(), times[1:].tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("objective", "share"),
+    [(TransitionKl(), 1.0), (TransitionKl(0.7, 0.8), 1.0), (VelocityMse(), 1 / 3), (VelocityMse(2.0), 1 / 3)],
+    ids=["kl of the ode", "kl of the sde", "mse", "clean image"],
+)
+def test_all_queries_at_once_are_the_sum_or_mean_of_single_ones(new_student, local_field, ask, objective, share):
+    examples = [answered(query, local_field) for query in several_states(ask(0, 1), 3)]
+    whole = new_student(objective=objective)
+    update = whole.update(examples)
+    singles, losses = [], []
+    for example in examples:
+        student = new_student(objective=objective)
+        losses.append(student.update([example]).loss)
+        singles.append(gradients(student))
+    assert update.loss == pytest.approx(share * sum(losses), rel=1e-5)
+    assert update.route_loss == {"local_edit": pytest.approx(update.loss, rel=1e-5)}
+    assert update.route_samples == {"local_edit": 2}
+    expected = {name: share * sum(single[name] for single in singles) for name in singles[0]}
+    difference = {name: g - expected[name] for name, g in gradients(whole).items()}
+    assert total_norm(difference) < 1e-4 * total_norm(expected)
+
+
+@pytest.mark.parametrize("objective", [VelocityMse(), TransitionKl()], ids=["mean", "sum"])
+def test_the_report_of_several_queries_is_a_samples(new_student, local_field, ask, objective):
+    """Whatever is summed, the routes' losses weighted by their samples are the whole loss."""
+    routes = ask(0, route="a"), ask(1, 2, 3, route="b")
+    examples = [answered(query, local_field) for route in routes for query in several_states(route, 4)]
+    update = new_student(objective=objective).update(examples)
+    assert update.route_samples == {"a": 1, "b": 3}
+    assert update.loss == pytest.approx((update.route_loss["a"] + 3 * update.route_loss["b"]) / 4, rel=1e-5)
+
+
+def most_bytes_kept(student, examples):
+    """The most memory that an update holds for the backward pass at one moment."""
+    alive = most = 0
+
+    class Kept:
+        def __init__(self, tensor):
+            nonlocal alive, most
+            self.tensor = tensor
+            alive += tensor.nbytes
+            most = max(most, alive)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= self.tensor.nbytes
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        student.update(examples)
+    gc.collect()
+    assert alive == 0, "or something is not counted back"
+    return most
+
+
+@pytest.mark.parametrize("objective", [TransitionKl(), PredictionDifference(1.0)], ids=["dense", "both branches"])
+def test_memory_does_not_grow_with_the_number_of_queries(new_student, local_field, ask, objective):
+    query = replace(ask(0), both_branches=objective.both_branches)
+    most = []
+    for count in (1, 4, 16):
+        examples = [answered(q, local_field) for q in several_states(query, count)]
+        most.append(most_bytes_kept(new_student(objective=objective), examples))
+    assert most[0] > 100_000
+    assert most == [most[0]] * 3
+
+
+def test_an_anchor_pulls_with_its_weight(new_student, local_field, ask):
+    """The gradient is the target's and `anchor_weight` times the anchor's."""
+    query = ask(0, 1, 2)
+    to_target, to_anchor = answered(query, local_field), with_velocity(query, torch.ones_like(query.x_t))
+    parts = []
+    for example in (to_target, to_anchor):
+        student = new_student()
+        parts.append((student.update([example]).loss, gradients(student)))
+    anchored = new_student(anchor_weight=0.25)
+    update = anchored.update([replace(to_target, anchor=to_anchor.target)])
+    (target_loss, of_target), (anchor_loss, of_anchor) = parts
+    assert update.loss == pytest.approx(target_loss + 0.25 * anchor_loss, rel=1e-5)
+    expected = {name: of_target[name] + 0.25 * of_anchor[name] for name in of_target}
+    difference = {name: g - expected[name] for name, g in gradients(anchored).items()}
+    assert total_norm(difference) < 1e-4 * total_norm(expected)
+    assert total_norm(of_anchor) > 0.01 * total_norm(of_target), "or the weight would not be seen"
+
+
+def test_supervised_training_has_the_gradient_of_eps_minus_x_0(new_student, ask):
+    """joint_sft: noised data, and the data's own velocity as the target."""
+    student, twin = new_student(), new_student()
+    query = ask(0, 1, 2)
+    rng = torch.Generator().manual_seed(8)
+    x_0, eps = (torch.randn(query.x_t.shape, generator=rng) for _ in range(2))
+    t = query.t.reshape(-1, 1, 1, 1)
+    noised = replace(query, x_t=(1 - t) * x_0 + t * eps, condition=replace(query.condition, clean=x_0))
+    update = student.update([Example(query=noised, target=from_data(noised))])
+    loss = (twin.predict(noised).velocity - (eps - x_0)).square().mean()
+    loss.backward()
+    assert update.loss == pytest.approx(loss.item(), rel=1e-4)
+    expected = gradients(twin)
+    difference = {name: g - expected[name] for name, g in gradients(student).items()}
+    assert total_norm(difference) < 1e-3 * total_norm(expected)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import fields
 from fields.plan import SamplePlan, Stream, generator, noise
-from fields.query import BetaQuery, UniformQuery
-from fields.routing import HardRouting
+from fields.query import BetaQuery, DenseQuery, FixedQuery, StratifiedQuery, UniformQuery
+from fields.routing import GroupedRouting, HardRouting
 from fields.schedule import time_grid
 
 ROWS = {"a": 7, "b": 100, "c": 3}
@@ -36,16 +36,29 @@ def make_plan(**changes):
     return SamplePlan(**settings | changes)
 
 
+QUERIES = (
+    BetaQuery(),
+    BetaQuery(5.0, 1.0, "sigma", k=4),
+    UniformQuery("logsnr", k=2),
+    StratifiedQuery(k=3),
+    StratifiedQuery("sigma", k=16),
+    FixedQuery((0.9, 0.2)),
+    DenseQuery(),
+)
+
+
 @st.composite
 def plans(draw):
     weights = draw(st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any))
     group_size = draw(st.integers(1, 6))
-    granularity = draw(st.sampled_from(["sample", "microbatch", "step"]))
+    granularity = draw(st.sampled_from(["sample", "microbatch", "step", "grouped"]))
+    named = dict(zip(ROWS, map(float, weights), strict=True))
     return make_plan(
         seed=draw(SEEDS),
         group_size=group_size,
         batch_size=group_size * draw(st.integers(1, 4)),
-        routing=HardRouting(dict(zip(ROWS, map(float, weights), strict=True)), granularity),
+        routing=GroupedRouting(named) if granularity == "grouped" else HardRouting(named, granularity),
+        query=draw(st.sampled_from(QUERIES)),
     )
 
 
@@ -61,20 +74,25 @@ def test_another_process_with_other_hashes_has_the_same_plan_and_noise():
     code = """
 import json, sys
 from fields.plan import SamplePlan, noise
-from fields.query import BetaQuery
-from fields.routing import HardRouting
+from fields.query import *
+from fields.routing import GroupedRouting, HardRouting
 from fields.schedule import time_grid
-routing = HardRouting({"a": 1.0, "b": 2.0, "c": 1.0})
-plan = SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing, query=BetaQuery(),
-                  grid=lambda size: time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
-samples = [plan.sample(n) for n in (100, 5, 0, 2**40)]
-print(json.dumps([[[s.id, s.route, s.row, s.index] for s in samples], noise(2**64 - 1, (5, 2**40), (3,)).tolist()]))
+plans = [
+    SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing({"a": 1.0, "b": 2.0, "c": 1.0}), query=eval(query),
+               grid=lambda size: time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
+    for routing in (HardRouting, GroupedRouting) for query in sys.argv[1:]
+]
+samples = [plan.sample(n) for plan in plans for n in (100, 5, 0, 2**40)]
+print(json.dumps([[[s.id, s.route, s.row, s.indices] for s in samples], noise(2**64 - 1, (5, 2**40), (3,)).tolist()]))
 """
     environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": str(Path(fields.__file__).parents[1])}
-    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", code, *map(repr, QUERIES)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     samples, x_T = json.loads(output)
-    plan = make_plan(seed=2**64 - 1)
-    assert samples == [list(astuple(plan.sample(n)))[:4] for n in (100, 5, 0, 2**40)]
+    weights = {"a": 1.0, "b": 2.0, "c": 1.0}
+    plans = [make_plan(seed=2**64 - 1, routing=r(weights), query=q) for r in (HardRouting, GroupedRouting) for q in QUERIES]
+    expected = [plan.sample(n) for plan in plans for n in (100, 5, 0, 2**40)]
+    assert samples == [[s.id, s.route, s.row, list(s.indices)] for s in expected]
     assert x_T == noise(2**64 - 1, (5, 2**40), (3,)).tolist()
 
 
@@ -93,7 +111,7 @@ def test_a_group_has_one_route_ascending_ids_and_at_most_group_size_samples(plan
         assert group.step == step
         assert {sample.route for sample in group.samples} == {group.route}
         assert list(group.ids) == sorted(group.ids)
-        assert group.index.tolist() == [plan.sample(n).index for n in group.ids]
+        assert group.indices.tolist() == [list(plan.sample(n).indices) for n in group.ids]
     sizes = {route: [len(g.samples) for g in groups if g.route == route] for route in ROWS}
     for of_route in sizes.values():
         assert all(size == plan.group_size for size in of_route[:-1]), "only a route's last group may be short"
@@ -129,7 +147,7 @@ def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
     for n in range(60):
         sample = plan.sample(n)
         assert sample.size == size_of(sample.route, sample.row)
-        assert sample.index == query.draw(generator(0, Stream.QUERY, n), grids[sample.size])
+        assert sample.indices == query.draw(n, generator(0, Stream.QUERY, n), grids[sample.size])
 
 
 @FEW
@@ -139,7 +157,9 @@ def test_rows_exist_and_a_route_of_weight_zero_is_never_drawn(plan):
         sample = plan.sample(n)
         assert plan.routing.weights[sample.route] > 0
         assert 0 <= sample.row < ROWS[sample.route]
-        assert 0 <= sample.index < 16
+        assert list(sample.indices) == sorted(set(sample.indices)), "ascending and distinct"
+        assert len(sample.indices) == len(plan.sample(0).indices)
+        assert 0 <= sample.indices[0] <= sample.indices[-1] < 16
 
 
 def test_routes_come_at_their_weights():
@@ -175,14 +195,14 @@ def test_another_query_distribution_leaves_routes_and_rows_as_they_were(seed):
     plan, other = make_plan(seed=seed), make_plan(seed=seed, query=UniformQuery("sigma"), grid=lambda size: time_grid(5))
     samples, others = ([p.sample(n) for n in range(40)] for p in (plan, other))
     assert [(s.id, s.route, s.row) for s in samples] == [(s.id, s.route, s.row) for s in others]
-    assert [s.index for s in samples] != [s.index for s in others]
+    assert [s.indices for s in samples] != [s.indices for s in others]
 
 
 @FEW
 @given(SEEDS)
 def test_another_routing_leaves_query_points_as_they_were(seed):
     plan, other = make_plan(seed=seed), make_plan(seed=seed, routing=HardRouting({"c": 1.0, "a": 1.0}))
-    assert [plan.sample(n).index for n in range(40)] == [other.sample(n).index for n in range(40)]
+    assert [plan.sample(n).indices for n in range(40)] == [other.sample(n).indices for n in range(40)]
     assert [plan.sample(n).route for n in range(40)] != [other.sample(n).route for n in range(40)]
 
 
@@ -190,9 +210,9 @@ def test_each_decision_has_a_stream_of_its_own():
     plan = make_plan(seed=5, routing=HardRouting({"a": 1.0, "b": 2.0, "c": 1.0}, "microbatch"))
     for n in range(40):
         sample = plan.sample(n)
-        assert sample.route == plan.routing.draw(generator(5, Stream.ROUTE, n // 4))
+        assert sample.route == plan.routing.route(n, 12, generator(5, Stream.ROUTE, n // 4))
         assert sample.row == generator(5, Stream.ROW, n).integers(ROWS[sample.route])
-        assert sample.index == plan.query.draw(generator(5, Stream.QUERY, n), time_grid(16, 3.0))
+        assert sample.indices == plan.query.draw(n, generator(5, Stream.QUERY, n), time_grid(16, 3.0))
     assert torch.equal(
         noise(5, (7,), (6,)), torch.from_numpy(generator(5, Stream.NOISE, 7).standard_normal((1, 6), np.float32))
     )
@@ -233,3 +253,18 @@ def test_streams_seeds_and_ids_share_no_numbers():
 def test_a_long_draw_does_not_run_into_the_next_ids_numbers():
     first = generator(0, Stream.NOISE, 0).random(200_000)
     assert not np.isin(generator(0, Stream.NOISE, 1).random(100), first).any()
+
+
+@FEW
+@given(SEEDS, st.integers(0, 500))
+def test_grouped_routing_has_every_route_in_every_step_at_its_weight(seed, step):
+    plan = make_plan(seed=seed, routing=GroupedRouting({"a": 1.0, "b": 2.0, "c": 1.0}))
+    counts = Counter(sample.route for group in plan.groups(step) for sample in group.samples)
+    assert counts == {"a": 3, "b": 6, "c": 3}
+
+
+def test_the_parts_of_a_sample_have_noise_of_their_own():
+    """Each step of a stochastic rollout draws anew."""
+    parts = [generator(0, Stream.TRANSITION, 5, part).bytes(16) for part in range(50)]
+    assert len(set(parts)) == 50
+    assert generator(0, Stream.TRANSITION, 5).bytes(16) == parts[0]

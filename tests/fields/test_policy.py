@@ -4,17 +4,17 @@ import torch
 
 from fields.carriers import Weights
 from fields.field import Field
-from fields.operators import Identity
 from fields.plan import Group, Sample, noise
 from fields.policy import Policy
 from fields.schedule import time_grid
+from fields.solver import Euler
 
 GRID = time_grid(6, 3.0)
 
 
 @pytest.fixture
 def policy(family, new_base, local_edit):
-    return Policy(family, new_base(), local_edit.shape.scale, seed=4, grid=lambda size: GRID)
+    return Policy(family, new_base(), local_edit.shape.scale, seed=4, grid=lambda size: GRID, solver=Euler())
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_merged_weights_compute_what_peft_computes_unmerged(policy, versions, lo
 
 @pytest.mark.parametrize("module", ["blocks.0.to_qkv", "patch_in", "blocks.1.modulation"])
 def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module):
-    policy = Policy(family, new_base(), 0.25, seed=0, grid=lambda size: GRID)
+    policy = Policy(family, new_base(), 0.25, seed=0, grid=lambda size: GRID, solver=Euler())
     before = policy.transformer.get_parameter(f"{module}.weight").double().numpy().copy()
     policy.load(versions[0])
     a, b = (versions[0].tensors[f"{module}.lora_{side}.weight"].double().numpy() for side in "AB")
@@ -52,7 +52,7 @@ def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_versions_leave_nothing_behind(family, new_base, versions, dtype):
-    policy = Policy(family, new_base().to(dtype), 1.0, seed=0, grid=lambda size: GRID)
+    policy = Policy(family, new_base().to(dtype), 1.0, seed=0, grid=lambda size: GRID, solver=Euler())
     base = bits(policy)
     policy.load(versions[0])
     first = bits(policy)
@@ -79,47 +79,48 @@ def test_a_version_of_fewer_modules_does_not_keep_the_others(policy, versions):
 
 def test_a_query_is_the_students_state_at_each_samples_index(policy, versions, local_field, encoded):
     """Against Euler steps by hand, one sample at a time, with the adapter not merged."""
-    group = Group(2, "local_edit", tuple(Sample(n, "local_edit", 0, index) for n, index in ((30, 0), (31, 5), (37, 2))))
+    group = Group(2, "local_edit", tuple(Sample(n, "local_edit", 0, (index,)) for n, index in ((30, 0), (31, 5), (37, 2))))
     condition = encoded("local_edit", 3)
     policy.load(versions[0])
-    query = policy.query(group, condition)
+    (query,) = policy.queries(group, condition)
     assert query.sample_ids == (30, 31, 37)
     assert (query.route, query.policy_version, query.checksum) == ("local_edit", 7, versions[0].checksum)
     assert query.t.tolist() == [GRID[0], GRID[5], GRID[2]]
+    assert query.t_next.tolist() == [GRID[1], GRID[6], GRID[3]]
     for row, sample in enumerate(group.samples):
         x = noise(4, (sample.id,), (3, 24, 24))
-        for k in range(sample.index):
+        for k in range(sample.indices[0]):
             x = x + (GRID[k + 1] - GRID[k]) * local_field.velocity(x, GRID[k : k + 1], condition.select(torch.tensor([row])))
         torch.testing.assert_close(query.x_t[row], x[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_query_needs_a_version(policy, encoded):
-    group = Group(0, "local_edit", (Sample(0, "local_edit", 0, 1),))
+    group = Group(0, "local_edit", (Sample(0, "local_edit", 0, (1,)),))
     with pytest.raises(AssertionError, match="published version"):
-        policy.query(group, encoded("local_edit", 1))
+        policy.queries(group, encoded("local_edit", 1))
 
 
 def test_a_student_that_diverges_is_named(policy, versions, encoded):
     broken = {name: tensor * 1e30 for name, tensor in versions[0].tensors.items()}
     policy.load(Weights.of(3, broken))
-    group = Group(0, "local_edit", (Sample(11, "local_edit", 0, 3),))
+    group = Group(0, "local_edit", (Sample(11, "local_edit", 0, (3,)),))
     with pytest.raises(ValueError, match=r"policy version 3 .* sample 11 at t"):
-        policy.query(group, encoded("local_edit", 1))
+        policy.queries(group, encoded("local_edit", 1))
 
 
 def test_an_experts_field_answers_with_its_own_network(family, new_base, local_edit, policy, versions, encoded):
-    group = Group(0, "local_edit", (Sample(11, "local_edit", 0, 3), Sample(12, "local_edit", 0, 1)))
+    group = Group(0, "local_edit", (Sample(11, "local_edit", 0, (3,)), Sample(12, "local_edit", 0, (1,))))
     condition = encoded("local_edit", 2)
     policy.load(versions[1])
-    query = policy.query(group, condition)
-    field = Field.build("local_edit", family, new_base(), local_edit, Identity())
+    (query,) = policy.queries(group, condition)
+    field = Field.build("local_edit", family, {"local_edit": (new_base(), local_edit)})
     target = field.answer(query)
     assert (target.sample_ids, target.expert) == (query.sample_ids, "local_edit")
     assert torch.equal(target.velocity, field.velocity(query.x_t, query.t, condition))
-    assert not any(parameter.requires_grad for parameter in field.transformer.parameters())
+    assert not any(parameter.requires_grad for parameter in field.transformers["local_edit"].parameters())
 
 
 def test_an_experts_adapter_must_fit_in_full(family, new_base, local_edit):
     part = dict(list(local_edit.tensors.items())[:-1])
     with pytest.raises(ValueError, match="expert 'x': 1 tensors"):
-        Field.build("x", family, new_base(), type(local_edit)(local_edit.shape, part), Identity())
+        Field.build("x", family, {"x": (new_base(), type(local_edit)(local_edit.shape, part))})

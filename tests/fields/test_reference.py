@@ -5,13 +5,14 @@ from fields.carriers import Condition
 from fields.distiller import Distiller, Optimization
 from fields.field import Field
 from fields.lora import add_lora, load_into
-from fields.operators import Identity
 from fields.plan import SamplePlan, noise
 from fields.policy import Policy
 from fields.query import BetaQuery, UniformQuery
 from fields.reference import distill
 from fields.routing import HardRouting
 from fields.schedule import time_grid
+from fields.solver import Euler
+from fields.teaching import Teaching
 
 GRID = time_grid(5, 2.0)
 SEED = 3
@@ -52,14 +53,19 @@ def run(family, new_base, local_edit, global_edit, encoded):
             )
             self.asked, self.published, self.windows, self.updates = [], {}, [], []
             recording = type("Recording", (Recording,), {"asked": self.asked})
-            built = {name: Field.build(name, family, new_base(), adapter, Identity()) for name, adapter in adapters.items()}
-            experts = {n: recording(n, family, f.transformer, f.operator, f.device) for n, f in built.items()}
+            built = {name: Field.build(name, family, {name: (new_base(), adapter)}) for name, adapter in adapters.items()}
+            experts = {n: recording(n, family, f.transformers, f.expression, f.device) for n, f in built.items()}
             optimization = Optimization(learning_rate=learning_rate)
             self.student = Distiller(family, new_base(), local_edit.shape, optimization, 0, local_edit.tensors)
-            policy = Policy(family, new_base(), local_edit.shape.scale, SEED, lambda size: GRID)
+            policy = Policy(family, new_base(), local_edit.shape.scale, SEED, lambda size: GRID, Euler())
             self.published[0] = self.student.weights(0)
             self.versions = dict(self.published)
-            loop = distill(self.plan, encode, policy, experts, self.student, self.published, range(steps), lag)
+            teaching = Teaching(shares={route: {route: 1.0} for route in ROUTES})
+
+            def learn(query):
+                return teaching.example(query, {name: experts[name].answer(query) for name in teaching.asked(query.route)})
+
+            loop = distill(self.plan, encode, policy, policy.queries, learn, self.student, self.published, range(steps), lag)
             for step, update in loop:
                 assert step == len(self.updates)
                 self.versions |= self.published
@@ -139,7 +145,8 @@ def test_losses_are_those_of_algorithm_1_written_out(run, lagged, family, new_ba
                 for k in range(5):
                     x = x + (GRID[k + 1] - GRID[k]) * family.velocity(networks["student"], x, GRID[k : k + 1], c)
                     trajectory.append(x)
-                x_t, t = trajectory[sample.index], GRID[sample.index : sample.index + 1]
+                (index,) = sample.indices
+                x_t, t = trajectory[index], GRID[index : index + 1]
                 target = family.velocity(networks[sample.route], x_t, t, c)
             losses.append((family.velocity(networks["student"], x_t, t, c) - target).square().mean())
         loss = torch.stack(losses).mean()

@@ -8,7 +8,7 @@ import yaml
 
 from pipelines.config import RunConfig
 from pipelines.load import load_config
-from pipelines.prepare import prepare_scene
+from pipelines.sources.scene import prepare_scene
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -11,6 +11,7 @@ from pipelines.distributed import run_distributed
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from pipelines.reference import run_reference
+from pipelines.reserve import reserve
 from pipelines.validate import check_files
 
 
@@ -18,8 +19,9 @@ def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
     return run_reference(config, check_files(config), resume, _quiet(config))
 
 
-def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome:
-    return run_distributed(config, check_files(config), resume, start, _quiet(config))
+def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome | None:
+    """None if the run was stopped."""
+    return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
 
 
 def trained_ids(folder: Path) -> list[int]:
@@ -28,4 +30,4 @@ def trained_ids(folder: Path) -> list[int]:
 
 
 def _quiet(config: RunConfig) -> Display:
-    return Display(Console(file=io.StringIO()), 0, config.run.steps)
+    return Display(Console(file=io.StringIO()), config.run.name, 0, config.run.steps)

@@ -49,8 +49,12 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("run.name=a/b", "run.name: String should match pattern"),
         ("student.rank=4", "student: the student's start: "),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
+        ("learner.node_labels={role: a b}", "learner.node_labels.role: String should match pattern"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
-        ("experts.local_edit.operator={type: guidance, scale: -1}", "operator.guidance.scale: Input should be greater than 0"),
+        (
+            "experts.local_edit.operator={type: guidance, scale: .nan}",
+            "operator.guidance.scale: Input should be a finite number",
+        ),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
         ("run", "'run': an override is written dotted.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
@@ -85,7 +89,10 @@ def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda table: table.drop_columns(["prompt"]), "lacks column 'prompt'; it has uid, task, source_image, target_image"),
+        (
+            lambda table: table.drop_columns(["prompt"]),
+            "lacks column 'prompt'; it has uid, task, negative_prompt, source_image",
+        ),
         (lambda table: table.slice(0, 0), "has no rows"),
         (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
         (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),
@@ -95,6 +102,39 @@ def test_data(refuse, scene_data, tmp_path, edit, expected):
     line = refuse(f"routes.local_edit.data={_edited(scene_data, tmp_path, edit)}")
     assert line.startswith("error: routes.local_edit.data: ")
     assert expected in line
+
+
+def _without(table: pa.Table, column: str) -> pa.Table:
+    values = [*table[column].to_pylist()[:-1], None]
+    return table.set_column(table.column_names.index(column), column, pa.array(values, pa.binary()))
+
+
+def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
+    path = _edited(scene_data, tmp_path, lambda table: _without(table, "target_image"))
+    line = refuse(f"routes.local_edit.data={path}", "preset=offpolicy")
+    assert line == "error: routes.local_edit.data: row 'local_edit-000047' has no target_image, which state.type needs"
+
+
+@pytest.mark.parametrize(
+    ("expert", "operator", "expected"),
+    [
+        ("local_edit", "{type: negative_prompt, scale: 2}", "no negative_prompt, which experts.local_edit.operator needs"),
+        (
+            "text_to_image",
+            "{type: edit_guidance, image_scale: 1, text_scale: 3}",
+            "no source_image, which experts.text_to_image",
+        ),
+        ("global_edit", "{type: rescale, phi: 1, of: {type: negative_prompt, scale: 2}}", "no negative_prompt"),
+    ],
+)
+def test_an_operator_that_the_routes_rows_cannot_serve(refuse, expert, operator, expected):
+    line = refuse(f"experts.{expert}.operator={operator}")
+    assert line.startswith(f"error: routes.{expert}.data: row '{expert}-000000' has {expected}")
+
+
+def test_an_operator_named_by_another_experts_operator(refuse):
+    line = refuse("experts.global_edit.operator=local_edit", "experts.local_edit.operator={type: negative_prompt, scale: 2}")
+    assert "routes.local_edit.data: row 'local_edit-000000' has no negative_prompt" in line
 
 
 def test_data_that_is_no_parquet(refuse, tmp_path):

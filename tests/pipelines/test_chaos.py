@@ -10,9 +10,9 @@ import pytest
 import ray
 from ray import serve
 from ray.util.state import list_actors
-from runs import distributed, reference, trained_ids
 
 from pipelines.outcome import Outcome
+from runs import distributed, reference, trained_ids
 
 STEPS = 24
 BATCH = 192  # large groups and guidance: calls long enough to be killed in
@@ -51,6 +51,7 @@ def watched(cluster, make_config) -> Watched:
     _wait_for(lambda: "field_call_retries_total{" in _metrics())
     _kill_at_work("chaos/rollout-0")
     _wait_for(lambda: "field_rollout_retries_total{" in _metrics())
+    _wait_for(lambda: _value(_metrics(), "ray_field_process_starts_total", 'process="chaos/rollout-0"') == 2)
     _wait_for(lambda: _value(_metrics(), "ray_field_staleness", 'run="chaos"') == 2)
     metrics = _metrics()
     run.join(timeout=200)

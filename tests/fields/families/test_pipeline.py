@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import PIPELINES, SIZE, Tiny
 
-from fields.carriers import Condition
+from fields.carriers import Condition, Variant
 from fields.dataset import Row, decode_image, encode_png
 from fields.families import FAMILIES
 from fields.families.folder import WEIGHTS
 from fields.families.pipeline import PipelineFamily
 from fields.lora import LoraShape, add_lora
+from fields.operators import Network
 
 WIDTH, HEIGHT = SIZE
 EDITORS = ("flux", "flux2", "qwen_image_edit")
@@ -58,8 +59,10 @@ def test_another_prompt_is_another_velocity(tiny, name):
 def test_another_negative_prompt_is_another_unconditional_branch(tiny, name):
     model = tiny(name)
     conditions = [model.family.encode([row(model.family, negative_prompt=text)]) for text in ("dark", "the blue dog on it")]
+    negative, empty = Variant(prompt="negative"), Variant(prompt="empty")
     assert difference(velocity(model, *conditions)) < 1e-5
-    assert difference(velocity(model, *(condition.without_prompt() for condition in conditions))) > 0.01
+    assert difference(velocity(model, *(condition.variant(negative) for condition in conditions))) > 0.01
+    assert difference(velocity(model, conditions[0].variant(negative), conditions[0].variant(empty))) > 0.01
 
 
 @pytest.mark.parametrize("name", EDITORS)
@@ -67,7 +70,7 @@ def test_another_source_image_is_another_velocity(tiny, name):
     model = tiny(name)
     conditions = [model.family.encode([row(model.family, source=seed)]) for seed in (1, 2)]
     assert difference(velocity(model, *conditions)) > 0.003
-    assert difference(velocity(model, *(condition.without_prompt() for condition in conditions))) > 0.001
+    assert difference(velocity(model, *(condition.variant(Variant(prompt="empty")) for condition in conditions))) > 0.001
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -139,7 +142,7 @@ def test_a_model_that_was_distilled_to_do_without_has_no_guidance(copy):
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "is_distilled": True}))
     with pytest.raises(ValueError, match="was distilled to do without"):
-        FAMILIES["flux2"](folder).guidance(3.0)
+        FAMILIES["flux2"](folder).guidance(Network("self"), 3.0)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

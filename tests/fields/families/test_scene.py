@@ -132,3 +132,32 @@ def test_decode_is_the_inverse_of_the_states_range(family):
     assert decoded.dtype == np.float32
     np.testing.assert_allclose(decoded[0], image, atol=1e-6)
     assert family.decode(torch.full((1, 3, 24, 24), 1.5)).max() == 1.25, "overshoot is left to the checker"
+
+
+def test_clean_states_are_the_target_images_between_minus_1_and_1(family):
+    image = render(draw_task("count", np.random.default_rng(0)).target)
+    row = Row("u", "count", "a circle on white", target_image=encode_png(image))
+    x_0 = family.clean([row, row])
+    assert x_0.shape == (2, 3, 24, 24)
+    np.testing.assert_allclose(family.decode(x_0)[1], image, atol=1 / 255)
+    with_clean = family.with_clean(family.encode([row, row]), [row, row])
+    assert torch.equal(with_clean.clean, x_0)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [(None, "row 'u7' has no target_image"), (encode_png(np.zeros((3, 16, 32), np.float32)), "its target image is 32 x 16")],
+)
+def test_a_row_without_a_clean_state_is_named(family, target, message):
+    with pytest.raises(ValueError, match=message):
+        family.clean([Row("u7", "count", "a circle on white", target_image=target)])
+
+
+def test_negative_prompts_are_words_of_their_own(family):
+    rows = [Row("u", "single", "a circle on white", negative_prompt="a square on white")] * 2
+    condition = family.encode(rows)
+    assert condition.negative["words"][0].tolist() == tokenize("a square on white").tolist()
+    assert condition.tensors["words"][0].tolist() == tokenize("a circle on white").tolist()
+    assert family.encode([Row("u", "single", "a circle on white")]).negative == {}
+    with pytest.raises(ValueError, match="with and without a negative prompt"):
+        family.encode([*rows, Row("v", "single", "a circle on white")])

@@ -14,10 +14,12 @@ from tiny_pipelines import SIZE, Tiny, build, flux2_dev, qwen_image_edit_plus
 
 from fields.carriers import Condition
 from fields.dataset import Row, decode_image, encode_png, to_bytes
-from fields.operators import Guidance, Identity, Operator
+from fields.operators import Expression, NegativePrompt, Network, evaluate
 from fields.rollout import rollout
+from fields.solver import Euler
 
 STEPS = 5
+SELF = Network("self")
 WIDTH, HEIGHT = SIZE
 PROMPTS = ("a red cat on a blue square", "make the dog bright")
 NEGATIVES = ("dark", "a green circle under the bright cat")
@@ -34,14 +36,15 @@ def rows(with_source: bool = False, negatives: tuple[str | None, str | None] = N
     ]
 
 
-def ours(tiny: Tiny, rows: list[Row], operator: Operator, noise: torch.Tensor) -> list[torch.Tensor]:
+def ours(tiny: Tiny, rows: list[Row], expression: Expression, noise: torch.Tensor) -> list[torch.Tensor]:
     """Our states after each step."""
 
     def velocity(x_t: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        return operator.apply(partial(tiny.family.velocity, tiny.network), x_t, t, condition)
+        return evaluate(expression, {"self": partial(tiny.family.velocity, tiny.network)}, x_t, t, condition)
 
     grid, condition = tiny.family.grid(SIZE, STEPS), tiny.family.encode(rows)
-    return [rollout(velocity, noise, grid, torch.full((len(rows),), k), condition) for k in range(1, STEPS + 1)]
+    every = torch.arange(1, STEPS + 1).expand(len(rows), -1)
+    return list(rollout(velocity, noise, grid, every, condition, Euler()))
 
 
 def stock(tiny: Tiny, noise: torch.Tensor, **arguments) -> list[torch.Tensor]:
@@ -91,7 +94,7 @@ UNGUIDED = {
 def test_rollout_equals_the_pipeline(tiny, name):
     model = tiny(name)
     noise = noise_of(model)
-    assert_same(ours(model, rows(), Identity(), noise), stock(model, noise, prompt=list(PROMPTS), **UNGUIDED[name]))
+    assert_same(ours(model, rows(), SELF, noise), stock(model, noise, prompt=list(PROMPTS), **UNGUIDED[name]))
 
 
 GUIDED = {
@@ -109,14 +112,15 @@ def test_guided_rollout_equals_the_pipeline(tiny, name):
     model = tiny(name)
     noise = noise_of(model)
     expected = stock(model, noise, prompt=list(PROMPTS), negative_prompt=list(NEGATIVES), **GUIDED[name])
-    assert_same(ours(model, rows(), model.family.guidance(3.0), noise), expected)
+    assert_same(ours(model, rows(), model.family.guidance(SELF, 3.0, "negative"), noise), expected)
 
 
 def test_flux_is_told_its_distilled_guidance(tiny):
     model = tiny("flux")
     noise = noise_of(model)
     assert_same(
-        ours(model, rows(), model.family.guidance(7.0), noise), stock(model, noise, prompt=list(PROMPTS), guidance_scale=7.0)
+        ours(model, rows(), model.family.guidance(SELF, 7.0), noise),
+        stock(model, noise, prompt=list(PROMPTS), guidance_scale=7.0),
     )
 
 
@@ -124,14 +128,14 @@ def test_flux_with_true_guidance_on_top(tiny):
     model = tiny("flux")
     noise = noise_of(model)
     expected = stock(model, noise, prompt=list(PROMPTS), negative_prompt=list(NEGATIVES), true_cfg_scale=2.0)
-    assert_same(ours(model, rows(), Guidance(2.0), noise), expected)
+    assert_same(ours(model, rows(), NegativePrompt(SELF, 2.0), noise), expected)
 
 
 def test_flux2_klein_is_guided_away_from_no_prompt(tiny):
     model = tiny("flux2")
     noise = noise_of(model)
     expected = stock(model, noise, prompt=list(PROMPTS), guidance_scale=3.0)
-    assert_same(ours(model, rows(negatives=(None, None)), model.family.guidance(3.0), noise), expected)
+    assert_same(ours(model, rows(negatives=(None, None)), model.family.guidance(SELF, 3.0), noise), expected)
 
 
 def picture(row: Row) -> Image.Image:
@@ -170,7 +174,7 @@ def test_kontext_edits_like_the_pipeline(kontext):
     expected = edited_by_stock(
         kontext, noise, edits, guidance_scale=[2.5, 2.5], _auto_resize=[False, False], max_area=[WIDTH * HEIGHT] * 2
     )
-    assert_same(ours(kontext, edits, kontext.family.guidance(2.5), noise), expected)
+    assert_same(ours(kontext, edits, kontext.family.guidance(SELF, 2.5), noise), expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -178,13 +182,13 @@ def test_flux2_edits_like_the_pipeline(tiny, scale):
     model = tiny("flux2")
     noise, edits = noise_of(model), rows(with_source=True, negatives=(None, None))
     expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale])
-    assert_same(ours(model, edits, model.family.guidance(scale), noise), expected)
+    assert_same(ours(model, edits, model.family.guidance(SELF, scale), noise), expected)
 
 
 def test_flux2_dev_is_told_its_distilled_guidance(tmp_path):
     model = build("flux2", flux2_dev(), tmp_path)
     noise, edits = noise_of(model), rows(with_source=True)
-    for operator, scale in ((Identity(), 4.0), (model.family.guidance(2.0), 2.0)):
+    for operator, scale in ((SELF, 4.0), (model.family.guidance(SELF, 2.0), 2.0)):
         expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale])
         assert_same(ours(model, edits, operator, noise), expected)
 
@@ -197,7 +201,7 @@ def test_qwen_image_edits_like_the_pipeline(tiny, scale, monkeypatch):
     model = tiny("qwen_image_edit")
     noise, edits = noise_of(model), rows(with_source=True)
     expected = edited_by_stock(model, noise, edits, true_cfg_scale=[scale, scale], negative_prompt=list(NEGATIVES))
-    operator = model.family.guidance(scale) if scale > 1 else Identity()
+    operator = model.family.guidance(SELF, scale, "negative") if scale > 1 else SELF
     assert_same(ours(model, edits, operator, noise), expected)
 
 
@@ -209,4 +213,4 @@ def test_qwen_image_edit_plus_edits_like_the_pipeline(tmp_path, monkeypatch):
     model = build("qwen_image_edit", qwen_image_edit_plus(), tmp_path)
     noise, edits = noise_of(model), rows(with_source=True)
     expected = edited_by_stock(model, noise, edits, true_cfg_scale=[3.0, 3.0], negative_prompt=list(NEGATIVES))
-    assert_same(ours(model, edits, model.family.guidance(3.0), noise), expected)
+    assert_same(ours(model, edits, model.family.guidance(SELF, 3.0, "negative"), noise), expected)

@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from fields.plan import noise
-from fields.scene.exam import Exam, clean_index, picture_of, route_skill, task_row
+from fields.scene.exam import Exam, route_skill, task_row
 from fields.scene.grammar import CATEGORIES, GLOBAL_EDIT, LOCAL_EDIT, ROUTE_CATEGORIES, draw_task
 from fields.scene.world import render
-from fields.schedule import time_grid
 
 SAMPLES = 5
 
@@ -86,27 +85,11 @@ def test_route_skill_is_the_mean_over_its_categories():
     assert route_skill(skills, "global_edit") == pytest.approx(1.05)
 
 
-def test_a_picture_has_each_image_in_its_place_with_a_white_rim():
-    images = np.linspace(-0.5, 0.9, 5)[:, None, None, None] * np.ones((5, 3, 4, 6))
-    picture = picture_of(images, columns=3)
-    assert picture.shape == (3, 2 * 6, 3 * 8)
-    for n, level in enumerate((0.0, 0.0, 0.2, 0.55, 0.9)):
-        row, column = divmod(n, 3)
-        tile = picture[:, 6 * row : 6 * row + 6, 8 * column : 8 * column + 8]
-        np.testing.assert_allclose(tile[:, 1:-1, 1:-1], level, atol=1e-9)
-        np.testing.assert_array_equal(tile[:, [0, -1]], 1.0)
-        np.testing.assert_array_equal(tile[:, :, [0, -1]], 1.0)
-
-
 def test_the_results_picture_has_a_row_a_category(exam):
     picture = exam.result(targets(exam)).picture
     assert picture.shape == (3, 12 * 26, SAMPLES * 26)
     expected = render(exam.sheets[7].questions[2].task.target)
     np.testing.assert_allclose(picture[:, 7 * 26 + 1 : 8 * 26 - 1, 2 * 26 + 1 : 3 * 26 - 1], expected)
-
-
-def test_clean_index_is_the_end_of_the_grid():
-    assert clean_index(torch.zeros(3, 1), time_grid(7)).tolist() == [7, 7, 7]
 
 
 def test_a_row_shows_the_task():

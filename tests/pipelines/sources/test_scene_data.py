@@ -2,7 +2,7 @@ import hashlib
 
 from fields.dataset import Bucket
 from fields.scene.grammar import ROUTE_CATEGORIES
-from pipelines.prepare import prepare_scene
+from pipelines.sources.scene import prepare_scene
 
 
 def test_the_data_is_the_same_every_time(tmp_path):

@@ -1,0 +1,43 @@
+"""The columns of a data set: their names, which of them must be there, and their types."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+REQUIRED = ("uid", "task", "prompt")
+TEXTS = (*REQUIRED, "negative_prompt")
+IMAGES = ("source_image", "target_image")
+SIZES = ("width", "height")
+COLUMNS = (*TEXTS, *IMAGES, *SIZES)
+LONGEST_SIDE = 100_000  # pixels; beyond it a size is a mistake
+
+
+def check_columns(path: Path, schema: pa.Schema) -> list[str]:
+    """The columns of a file that a data set reads, in the order of COLUMNS; others are ignored.
+
+    Raises:
+        ValueError: if a required column is missing or one has a wrong type.
+    """
+    if missing := [name for name in REQUIRED if name not in schema.names]:
+        raise ValueError(f"{path} lacks column {missing[0]!r}; it has {', '.join(schema.names)}")
+    columns = [name for name in COLUMNS if name in schema.names]
+    for name in columns:
+        if not _fits(name, found := schema.field(name).type):
+            raise ValueError(f"{path}: column {name!r} is {found}; it must be {_wanted(name)}")
+    return columns
+
+
+def _fits(name: str, found: pa.DataType) -> bool:
+    kind = found.value_type if isinstance(found, pa.DictionaryType) else found
+    if pa.types.is_null(kind):  # a column without a single value
+        return name not in REQUIRED
+    if name in SIZES:
+        return pa.types.is_integer(kind)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return text or (name in IMAGES and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)))
+
+
+def _wanted(name: str) -> str:
+    if name in SIZES:
+        return "a whole number"
+    return "binary (encoded images) or string (paths)" if name in IMAGES else "string"

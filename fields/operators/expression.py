@@ -1,0 +1,94 @@
+"""What every operator is: branches to evaluate, and a value made of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fields.carriers import GIVEN, Condition, Variant
+from fields.solver import Velocity
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One evaluation: a network, and the variant of the condition that it sees."""
+
+    network: str
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The velocities of all branches at (x_t, t), float32."""
+
+    velocities: Mapping[Branch, Tensor]
+    t: Tensor
+
+
+class Expression(ABC):
+    """A field made of branches. `variant` is what the expression as a whole is conditioned on: an operator around it may
+    have dropped the prompt already."""
+
+    @abstractmethod
+    def branches(self, variant: Variant) -> Iterator[Branch]:
+        """What has to be evaluated; a branch may occur more than once."""
+
+    @abstractmethod
+    def value(self, answers: Answers, variant: Variant) -> Tensor:
+        """The velocity, float32 (batch, ...)."""
+
+    def conditional(self) -> "Expression":
+        """The expression without its guidance: what `Rescale` takes the contrast from."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Network(Expression):
+    """A leaf: the network of that name as it is."""
+
+    name: str
+
+    def branches(self, variant: Variant) -> Iterator[Branch]:
+        yield Branch(self.name, variant)
+
+    def value(self, answers: Answers, variant: Variant) -> Tensor:
+        return answers.velocities[Branch(self.name, variant)]
+
+
+def evaluate(
+    expression: Expression,
+    networks: Mapping[str, Velocity],
+    x_t: Float[Tensor, "batch ..."],
+    t: Float[Tensor, " batch"],
+    condition: Condition,
+    variant: Variant = GIVEN,
+) -> Float[Tensor, "batch ..."]:
+    """The expression's velocity at (x_t, t), float32.
+
+    Branches of one network whose conditions have the same shapes are one forward of the batch's multiple.
+    """
+    together: dict[tuple, list[tuple[Branch, Condition]]] = {}
+    for branch in dict.fromkeys(expression.branches(variant)):
+        seen = condition.variant(branch.variant)
+        layout = tuple((name, tensor.shape) for name, tensor in sorted(seen.tensors.items()))
+        together.setdefault((branch.network, layout), []).append((branch, seen))
+    velocities = {}
+    for (network, _), calls in together.items():
+        n = len(calls)
+        batch = Condition.concatenate([seen for _, seen in calls])
+        answer = networks[network](torch.cat([x_t] * n), torch.cat([t] * n), batch).float()
+        velocities |= {branch: part for (branch, _), part in zip(calls, answer.chunk(n), strict=True)}
+    return expression.value(Answers(velocities, t), variant)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Values (batch,) shaped to multiply states (batch, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Each sample's inner product, shaped to multiply states."""
+    return per_sample((a * b).flatten(1).sum(dim=1), a)

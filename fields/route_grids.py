@@ -1,0 +1,66 @@
+"""Image grids of the first rows of every route, from noise that is the same at every evaluation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fields.dataset import Bucket, Row
+from fields.evaluation import ExamResult
+from fields.metrics import Metric
+from fields.plan import Stream, noise
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSheet:
+    """Rows of one route, and their noise."""
+
+    route: str
+    rows: list[Row]
+    noise: Tensor
+
+
+class RouteGrids:
+    """An `Evaluation` for people's eyes.
+
+    Args:
+        buckets: route -> its rows.
+        samples: how many rows of every route, or all if it has fewer.
+        seed: of the noise; it doesn't share random numbers with training.
+        latent_shape: of one state.
+        batch_size: most rows of a sheet.
+        metrics: name -> metric that is taken of every route.
+    """
+
+    def __init__(
+        self,
+        buckets: Mapping[str, Bucket],
+        samples: int,
+        seed: int,
+        latent_shape: tuple[int, ...],
+        batch_size: int,
+        metrics: Mapping[str, Metric],
+    ):
+        self._metrics = metrics
+        self.sheets: list[RouteSheet] = []
+        for number, (route, bucket) in enumerate(buckets.items()):
+            wanted = range(min(samples, len(bucket)))
+            for start in wanted[::batch_size]:
+                numbers = wanted[start : start + batch_size]
+                ids = [number * 100_000 + n for n in numbers]  # more rows leave the noise of earlier ones as it is
+                x_T = noise(seed, ids, latent_shape, Stream.QUESTION_NOISE)
+                self.sheets.append(RouteSheet(route, [bucket[n] for n in numbers], x_T))
+
+    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
+        """The images, and by route what the metrics say of them."""
+        rows: dict[str, list[Row]] = {}
+        images: dict[str, list[np.ndarray]] = {}
+        for sheet, own in zip(self.sheets, answers, strict=True):
+            rows.setdefault(sheet.route, []).extend(sheet.rows)
+            images.setdefault(sheet.route, []).extend(own)
+        skills = {
+            route: {name: metric(rows[route], images[route]) for name, metric in self._metrics.items()}
+            for route in (rows if self._metrics else ())
+        }
+        return ExamResult(answers=answers, skills=skills)

@@ -1,0 +1,83 @@
+"""How one step of a rollout is made, from t to t_next < t. The noise `eps` of a stochastic step comes from the sample plan."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fields.carriers import Condition
+
+Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Euler:
+    """x <- x + (t_next - t) v(x, t): one evaluation."""
+
+    stochastic: ClassVar[bool] = False
+
+    def step(
+        self, velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor, condition: Condition, eps: Tensor | None
+    ) -> Float[Tensor, "batch ..."]:
+        """The state at t_next; t and t_next are scalars, x is (batch, ...)."""
+        return x + (t_next - t) * velocity(x, t.expand(len(x)), condition).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Heun:
+    """The mean of the velocities at both ends, the second at Euler's state: two evaluations, one for the last step.
+
+    At t = 0 no field is asked: models are not trained there (Karras et al., arXiv 2206.00364, Algorithm 1).
+    """
+
+    stochastic: ClassVar[bool] = False
+
+    def step(
+        self, velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor, condition: Condition, eps: Tensor | None
+    ) -> Float[Tensor, "batch ..."]:
+        """The state at t_next; t and t_next are scalars, x is (batch, ...)."""
+        v = velocity(x, t.expand(len(x)), condition).float()
+        euler = x + (t_next - t) * v
+        if float(t_next) == 0:
+            return euler
+        return x + (t_next - t) * (v + velocity(euler, t_next.expand(len(x)), condition).float()) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class EulerMaruyama:
+    """A step of the stochastic rollout with the ODE's marginals (Flow-GRPO, arXiv 2505.05470; Flow-OPD, arXiv 2605.08063).
+
+        x <- x + (v + s^2 / (2 t) (x + (1 - t) v)) (t_next - t) + s sqrt(t - t_next) eps,   s = eta sqrt(t / (1 - t))
+
+    At t = 1, where s is infinite, it is taken at `first`, the grid's second time.
+    """
+
+    eta: float
+    first: float
+    stochastic: ClassVar[bool] = True
+
+    def step(
+        self, velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor, condition: Condition, eps: Tensor | None
+    ) -> Float[Tensor, "batch ..."]:
+        """The state at t_next; t and t_next are scalars, x and eps are (batch, ...)."""
+        assert eps is not None, "a stochastic step needs noise"
+        v = velocity(x, t.expand(len(x)), condition).float()
+        s = self.scale(float(t))
+        drift = v + s**2 / (2 * t) * (x + (1 - t) * v)
+        return x + drift * (t_next - t) + s * torch.sqrt(t - t_next) * eps
+
+    def scale(self, t: float) -> float:
+        """s at time t in (0, 1]."""
+        return diffusion_scale(self.eta, t, self.first)
+
+
+def diffusion_scale(eta: float, t: float, first: float) -> float:
+    """eta sqrt(t / (1 - t)), with 1 - t taken at `first` for later (noisier) times: finite at t = 1."""
+    return eta * math.sqrt(t / (1 - min(t, first)))
+
+
+Solver = Euler | Heun | EulerMaruyama

@@ -1,0 +1,75 @@
+"""From a comparison to its runs: what is one run, and how a result is found again."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pipelines import build
+from pipelines.compare_config import Comparison, Variant
+from pipelines.config import RunConfig
+from pipelines.load import ConfigError, load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run: a variant at a seed. Variants of several experiments that mean the same are one job."""
+
+    key: str
+    config: RunConfig
+    guidance: tuple[float, ...]
+
+
+def plan_jobs(comparison: Comparison, seeds: int | None = None, only: str | None = None) -> list[Job]:
+    """All jobs, the first seed's first, so that an interrupted comparison has every row.
+
+    Raises:
+        ConfigError: if a variant makes no valid run; names it.
+    """
+    jobs: dict[tuple[str, int], Job] = {}
+    for seed in comparison.seeds[:seeds]:
+        for name, experiment in comparison.experiments.items():
+            for label, variant in experiment.variants.items():
+                if only in (None, f"{name}.{label}"):
+                    job = _job(comparison, f"experiments.{name}.variants.{label}", variant, seed)
+                    known = jobs.get((job.key, seed), job)
+                    guidance = tuple(dict.fromkeys((*known.guidance, *job.guidance)))
+                    jobs[job.key, seed] = Job(key=job.key, config=job.config, guidance=guidance)
+    if only and not jobs:
+        raise ConfigError(f"--rerun {only}: no such EXPERIMENT.VARIANT")
+    return list(jobs.values())
+
+
+def _job(comparison: Comparison, where: str, variant: Variant, seed: int) -> Job:
+    try:
+        config = configure(comparison, variant, seed)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return Job(key=job_key(config), config=config, guidance=variant.guidance)
+
+
+def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
+    """The run's configuration of a variant at a seed."""
+    changes = comparison.set | variant.set | {"run.seed": seed, "run.services": f"compare-{comparison.name}"}
+    config = load(comparison.base, RunConfig, changes)
+    named = config.run.model_copy(update={"name": f"compare-{job_key(config)}-{seed}"})
+    return config.model_copy(update={"run": named})
+
+
+def job_key(config: RunConfig) -> str:
+    """A short digest of all that decides a result but the seed."""
+    recipe = build.recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
+    recipe["run"] = {name: value for name, value in recipe["run"].items() if name != "seed"}
+    recipe["weights"] = _weights_digest((config.model.path, *(e.adapter for e in config.experts.values() if e.adapter)))
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def _weights_digest(folders: tuple[Path, ...]) -> str:
+    """Of the safetensors in some folders: results of other experts are other results."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.glob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,23 @@
+"""The self-contained pages: one style sheet, no network."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+
+def template(name: str) -> Template:
+    """A page's template from this folder; what it is given is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment.get_template(name)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent."""
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,60 @@
+"""A model as it makes images outside of a run: a family's network, with or without an adapter, and its own ODE."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fields.carriers import Condition
+from fields.dataset import Row
+from fields.families import FAMILIES
+from fields.field import Field
+from fields.lora import read_adapter
+from fields.operators import Guidance, Network
+from fields.plan import Stream, noise
+from fields.rollout import clean
+from fields.solver import Euler
+
+
+class Sampler:
+    """Images of rows, each decided by its row, the seed and its number.
+
+    Args:
+        family: kind of model.
+        model: folder of the base.
+        adapter: of a student or an expert; None is the base itself.
+        steps: Euler steps from noise to clean.
+        guidance: scale of classifier-free guidance; 1 asks the network once.
+        seed: of the noise.
+
+    Raises:
+        ValueError: if the family is unknown, or the files don't hold such a model or an adapter that fits it.
+    """
+
+    def __init__(self, family: str, model: Path, adapter: Path | None, steps: int, guidance: float, seed: int):
+        if family not in FAMILIES:
+            raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
+        self._family = FAMILIES[family](model)
+        self._steps = steps
+        self._seed = seed
+        name = str(adapter or model)
+        self._field = Field.build(
+            name,
+            self._family,
+            {name: (self._family.load_transformer(model), read_adapter(adapter) if adapter else None)},
+            Guidance(Network(name), guidance) if guidance != 1 else None,
+            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+
+    def images(self, row: Row, numbers: range) -> np.ndarray:
+        """Images of one row, float32 (len(numbers), 3, H, W), [0, 1] up to the model's own overshoot.
+
+        Raises:
+            ValueError: if the row cannot be encoded; names it.
+        """
+        device = self._field.device
+        condition = Condition.concatenate([self._family.encode([row])] * len(numbers)).to(device)
+        size = self._family.size(row)
+        x_T = noise(self._seed, numbers, self._family.latent_shape(size), Stream.QUESTION_NOISE).to(device)
+        grid = self._family.grid(size, self._steps).to(device)
+        return self._family.decode(clean(self._field.velocity, x_T, grid, condition, Euler()))

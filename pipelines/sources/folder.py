@@ -1,0 +1,46 @@
+"""A folder of captioned images as a data set: `cat.png` beside `cat.txt`, as LoRA trainers expect it."""
+
+from pathlib import Path
+from typing import Literal
+
+from fields.dataset import Row
+from pipelines.sources.writer import RowWriter, with_size
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Role = Literal["source", "target"]
+
+
+def import_folder(folder: Path, output: Path, task: str, role: Role) -> list[Path]:
+    """Write a row for every image in the folder and the folders below, in the order of their names.
+
+    Args:
+        folder: the images; each has its prompt in a text file of the same name.
+        output: Parquet file.
+        task: of every row.
+        role: `target`: the images are what the prompts describe; `source`: what the prompts, instructions, edit.
+
+    Raises:
+        ValueError: names the folder without images, or the image without a prompt or that does not decode.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not images:
+        raise ValueError(f"{folder} has no images; they are found by {', '.join(SUFFIXES)}")
+    with RowWriter(output) as writer:
+        for path in images:
+            writer.write(_row(folder, path, task, role))
+    return [output]
+
+
+def _row(folder: Path, path: Path, task: str, role: Role) -> Row:
+    caption = path.with_suffix(".txt")
+    if not caption.is_file():
+        raise ValueError(f"{path} has no prompt: there is no {caption.name} beside it")
+    uid = path.relative_to(folder).as_posix()
+    try:
+        prompt = " ".join(caption.read_text(encoding="utf-8").split())
+        data = path.read_bytes()
+        return with_size(Row(uid, task, prompt, **{f"{role}_image": data}))  # type: ignore[arg-type]
+    except ValueError as error:  # a caption that is not UTF-8, or no image
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,151 @@
+"""The manifests of deploy/kuberay: valid to the last field, and asking for what their runs need."""
+
+import copy
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from schemas import errors, pod_errors
+
+from pipelines.config import RunConfig
+from pipelines.distill import parser
+from pipelines.load import load_config
+from pipelines.validate import demands
+
+FILES = sorted(Path("deploy/kuberay").glob("*.yaml"))
+JOBS = [path for path in FILES if path.name.startswith("ray-job.")]
+DEMO = Path("deploy/kuberay/ray-job.distill.yaml")
+
+
+def _manifests(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def _ray(path: Path) -> dict[str, Any]:
+    (manifest,) = [manifest for manifest in _manifests(path) if manifest["apiVersion"] == "ray.io/v1"]
+    return manifest
+
+
+def _cluster(path: Path) -> dict[str, Any]:
+    spec = _ray(path)["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+def _ray_pods(path: Path) -> Iterator[dict[str, Any]]:
+    cluster = _cluster(path)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        yield group["template"]["spec"]
+
+
+def _run(path: Path) -> tuple[RunConfig, float]:
+    """The configuration of the run that a job's entrypoint starts, and the seconds that it waits for resources."""
+    python, flag, module, *arguments = shlex.split(_ray(path)["spec"]["entrypoint"])
+    assert (python, flag, module) == ("python", "-m", "pipelines.distill")
+    options = parser().parse_intermixed_args(arguments)
+    return load_config(options.config, options.overrides), options.wait
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_manifests_are_valid(path):
+    assert [error for manifest in _manifests(path) for error in errors(manifest)] == []
+    spec = _ray(path)["spec"]
+    templates = [group["template"] for group in (_cluster(path)["headGroupSpec"], *_cluster(path)["workerGroupSpecs"])]
+    templates += [spec["submitterPodTemplate"]] if "submitterPodTemplate" in spec else []
+    assert [error for template in templates for error in pod_errors(template)] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "field"),
+    [
+        ((), "specs"),
+        (("spec",), "entryPoint"),
+        (("spec", "rayClusterSpec", "headGroupSpec"), "rayStartParam"),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "template", "spec", "containers", 0), "imagePullPolize"),
+        (("spec", "rayClusterSpec", "autoscalerOptions", "resources"), "limit"),
+    ],
+)
+def test_an_unknown_field_is_refused(where, field):
+    manifest = copy.deepcopy(_ray(DEMO))
+    place: Any = manifest
+    for key in where:
+        place = place[key]
+    place[field] = "1"
+    (error,) = errors(manifest)
+    assert f"'{field}' was unexpected" in error
+
+
+def test_an_unknown_field_of_a_pod_or_a_claim_is_refused():
+    pod = copy.deepcopy(next(_ray_pods(DEMO)))
+    pod["containers"][0]["livenessProbe"]["httpPut"] = {"port": 1}
+    assert "httpPut" in pod_errors({"spec": pod})[0]
+    claim = copy.deepcopy(_manifests(DEMO)[0])
+    claim["spec"]["accessMode"] = "ReadWriteMany"
+    assert "accessMode" in errors(claim)[0]
+
+
+def test_a_wrong_value_is_refused():
+    manifest = copy.deepcopy(_ray(DEMO))
+    manifest["spec"]["rayClusterSpec"]["authOptions"]["mode"] = "password"
+    manifest["spec"]["backoffLimit"] = "3"
+    assert len(errors(manifest)) == 2
+
+
+@pytest.mark.parametrize("path", JOBS, ids=str)
+def test_the_run_writes_to_the_shared_volume(path):
+    config, _ = _run(path)
+    assert _ray(path)["spec"]["metadata"] == {"run": config.run.name}
+    for pod in _ray_pods(path):
+        (mount,) = pod["containers"][0]["volumeMounts"]
+        assert config.run.dir == Path(mount["mountPath"])
+        (claim,) = [manifest for manifest in _manifests(path) if manifest["kind"] == "PersistentVolumeClaim"]
+        assert pod["volumes"] == [{"name": "runs", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=str)
+def test_the_worker_groups_can_grow_to_what_the_run_asks_for(path):
+    config, wait = _run(path)
+    assert wait >= 600, "nodes take minutes to come"
+    for kind, limit in (("num_cpus", "cpu"), ("num_gpus", "nvidia.com/gpu")):
+        asked: dict[tuple[tuple[str, str], ...], float] = {}
+        for demand in demands(config):
+            labels = tuple(sorted(demand.node_labels.items()))
+            asked[labels] = asked.get(labels, 0.0) + demand.count * getattr(demand, kind)
+        for labels, amount in asked.items():
+            groups = _cluster(path)["workerGroupSpecs"]
+            fitting = [group for group in groups if dict(labels).items() <= group.get("labels", {}).items()]
+            most = sum(group["maxReplicas"] * _limits(group).get(limit, 0) for group in fitting)
+            assert amount <= most, f"{limit} of {labels}"
+
+
+def _limits(group: dict[str, Any]) -> dict[str, float]:
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return {kind: float(amount) for kind, amount in limits.items() if kind != "memory"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_pods_are_confined_probed_and_bounded(path):
+    submitter = _ray(path)["spec"].get("submitterPodTemplate")
+    for pod in (*_ray_pods(path), *([submitter["spec"]] if submitter else [])):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert re.search(rf"--uid {pod['securityContext']['runAsUser']}\b", Path("deploy/docker/Dockerfile").read_text())
+        for container in pod["containers"]:
+            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys() >= {"cpu", "memory"}
+    for pod in _ray_pods(path):
+        assert {"startupProbe", "livenessProbe"} <= pod["containers"][0].keys()
+    assert _cluster(path)["enableInTreeAutoscaling"] is True
+    assert _cluster(path)["authOptions"]["mode"] == "token"
+    assert _cluster(path)["rayVersion"] == version("ray")
+
+
+@pytest.mark.parametrize("path", JOBS, ids=str)
+def test_a_drained_head_has_time_for_a_checkpoint(path):
+    head = next(_ray_pods(path))
+    assert head["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["python", "-m", "pipelines.drain"]
+    environment = yaml.safe_load(_ray(path)["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert 60 <= int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) < head["terminationGracePeriodSeconds"]

@@ -1,0 +1,44 @@
+"""Methods against one another, by the reference loop: what must be the same student, and what must not."""
+
+from runs import reference
+
+SHORT = ("run.steps=2", "rollout.steps=6", "learner.batch_size=6")
+
+
+def student(make_config, *overrides):
+    return reference(make_config(*SHORT, *overrides)).weights.checksum
+
+
+def test_soft_routing_with_one_hot_shares_is_hard_routing_bit_for_bit(make_config):
+    one_hot = "{text_to_image: {text_to_image: 1}, local_edit: {local_edit: 1, global_edit: 0}, global_edit: {global_edit: 1}}"
+    hard = student(make_config)
+    assert student(make_config, f"routing={{type: soft, mix: {one_hot}}}") == hard
+    assert student(make_config, "routing={type: soft}") != hard
+
+
+def test_every_axis_makes_another_student(make_config):
+    changes = (
+        (),
+        ("state={type: student_sde}",),
+        ("state={type: noised_data}",),
+        ("state={type: noised_data, target: data}",),
+        ("state={type: expert_rollout}",),
+        ("rollout.solver=heun",),
+        ("query.k=2",),
+        ("query={type: dense}",),
+        ("routing={type: grouped}",),
+        ("objective={type: weighted_mse, power: 2}",),
+        ("objective={type: transition_kl}",),
+        ("objective={type: pdm, weight: 1}",),
+        ("anchor={expert: text_to_image, weight: 1}",),
+        ("experts.local_edit.operator={type: guidance, scale: 3}",),
+    )
+    assert len({student(make_config, "run.steps=1", *change) for change in changes}) == len(changes)
+
+
+def test_an_expression_over_other_experts_is_the_adapters_own_student(make_config):
+    """An expert that is another by name answers as that one does."""
+    renamed = "experts.global_edit={operator: local_edit, num_cpus: 0.1}"
+    twice = "experts.global_edit={operator: {type: mix, parts: [{of: local_edit, weight: 1}]}, num_cpus: 0.1}"
+    assert student(make_config, renamed) == student(make_config, twice)
+    assert student(make_config, renamed) == student(make_config, "routes.global_edit.expert=local_edit")
