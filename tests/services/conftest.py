@@ -67,7 +67,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     def make(models: Mapping[str, Caller] | None = None, **settings: Any) -> FastAPI:
         services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_rows=8, threads=1, run="test")
-        studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily.latent_shape, GRID)
+        studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make
