@@ -107,10 +107,11 @@ class TargetStream:
         states = {group: asyncio.ensure_future(self._states(group, weights)) for group in groups}
         calls = self._calls(groups)
         answers = await asyncio.gather(*(self._answers(call, states) for call in calls))
+        queries = {group: (await state)[1] for group, state in states.items()}  # of routes without an expert, too
         targets = {
             pair: own for call, answered in zip(calls, answers, strict=True) for pair, own in zip(call, answered, strict=True)
         }
-        return [example for group in groups for example in self._taught(group, states[group].result()[1], targets)]
+        return [example for group in groups for example in self._taught(group, queries[group], targets)]
 
     def _taught(self, group: Group, queries: Sequence[Query], targets: Mapping[tuple[Group, str], Sequence[Target]]):
         """The group's queries, each with what the experts of its route said to it."""

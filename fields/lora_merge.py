@@ -54,7 +54,8 @@ def merged_network(transformer: nn.Module, adapter: Adapter | None) -> dict[str,
     tensors = {name: parameter.detach().float().clone() for name, parameter in transformer.named_parameters()}
     if adapter is not None:
         for module in adapted_modules(adapter.tensors):
-            tensors[f"{module}.weight"] += weight_difference(adapter.tensors, module, adapter.shape.scale(module))
+            weight = tensors[f"{module}.weight"]
+            weight += weight_difference(adapter.tensors, module, adapter.shape.scale(module)).to(weight.device)
     return tensors
 
 

@@ -336,7 +336,7 @@ class RunConfig(Section):
                         f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
                     )
             first = next(iter(shared))
-            for key in ("replicas", "num_cpus", "num_gpus"):
+            for key in ("replicas", "num_cpus", "num_gpus", "node_labels"):
                 own, others = getattr(expert, key), getattr(shared[first], key)
                 if own != others:
                     raise ValueError(

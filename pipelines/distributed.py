@@ -27,7 +27,7 @@ from pipelines.report import report_so_far
 from pipelines.reserve import Reservation
 from pipelines.sources.scene import prepare_missing
 from pipelines.stopping import stop_requests
-from services.applications import delete, deploy
+from services.applications import delete, delete_and_wait, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
 from services.expert import expert_application
@@ -119,7 +119,7 @@ def application_name(config: RunConfig, service: str) -> str:
 
 def delete_leftovers(config: RunConfig) -> None:
     """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
-    delete([application_name(config, service) for service in (*config.experts, _ENCODER)])
+    delete_and_wait([application_name(config, service) for service in (*config.experts, SHARED, _ENCODER)])
 
 
 def _resources(section: Expert | Encoder) -> Resources:

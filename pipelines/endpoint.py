@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ray import serve
+
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.dataset import Bucket, Row
@@ -119,7 +121,7 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
     """Deploy encoder, student and experts, then the endpoint before them; returns when it answers.
 
     Raises:
-        RuntimeError: if Serve runs without a proxy, or an application fails to start.
+        RuntimeError: if another run is served already, Serve runs without a proxy, or an application fails to start.
     """
     config, threads = served.config, served.config.run.threads
     resources = {demand.who.removeprefix("experts."): _resources(demand) for demand in served.demands()}
@@ -135,10 +137,19 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
         STUDENT: student_application(build_student, threads, resources[STUDENT]),
         **{name: expert_application(partial(build.field, config, name), threads, resources[name]) for name in served.experts},
     }
+    _require_alone(config.run.name)
     start(http)
     deploy({application_name(config, service): application for service, application in applications.items()})
     build_studio = partial(_studio, config, served.models, settings)
     deploy({application_name(config, _ENDPOINT): endpoint_application(build_studio, settings)}, route_prefix="/")
+
+
+def _require_alone(run: str) -> None:
+    """A cluster's proxy has one root, so it shows one endpoint; that of the same run is replaced."""
+    for name in serve.status().applications:
+        other, _, service = name.rpartition("@")
+        if service == _ENDPOINT and other != run:
+            raise RuntimeError(f"run {other} is served on this cluster already")
 
 
 def stop_endpoint(served: Served) -> None:

@@ -1,11 +1,16 @@
 """Starting Serve, deploying applications, and deleting them."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.context import _get_global_client
+
+_DELETION_S = 60.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +20,15 @@ class HttpAddress:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
 
 def start(http: HttpAddress | None = None) -> None:
     """Start Serve unless it runs; with `http` it gets a proxy, otherwise there are handles only.
 
     Raises:
-        RuntimeError: if Serve runs already without a proxy; it cannot get one afterwards.
+        RuntimeError: if Serve runs already without a proxy, or listens elsewhere; it cannot change that while it runs.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
@@ -28,8 +36,15 @@ def start(http: HttpAddress | None = None) -> None:
         http_options={"host": http.host, "port": http.port} if http else None,
         logging_config={"log_level": "WARNING"},
     )
-    if http and not serve.status().proxies:
+    if http is None:
+        return
+    if not serve.status().proxies:
         raise RuntimeError("Serve runs on this cluster without an HTTP proxy, and cannot get one while it runs")
+    client = _get_global_client()  # the public API doesn't tell where it listens
+    assert client is not None
+    listening = HttpAddress(client.http_config.host or "", client.http_config.port)
+    if listening != http:
+        raise RuntimeError(f"Serve listens at {listening} on this cluster already, not at {http}")
 
 
 def deploy(applications: Mapping[str, Application], route_prefix: str | None = None) -> None:
@@ -48,3 +63,17 @@ def delete(names: Sequence[str]) -> None:
     for name in names:
         if name in running:
             serve.delete(name, _blocking=False)
+
+
+def delete_and_wait(names: Sequence[str]) -> None:
+    """Delete applications and return when they are gone: an application that is being deleted cannot be deployed anew.
+
+    Raises:
+        TimeoutError: after a minute; the line names those that are left.
+    """
+    delete(names)
+    deadline = time.monotonic() + _DELETION_S
+    while left := [name for name in names if name in serve.status().applications]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Serve still deletes {', '.join(left)}")
+        time.sleep(_POLL_S)

@@ -14,6 +14,7 @@ from fields.plan import Group
 from fields.rollout import clean
 from fields.shared_field import SharedField
 from fields.solver import Euler, Solver
+from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 
 
@@ -28,12 +29,15 @@ class SharedExpertsService:
     def __init__(self, build_field: Callable[[], SharedField], threads: int):
         torch.set_num_threads(threads)
         self._field = build_field()
+        self._metrics = ProcessMetrics()
         self._turn = asyncio.Lock()
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
         async with self._turn:
-            return await asyncio.to_thread(self._field.answer, experts, queries)
+            targets = await asyncio.to_thread(self._field.answer, experts, queries)
+        self._metrics.record_memory()
+        return targets
 
     async def queries(
         self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool

@@ -12,6 +12,7 @@ from fields.lora import LoraShape
 from fields.peft_files import read_adapter
 from fields.policy import Policy
 from fields.schedule import time_grid
+from fields.solver import Euler
 from fields.student import LoraStudent
 
 STUDENT = LoraStudent(LoraShape(4, 4.0, ("to_qkv", "patch_out")))
@@ -131,7 +132,7 @@ def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
     pipeline = sd3_pipeline(sd3_transformer())
     bare = sd3_image(pipeline)
     pipeline.load_lora_weights(str(folder))
-    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=lambda size: time_grid(4))
+    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=lambda size: time_grid(4), solver=Euler())
     policy.load(student.weights(3000))
     loaded = sd3_image(pipeline)
     torch.testing.assert_close(loaded, sd3_image(sd3_pipeline(policy.transformer)), rtol=0, atol=1e-5)

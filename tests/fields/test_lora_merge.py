@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from lora_cases import product, random_adapter
+from torch import nn
 
 from fields.lora import Adapter, LoraShape, add_lora, load_into
-from fields.lora_merge import combine, rescaled
+from fields.lora_merge import combine, merged_network, rescaled
 
 
 def test_one_adapter_at_its_own_rank_is_reproduced():
@@ -62,3 +63,17 @@ def test_at_the_same_scale_no_bit_changes():
     adapter = random_adapter(LoraShape(4, 3.0, ("m",)), 0)
     student = LoraShape(4, 3.0, ("other", "m"))
     assert all(torch.equal(tensor, adapter.tensors[name]) for name, tensor in rescaled(adapter, student).items())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_adapter_is_merged_into_a_network_wherever_it_lies(device):
+    """On `meta`, a network without values: what is checked before a run is deployed."""
+    network = nn.Sequential(nn.Linear(9, 12), nn.Linear(12, 5)).bfloat16().to(device)
+    adapter = random_adapter(LoraShape(2, 6.0, ()), 0, "0", (12, 9))
+    tensors = merged_network(network, adapter)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {n: p.shape for n, p in network.named_parameters()}
+    assert {(tensor.dtype, tensor.device.type) for tensor in tensors.values()} == {(torch.float32, device)}
+    if device == "cpu":
+        expected = network[0].weight.double().detach().numpy() + product(adapter, "0")
+        np.testing.assert_allclose(tensors["0.weight"].numpy(), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(tensors["1.weight"], network[1].weight.float())

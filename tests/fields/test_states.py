@@ -12,6 +12,7 @@ from fields.policy import Policy
 from fields.schedule import time_grid
 from fields.solver import Euler, EulerMaruyama
 from fields.states import noised, queries, rolled_out
+from fields.student import LoraStudent
 
 GRID = time_grid(6, 3.0)
 SHAPE = (2, 3)
@@ -41,7 +42,7 @@ def test_noised_data_lies_on_the_straight_path_of_the_plans_noise():
 
 
 def test_a_student_without_a_solver_is_asked_at_noised_data(family, new_base, local_edit, encoded):
-    policy = Policy(family, new_base(), 1.0, SEED, lambda size: GRID, solver=None)
+    policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, lambda size: GRID, solver=None)
     policy.load(Weights.of(7, local_edit.tensors))
     group = group_of((10, (2, 4)), (11, (0, 5)))
     x_0 = torch.randn(2, *family.latent_shape(), generator=torch.Generator().manual_seed(0))

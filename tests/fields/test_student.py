@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from fields import checkpoint
-from fields.carriers import Query, checksum
+from fields.carriers import Example, Query, checksum
 from fields.distiller import Distiller, Optimization
 from fields.families.scene import SceneFamily
 from fields.policy import Policy
 from fields.schedule import time_grid
+from fields.solver import Euler
 from fields.student import FullStudent
 
 GRID = time_grid(4)
@@ -34,7 +35,9 @@ def new_student(new_base):
 @pytest.fixture
 def query(encoded, states):
     t, condition = torch.tensor([1.0, 0.7, 0.5, 0.2]), encoded("local_edit", 4)
-    return Query(sample_ids=(0, 1, 2, 3), route="r", policy_version=0, checksum="", x_t=states, t=t, condition=condition)
+    return Query(
+        sample_ids=(0, 1, 2, 3), route="r", policy_version=0, checksum="", x_t=states, t=t, t_next=t - 0.1, condition=condition
+    )
 
 
 def bits(student):
@@ -44,7 +47,7 @@ def bits(student):
 def test_a_fresh_student_is_the_base_and_does_not_move_towards_it(new_student, base_field, query):
     student = new_student()
     before = checksum(student.parameters)
-    assert student.update([(query, base_field.answer(query))]).loss == 0.0
+    assert student.update([Example(query=query, target=base_field.answer(query))]).loss == 0.0
     assert checksum(student.parameters) == before
 
 
@@ -52,7 +55,7 @@ def test_every_parameter_is_trained(new_student, local_field, query):
     student = new_student()
     before = {name: tensor.clone() for name, tensor in student.weights(0).tensors.items()}
     assert before.keys() == dict(student.transformer.named_parameters()).keys()
-    student.update([(query, local_field.answer(query))])
+    student.update([Example(query=query, target=local_field.answer(query))])
     moved = {name for name, tensor in student.parameters.items() if not torch.equal(tensor, before[name])}
     assert moved == before.keys()
 
@@ -104,7 +107,7 @@ def test_a_parameter_that_no_sample_uses_takes_the_step_too(new_student, base_fi
     student = new_student()
     student.transformer.register_parameter("idle", nn.Parameter(torch.ones(2)))
     student = Distiller(student.family, student.transformer, FullStudent(), Optimization(), 0)
-    student.update([(query, local_field.answer(query))])
+    student.update([Example(query=query, target=local_field.answer(query))])
     assert student.optimizer.state[student.parameters["idle"]]["step"] == 1
     assert torch.equal(student.parameters["idle"].detach(), torch.ones(2))
 
@@ -112,8 +115,8 @@ def test_a_parameter_that_no_sample_uses_takes_the_step_too(new_student, base_fi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_published_version_rolls_out_as_the_learner_computes(family, new_base, new_student, local_field, query, dtype):
     student = new_student(dtype)
-    student.update([(query, local_field.answer(query))])
-    policy = Policy(family, new_base().to(dtype), FullStudent(), seed=0, grid=lambda size: GRID)
+    student.update([Example(query=query, target=local_field.answer(query))])
+    policy = Policy(family, new_base().to(dtype), FullStudent(), seed=0, grid=lambda size: GRID, solver=Euler())
     base = checksum(policy.transformer.state_dict())
     policy.load(student.weights(1))
     assert checksum(policy.transformer.state_dict()) == checksum(student.transformer.state_dict()) != base
@@ -124,7 +127,7 @@ def test_a_published_version_rolls_out_as_the_learner_computes(family, new_base,
 def test_a_checkpoint_is_a_model_of_its_family_and_continues_the_run(family, new_student, local_field, query, tmp_path):
     student, resumed = new_student(), new_student(seed=9)
     for step in (1, 2):
-        student.update([(query, local_field.answer(query))])
+        student.update([Example(query=query, target=local_field.answer(query))])
         if step == 1:
             folder = checkpoint.save(tmp_path, 1, student, {1: student.weights(1)}, {})
             expected = {"": checksum(student.transformer.state_dict()), "ema": checksum(student.ema)}
@@ -132,12 +135,12 @@ def test_a_checkpoint_is_a_model_of_its_family_and_continues_the_run(family, new
     assert checksum(dict(family.load_transformer(folder / "ema").named_parameters())) == expected["ema"]
     saved = checkpoint.read(folder)
     resumed.restore(saved.student, saved.ema, saved.optimizer, saved.step)
-    resumed.update([(query, local_field.answer(query))])
+    resumed.update([Example(query=query, target=local_field.answer(query))])
     assert bits(resumed) == bits(student)
 
 
 def test_a_resumed_bfloat16_network_computes_with_the_restored_masters(new_student, local_field, query):
     student, resumed = new_student(torch.bfloat16), new_student(torch.bfloat16)
-    student.update([(query, local_field.answer(query))])
+    student.update([Example(query=query, target=local_field.answer(query))])
     resumed.restore(student.weights(1).tensors, student.averaged_weights(1).tensors, student.optimizer_tensors(), 1)
     assert checksum(resumed.transformer.state_dict()) == checksum(student.transformer.state_dict())

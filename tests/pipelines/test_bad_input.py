@@ -72,7 +72,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("experts.shared={}", "experts.shared: the results of a run use the names base, before, after, shared"),
         (
             "experts.global_edit={placement: shared, checkpoint: x}",
-            "experts.global_edit.placement: shared experts are the base or adapters over it; with a checkpoint of its own",
+            "experts.global_edit.placement: shared experts are adapters over the base; 'global_edit' has a checkpoint",
         ),
         ("experts.global_edit.placement=somewhere", "experts.global_edit.placement: Input should be 'separate' or 'shared'"),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
@@ -132,7 +132,8 @@ def _without(table: pa.Table, column: str) -> pa.Table:
 def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
     path = _edited(scene_data, tmp_path, lambda table: _without(table, "target_image"))
     line = refuse(f"routes.local_edit.data={path}", "preset=offpolicy")
-    assert line == "error: routes.local_edit.data: row 'local_edit-000047' has no target_image, which state.type needs"
+    row = f"{path} row 47: row 'local_edit-000047'"
+    assert line == f"error: routes.local_edit.data: {row} has no target_image, which state.type needs"
 
 
 @pytest.mark.parametrize(
@@ -147,14 +148,16 @@ def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
         ("global_edit", "{type: rescale, phi: 1, of: {type: negative_prompt, scale: 2}}", "no negative_prompt"),
     ],
 )
-def test_an_operator_that_the_routes_rows_cannot_serve(refuse, expert, operator, expected):
+def test_an_operator_that_the_routes_rows_cannot_serve(refuse, scene_data, expert, operator, expected):
     line = refuse(f"experts.{expert}.operator={operator}")
-    assert line.startswith(f"error: routes.{expert}.data: row '{expert}-000000' has {expected}")
+    row = f"{scene_data / expert}.parquet row 0: row '{expert}-000000'"
+    assert line.startswith(f"error: routes.{expert}.data: {row} has {expected}")
 
 
 def test_an_operator_named_by_another_experts_operator(refuse):
     line = refuse("experts.global_edit.operator=local_edit", "experts.local_edit.operator={type: negative_prompt, scale: 2}")
-    assert "routes.local_edit.data: row 'local_edit-000000' has no negative_prompt" in line
+    assert line.startswith("error: routes.local_edit.data: ")
+    assert "row 0: row 'local_edit-000000' has no negative_prompt" in line
 
 
 def test_data_that_is_no_parquet(refuse, tmp_path):

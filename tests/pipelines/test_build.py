@@ -23,4 +23,4 @@ def test_an_expert_is_the_base_or_a_checkpoint_with_or_without_an_adapter(make_c
             tensors = load_adapter(getattr(tiny_models, adapter), plain).tensors
             weight = weight + tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
         expected = x @ weight.T + bias
-        torch.testing.assert_close(field.transformer.get_submodule(name)(x), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(field.transformers["text_to_image"].get_submodule(name)(x), expected, rtol=1e-4, atol=1e-4)

@@ -2,10 +2,9 @@
 
 import json
 
-from runs import trained_ids
-
 from fields.checkpoint import newest
 from pipelines.distill import main
+from runs import trained_ids
 
 
 def test_a_run_that_goes_back_and_on_trains_every_sample_once(config_file, make_config):

@@ -17,14 +17,19 @@ import pytest
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.dataset import Bucket, encode_png
+from fields.families import SceneFamily
 from fields.plan import noise
 from fields.rollout import clean
 from fields.solver import Euler
 from pipelines import build
 from pipelines.config import RunConfig
+from pipelines.endpoint import endpoint_settings, find_served, start_endpoint
 from pipelines.outcome import write_config
 from pipelines.serve_student import main
 from runs import reference
+from services.applications import HttpAddress, delete, deploy
+from services.encoder import encoder_application
+from services.resources import Resources
 
 QUEUE = 8
 TOKEN = "secret"
@@ -148,6 +153,15 @@ def test_what_cannot_be_served_is_refused(refuse, run, tmp_path):
     for path in (run.folder / "checkpoints").glob("*/ema/adapter_model.safetensors"):
         path.write_bytes(b"")
     assert "has no complete checkpoint" in refuse(folder)
+
+
+def test_a_second_endpoint_on_a_cluster_is_refused(cluster, run):
+    deploy({"other@endpoint": encoder_application(SceneFamily, 1, 1, "other", Resources(num_cpus=0.1))})
+    served = find_served(run.folder, with_experts=False, replicas=1)
+    settings = endpoint_settings(served, queue=1, timeout_s=1, most_bytes=1, digest=None)
+    with pytest.raises(RuntimeError, match="run other is served on this cluster already"):
+        start_endpoint(served, settings, HttpAddress("127.0.0.1", 8100))
+    delete(["other@endpoint"])
 
 
 @pytest.mark.parametrize("option", [("--port", "0"), ("--queue", "-1"), ("--timeout", "soon")])

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from fields.carriers import Weights
 from fields.families import SceneFamily
-from fields.lora import read_adapter
+from fields.peft_files import read_adapter
 from fields.plan import Stream, generator
 from fields.policy import Policy
 from fields.scene.exam import task_row
 from fields.scene.grammar import draw_task
 from fields.schedule import time_grid
 from fields.solver import Euler
+from fields.student import LoraStudent
 from services.encoder import EncoderService
 from services.endpoint import EndpointSettings, build_api
 from services.student import StudentService
@@ -52,8 +53,9 @@ def policies(tiny_models) -> Mapping[str, Policy]:
     family = SceneFamily()
     policies = {}
     for name, adapter in (("student", tiny_models.local_edit), ("expert", tiny_models.global_edit)):
-        policies[name] = Policy(family, family.load_transformer(tiny_models.base), 1.0, 0, GRID, Euler())
-        policies[name].load(Weights.of(0, read_adapter(adapter).tensors))
+        lora, transformer = read_adapter(adapter), family.load_transformer(tiny_models.base)
+        policies[name] = Policy(family, transformer, LoraStudent(lora.shape), 0, lambda size: GRID, Euler())
+        policies[name].load(Weights.of(0, lora.tensors))
     return policies
 
 
@@ -66,7 +68,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
 
     def make(models: Mapping[str, Caller] | None = None, **settings: Any) -> FastAPI:
         services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
-        encoder = EncoderService(SceneFamily, cache_rows=8, threads=1, run="test")
+        encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test")
         studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 

@@ -39,6 +39,9 @@ DIFFERENT = (
     Row("u", "t", "red", b""),
     Row("u", "t", "redimage"),
     Row("u", "t", "", b"red"),
+    Row("u", "t", "red", negative_prompt="blue"),
+    Row("u", "t", "red", width=64, height=32),
+    Row("u", "t", "red", width=32, height=64),
 )
 
 

@@ -94,27 +94,6 @@ def test_the_source_image_is_part_of_the_key(cluster):
     assert not torch.equal(conditions[0].tensors["source"], conditions[1].tensors["source"])
 
 
-def test_the_negative_prompt_is_part_of_the_key(cluster):
-    service = EncoderService(CountingFamily, cache_bytes=1 << 20, threads=1, run="test")
-    (row,) = rows("attribution", 1)
-    first, second = (
-        asyncio.run(service.encode([replace(row, negative_prompt=f"a {colour} circle on white")])) for colour in ("red", "blue")
-    )
-    assert not torch.equal(first.negative["words"], second.negative["words"])
-    assert torch.equal(first.tensors["words"], second.tensors["words"])
-
-
-def test_target_images_come_when_they_are_asked_for_and_are_not_cached(cluster):
-    family = CountingFamily()
-    service = EncoderService(lambda: family, cache_bytes=1 << 20, threads=1, run="test")
-    wanted = [
-        replace(row, target_image=encode_png(np.full((3, 24, 24), n / 4, np.float32))) for n, row in enumerate(rows("style", 2))
-    ]
-    assert asyncio.run(service.encode(wanted)).clean is None
-    assert torch.equal(asyncio.run(service.encode(wanted, True)).clean, SceneFamily().clean(wanted))
-    assert family.encoded == [row.uid for row in wanted], "the conditions themselves were there already"
-
-
 def test_calls_at_once_load_the_encoders_once(cluster):
     """A family loads them when it first encodes, and calls take turns."""
     loads: list[str] = []
@@ -153,3 +132,24 @@ def test_the_counters_are_on_the_metrics_port(cluster):
             return
         assert time.monotonic() < deadline, lines
         time.sleep(0.5)
+
+
+def test_the_negative_prompt_is_part_of_the_key(cluster):
+    service = new_service(CountingFamily())
+    (row,) = rows("attribution", 1)
+    first, second = (
+        asyncio.run(service.encode([replace(row, negative_prompt=f"a {colour} circle on white")])) for colour in ("red", "blue")
+    )
+    assert not torch.equal(first.negative["words"], second.negative["words"])
+    assert torch.equal(first.tensors["words"], second.tensors["words"])
+
+
+def test_target_images_come_when_they_are_asked_for_and_are_not_cached(cluster):
+    family = CountingFamily()
+    service = new_service(family)
+    wanted = [
+        replace(row, target_image=encode_png(np.full((3, 24, 24), n / 4, np.float32))) for n, row in enumerate(rows("style", 2))
+    ]
+    assert asyncio.run(service.encode(wanted)).clean is None
+    assert torch.equal(asyncio.run(service.encode(wanted, True)).clean, SceneFamily().clean(wanted))
+    assert family.calls == [[row.uid for row in wanted]], "the conditions themselves were there already"
