@@ -14,7 +14,7 @@ from tiny_pipelines import SIZE, Tiny, build, flux2_dev, qwen_image_edit_plus
 
 from fields.carriers import Condition
 from fields.dataset import Row, decode_image, encode_png, to_bytes
-from fields.operators import Expression, NegativePrompt, Network, evaluate
+from fields.operators import Expression, Guidance, Network, evaluate
 from fields.rollout import rollout
 from fields.solver import Euler
 
@@ -128,7 +128,7 @@ def test_flux_with_true_guidance_on_top(tiny):
     model = tiny("flux")
     noise = noise_of(model)
     expected = stock(model, noise, prompt=list(PROMPTS), negative_prompt=list(NEGATIVES), true_cfg_scale=2.0)
-    assert_same(ours(model, rows(), NegativePrompt(SELF, 2.0), noise), expected)
+    assert_same(ours(model, rows(), Guidance(SELF, 2.0, prompt="negative"), noise), expected)
 
 
 def test_flux2_klein_is_guided_away_from_no_prompt(tiny):
