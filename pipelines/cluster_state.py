@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 from ray.util.state import list_actors
 
-from pipelines.config import RunConfig
+from pipelines.config import SHARED, RunConfig
 from pipelines.distributed import application_name
 
 _SCRAPE_TIMEOUT_S = 2.0
@@ -39,7 +39,7 @@ class ClusterState:
         workers: rollout workers that live.
         depth: future steps in flight or ready.
         repeated: rollouts made again.
-        services: expert or encoder -> its state; only those that are deployed.
+        services: expert, the shared experts or encoder -> its state; only those that are deployed.
     """
 
     learner: bool
@@ -57,7 +57,7 @@ def read_cluster(config: RunConfig) -> ClusterState:
     alive = [actor.name or "" for actor in actors]  # type: ignore[attr-defined]
     metrics = _Metrics.scrape()
     applications = serve.status().applications
-    services = {name: applications.get(application_name(config, name)) for name in (*config.experts, "encoder")}
+    services = {name: applications.get(application_name(config, name)) for name in (*config.experts, SHARED, "encoder")}
     return ClusterState(
         learner=f"{run}/learner" in alive,
         workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
