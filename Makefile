@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test programs check bench schema
+.PHONY: setup distill test programs check bench tensorboard schema
 
 setup: $(VENV)/installed
 
@@ -14,9 +14,9 @@ test: check programs
 
 # What the tests need beside Python: Debian's packages, which root may install.
 programs:
-	@command -v prometheus > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
-	    && apt-get install -qq --yes --no-install-recommends prometheus > /dev/null; } \
-	    || { echo "make test needs Debian's package: sudo apt-get install prometheus"; exit 1; }
+	@{ command -v prometheus && command -v chromium; } > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	    && apt-get install -qq --yes --no-install-recommends prometheus chromium > /dev/null; } \
+	    || { echo "make test needs Debian's packages: sudo apt-get install prometheus chromium"; exit 1; }
 
 check: $(VENV)/tested
 	$(BIN)/ruff check .
@@ -26,6 +26,10 @@ check: $(VENV)/tested
 
 bench: setup
 	$(BIN)/python -m pipelines.bench
+
+# The curves and pictures of every run in runs/, also while it goes on.
+tensorboard: setup
+	$(BIN)/tensorboard --logdir runs
 
 # torch first and alone: with it in place nothing else pulls another build of it.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +12,7 @@ from fields.carriers import Condition, Weights
 from fields.evaluation import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
 from services.client import ServiceClient
+from services.expert_client import ExpertClient
 
 _Generate = Callable[[Tensor, Tensor, Condition], Awaitable[Tensor]]
 
@@ -45,9 +45,9 @@ class Examiner:
 
         return await self._take(generate)
 
-    async def expert(self, client: ServiceClient) -> ExamResult:
+    async def expert(self, client: ExpertClient) -> ExamResult:
         """An expert, by its own ODE."""
-        return await self._take(partial(client.call, "generate"))
+        return await self._take(client.generate)
 
     async def _take(self, generate: _Generate) -> ExamResult:
         async def answer(sheet: Sheet) -> np.ndarray:

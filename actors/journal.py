@@ -1,4 +1,4 @@
-"""The written record of a run: metrics.jsonl with a row an optimizer step, skills.jsonl, and TensorBoard events."""
+"""The written record of a run: metrics.jsonl with a row an optimizer step, skills.jsonl, and what the loggers keep."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
+from actors.loggers import LOGGERS
 from fields.distiller import Update
 
 METRICS = "metrics.jsonl"
@@ -21,9 +21,10 @@ class Journal:
         folder: of the run.
         start: the first step that will be recorded; rows of it and later, left by an interrupted run, are dropped, so
             that every sample stands in the record exactly once.
+        loggers: names of `LOGGERS` that get the same numbers, and the pictures.
     """
 
-    def __init__(self, folder: Path, start: int):
+    def __init__(self, folder: Path, start: int, loggers: Sequence[str]):
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in rows(folder / METRICS) if row["step"] < start]
         _rewrite(folder / METRICS, kept)
@@ -31,7 +32,7 @@ class Journal:
         self._earlier_seconds = kept[-1]["seconds"] if kept else 0.0
         self._metrics = (folder / METRICS).open("a")
         self._skills = (folder / SKILLS).open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._loggers = [LOGGERS[name](folder, start) for name in loggers]
 
     def record(self, step: int, update: Update, policy_version: int, sample_ids: Sequence[int], seconds: float) -> None:
         """One optimizer step, 0-based; `seconds` since training began or resumed."""
@@ -50,27 +51,26 @@ class Journal:
         }
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
-        self._board.add_scalar("loss/all", update.loss, step)
-        for route, loss in update.route_loss.items():
-            self._board.add_scalar(f"loss/{route}", loss, step)
-        self._board.add_scalar("gradient_norm", update.gradient_norm, step)
-        self._board.add_scalar("staleness", step - policy_version, step)
+        scalars = {"loss/all": update.loss, **{f"loss/{route}": loss for route, loss in update.route_loss.items()}}
+        scalars |= {"gradient_norm": update.gradient_norm, "staleness": step - policy_version}
+        for logger in self._loggers:
+            logger.scalars(scalars, step)
 
     def record_skills(self, step: int, skills: Mapping[str, Mapping[str, float]], grid: np.ndarray) -> None:
         """An evaluation after `step` optimizer steps, with an image grid (3, H, W) in [0, 1]."""
         self._skills.write(json.dumps({"step": step, "skills": skills}) + "\n")
         self._skills.flush()
-        for category, values in skills.items():
-            for measure, value in values.items():
-                self._board.add_scalar(f"{measure}/{category}", value, step)
-        self._board.add_image("student", grid, step)
-        self._board.flush()
+        scalars = {f"{measure}/{category}": value for category, values in skills.items() for measure, value in values.items()}
+        for logger in self._loggers:
+            logger.scalars(scalars, step)
+            logger.picture("student", grid, step)
 
     def close(self) -> None:
         """Flush everything to disk."""
         self._metrics.close()
         self._skills.close()
-        self._board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ earlier publications admitted; with lag >= 1 that window fills while the update 
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
-from fields.evaluation import Skills
+from fields.evaluation import ExamResult, Skills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is: what the progress bar and `status` show."""
+    """Where a run is; `examined` is the step of the last exam that was taken while training."""
 
     step: int
     seconds: float
@@ -39,6 +39,7 @@ class Progress:
     wait_seconds: float
     staleness: int
     update: Update | None
+    examined: int | None = None
 
 
 class Learner:
@@ -54,6 +55,7 @@ class Learner:
         recipe: the settings that decide the result, stored with every checkpoint.
         threads: torch threads; the same in every process of a run, or sums are reordered.
         run: name of the run, for the metrics.
+        loggers: that the journal writes to.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Learner:
         recipe: Mapping[str, Any],
         threads: int,
         run: str,
+        loggers: Sequence[str],
     ):
         torch.set_num_threads(threads)
         self._distiller = build_distiller()
@@ -81,10 +84,13 @@ class Learner:
             saved = checkpoint.read(resume)
             self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
             self._published = dict(saved.published)
-        self._journal = Journal(folder, start=schedule.start)
+        self._journal = Journal(folder, schedule.start, loggers)
         self._metrics = LearnerMetrics(run)
         self._stopping = False
-        self._progress = Progress(step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None)
+        self._progress = Progress(
+            step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None
+        )
+        self._exam: tuple[Weights, ExamResult] | None = None
 
     async def train(self) -> None:
         """Every step from the schedule's start to its end, or to the first one after `stop`.
@@ -113,6 +119,8 @@ class Learner:
                 examined = time.monotonic()
                 result = await examiner.student(self._distiller.averaged_weights(step + 1))
                 self._journal.record_skills(step + 1, result.skills, result.picture)
+                self._exam = self._distiller.weights(step + 1), result
+                self._progress = replace(self._progress, examined=step + 1)
                 began += time.monotonic() - examined  # an exam is no training time
 
     def _publish(self, version: int, stream: TargetStream) -> None:
@@ -139,6 +147,7 @@ class Learner:
             wait_seconds=self._progress.wait_seconds + waited,
             staleness=step - version,
             update=update,
+            examined=self._progress.examined,
         )
         self._metrics.record(self._progress, update, waited, depth, len(ids))
 
@@ -153,6 +162,10 @@ class Learner:
     async def progress(self) -> Progress:
         """Where the run is."""
         return self._progress
+
+    async def exam(self) -> tuple[Weights, ExamResult] | None:
+        """The student of the last exam that was taken while training, and what it answered."""
+        return self._exam
 
     async def student(self) -> tuple[Weights, Weights]:
         """The student's trainable tensors, and their moving average."""

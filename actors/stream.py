@@ -3,12 +3,14 @@
     plan.groups(step) -> encoder app -> rollout worker -> expert apps of the route -> examples -> learner
          rows              condition       query refs             targets
 
+Experts that share an application are asked in calls of up to a group's size, put together in the plan's order.
+
 The window is not tuned and not raced for: step s rolls out with version max(0, s - lag), so publishing version v admits
 the steps up to v + lag, and nothing else does. A slow learner publishes later, and the stream waits.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.rollout_pool import RolloutPool
@@ -20,6 +22,7 @@ from fields.schedule import Grid
 from fields.solver import Solver
 from fields.teaching import Teaching
 from services.client import ServiceClient
+from services.expert_client import ExpertClient, ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class TargetStream:
         buckets: route -> its rows.
         encoder: client of the condition encoder.
         rollouts: the rollout workers.
-        experts: name -> client of the expert.
+        experts: name -> the way to the expert.
         teaching: which experts answer a route.
         expert_rollouts: None when the student rolls out (or data is noised), which the workers do.
         with_clean: whether the encoder encodes the rows' target images too.
@@ -55,7 +58,7 @@ class TargetStream:
         buckets: Mapping[str, Bucket],
         encoder: ServiceClient,
         rollouts: RolloutPool,
-        experts: Mapping[str, ServiceClient],
+        experts: Mapping[str, ExpertClient],
         teaching: Teaching,
         expert_rollouts: ExpertRollouts | None,
         with_clean: bool,
@@ -100,24 +103,49 @@ class TargetStream:
             del self._in_flight[step]
 
     async def _examples(self, step: int, weights: PublishedWeights) -> list[Example]:
-        groups = await asyncio.gather(*(self._group_examples(group, weights) for group in self._plan.groups(step)))
-        return [example for examples in groups for example in examples]
+        groups = self._plan.groups(step)
+        states = {group: asyncio.ensure_future(self._states(group, weights)) for group in groups}
+        calls = self._calls(groups)
+        answers = await asyncio.gather(*(self._answers(call, states) for call in calls))
+        queries = {group: (await state)[1] for group, state in states.items()}  # of routes without an expert, too
+        targets = {
+            pair: own for call, answered in zip(calls, answers, strict=True) for pair, own in zip(call, answered, strict=True)
+        }
+        return [example for group in groups for example in self._taught(group, queries[group], targets)]
 
-    async def _group_examples(self, group: Group, weights: PublishedWeights) -> list[Example]:
+    def _taught(self, group: Group, queries: Sequence[Query], targets: Mapping[tuple[Group, str], Sequence[Target]]):
+        """The group's queries, each with what the experts of its route said to it."""
+        names = self._teaching.asked(group.route)
+        for n, query in enumerate(queries):
+            yield self._teaching.example(query, {name: targets[group, name][n] for name in names})
+
+    def _calls(self, groups: Sequence[Group]) -> list[list[tuple[Group, str]]]:
+        """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
+        calls: list[list[tuple[Group, str]]] = []
+        shared: list[tuple[Group, str]] = []
+        for pair in [(group, name) for group in groups for name in self._teaching.asked(group.route)]:
+            if self._experts[pair[1]].name is None:
+                calls.append([pair])
+                continue
+            if sum(len(group.samples) for group, _ in [*shared, pair]) > self._plan.group_size:
+                calls.append(shared)
+                shared = []
+            shared.append(pair)
+        return [call for call in (*calls, shared) if call]
+
+    async def _answers(self, call: Sequence[tuple[Group, str]], states: Mapping[Group, Awaitable]) -> list[tuple[Target, ...]]:
+        references = [(await states[group])[0] for group, _ in call]
+        return await ask([self._experts[name] for _, name in call], references)
+
+    async def _states(self, group: Group, weights: PublishedWeights):
+        """The group's queries, and what an expert is sent for them."""
         rows = [self._buckets[group.route][sample.row] for sample in group.samples]
         condition = await self._encoder.call("encode", rows, self._with_clean)
         if self._expert_rollouts is None:
-            reference, queries = await self._student_queries(group, condition, weights)
-        else:
-            (expert,) = self._teaching.shares[group.route]
-            reference = queries = await self._expert_queries(group, condition, expert, self._expert_rollouts)
-        names = self._teaching.asked(group.route)
-        answers = await asyncio.gather(*(self._experts[name].call("answer", reference) for name in names))
-        targets: dict[str, Sequence[Target]] = dict(zip(names, answers, strict=True))
-        return [
-            self._teaching.example(query, {name: answered[n] for name, answered in targets.items()})
-            for n, query in enumerate(queries)
-        ]
+            return await self._student_queries(group, condition, weights)
+        (expert,) = self._teaching.shares[group.route]
+        queries = await self._expert_queries(group, condition, expert, self._expert_rollouts)
+        return queries, queries
 
     async def _student_queries(self, group: Group, condition: Condition, weights: PublishedWeights):
         """The workers' queries and the reference under which an expert finds them without passing the bytes through here.

@@ -1,7 +1,9 @@
 """Checkpoints: everything that the next step depends on, written whole or not at all.
 
 step-000200/
-    adapter_config.json, adapter_model.safetensors     the student, as PEFT writes it
+    adapter_config.json, adapter_model.safetensors     the student as a LoRA, as PEFT writes it
+    pytorch_lora_weights.safetensors                   the same, as diffusers' pipelines load it
+    config.json, ...model.safetensors                  or the full student, as its family loads it
     ema/                                               its moving average, likewise
     optimizer.safetensors                              AdamW's moments
     published/version-000199.safetensors               the versions that coming steps roll out with
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
-from fields.lora import Adapter, read_adapter, write_adapter
+from fields.student import read_student
 
 _STATE = "state.json"
 
@@ -46,14 +48,15 @@ def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, 
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    write_adapter(temporary, Adapter(distiller.shape, distiller.weights(step).tensors))
-    write_adapter(temporary / "ema", Adapter(distiller.shape, distiller.averaged_weights(step).tensors))
+    for place, weights in ((temporary, distiller.weights(step)), (temporary / "ema", distiller.averaged_weights(step))):
+        distiller.student.save(place, distiller.family, distiller.transformer, weights.tensors)
     save_file(distiller.optimizer_tensors(), temporary / "optimizer.safetensors")
     (temporary / "published").mkdir()
     for version, weights in published.items():
         save_file(dict(weights.tensors), temporary / "published" / f"version-{version:06d}.safetensors")
     state = {
         "step": step,
+        "trained": sorted(distiller.parameters),
         "checksums": {str(version): weights.checksum for version, weights in published.items()},
         "recipe": recipe,
         "files": {str(path.relative_to(temporary)): _digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()},
@@ -83,8 +86,8 @@ def read(path: Path) -> Checkpoint:
     }
     return Checkpoint(
         step=state["step"],
-        student=read_adapter(path).tensors,
-        ema=read_adapter(path / "ema").tensors,
+        student=read_student(path, state["trained"]),
+        ema=read_student(path / "ema", state["trained"]),
         optimizer=load_file(path / "optimizer.safetensors"),
         published=published,
         recipe=state["recipe"],

@@ -1,4 +1,4 @@
-"""The student as it learns: a LoRA over the frozen base, its optimizer, and its moving average."""
+"""The student as it learns: its trainable parameters, their optimizer, and their moving average."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition, Example, Query, Tensors, Variant, Weights
 from fields.families.base import Family
-from fields.lora import LoraShape, add_lora, load_into
+from fields.lora import load_into
 from fields.objective import Objective, Prediction, VelocityMse, squared_error
+from fields.student import Student
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +60,24 @@ class Distiller:
 
     Args:
         family: how the network is called.
-        transformer: the frozen base; the adapter is put into it.
-        shape: of the student's LoRA.
+        transformer: the base; what is trained is put or opened in it.
+        student: what is trained.
         optimization: of the student.
-        seed: of the fresh adapter.
-        start: adapter tensors to start from; None starts from the base.
+        seed: of what is random about a fresh student.
+        start: trainable tensors to start from; None starts from the base.
         objective: what is minimised.
         anchor_weight: of the squared distance to the anchor's velocity; 0 without an anchor.
         device: where it computes.
 
     Raises:
-        ValueError: if `start` doesn't fit the student's adapter in full.
+        ValueError: if `start` doesn't fit the student in full.
     """
 
     def __init__(
         self,
         family: Family,
         transformer: nn.Module,
-        shape: LoraShape,
+        student: Student,
         optimization: Optimization,
         seed: int,
         start: Tensors | None = None,
@@ -87,16 +88,14 @@ class Distiller:
         self.objective = objective or VelocityMse()
         self.anchor_weight = anchor_weight
         self.family = family
-        self.shape = shape
+        self.student = student
         self.optimization = optimization
         self.device = device or torch.device("cpu")
-        self.parameters = add_lora(transformer, shape, seed)
+        self.transformer = transformer.to(self.device)
+        self.parameters = student.attach(self.transformer, seed)
         if start is not None:
             load_into(self.parameters, start, "the student's start")
-        self.transformer = transformer.to(self.device)
-        # Selected by name, never by requires_grad: PEFT's adapter switches flip that flag.
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
+            student.refresh(self.transformer, self.parameters)
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=optimization.learning_rate, betas=optimization.betas, weight_decay=0.0
         )
@@ -168,20 +167,24 @@ class Distiller:
     @torch.no_grad()
     def _step(self) -> None:
         self.updates += 1
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # unused by these samples: its moments must count the step all the same
+                parameter.grad = torch.zeros_like(parameter)
         for group in self.optimizer.param_groups:
             group["lr"] = self.optimization.rate(self.updates)
         self.optimizer.step()
+        self.student.refresh(self.transformer, self.parameters)
         # A young average forgets faster, or its start would outweigh a short run.
         decay = min(self.optimization.ema_decay, self.updates / (self.updates + 10))
         for name, parameter in self.parameters.items():
             self.ema[name].lerp_(parameter.detach(), 1 - decay)
 
     def weights(self, policy_version: int) -> Weights:
-        """The student's adapter as it is now."""
+        """The student's trainable tensors as they are now."""
         return Weights.of(policy_version, self.parameters)
 
     def averaged_weights(self, policy_version: int) -> Weights:
-        """The moving average of the student's adapter."""
+        """The moving average of the student's trainable tensors."""
         return Weights.of(policy_version, self.ema)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
@@ -201,6 +204,7 @@ class Distiller:
             ValueError: if the tensors don't fit the student in full.
         """
         load_into(self.parameters, tensors, "checkpoint")
+        self.student.refresh(self.transformer, self.parameters)
         load_into(self.ema, ema, "checkpoint's moving average")
         self.updates = updates
         self.optimizer.state.clear()

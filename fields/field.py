@@ -1,4 +1,4 @@
-"""A frozen expert: one or more networks (a base, each optionally with a LoRA), and an expression of their velocities."""
+"""A frozen expert: networks (base or full checkpoint, each optionally with a LoRA), and an expression of their velocities."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
-from fields.lora import Adapter, add_lora, load_into
+from fields.lora import Adapter, put_adapter
 from fields.operators import Expression, Network, evaluate
 from fields.plan import Group
 from fields.solver import Solver, Velocity
@@ -50,7 +50,7 @@ class Field:
         device = device or torch.device("cpu")
         for network, (transformer, adapter) in networks.items():
             if adapter is not None:
-                load_into(add_lora(transformer, adapter.shape, seed=0), adapter.tensors, f"expert {network!r}")
+                put_adapter(transformer, adapter, f"expert {network!r}")
             transformer.to(device).eval().requires_grad_(False)
         frozen = {network: transformer for network, (transformer, _) in networks.items()}
         return Field(name, family, frozen, expression or Network(name), device)

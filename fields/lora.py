@@ -1,84 +1,65 @@
-"""LoRA adapters: on disk as PEFT writes them, in a module by PEFT, merged into weights for a rollout.
+"""LoRA adapters, and how PEFT puts them into a module. Their files: `fields/peft_files.py`, `fields/lora_files.py`.
 
 Tensors carry the name of their module: `blocks.0.to_qkv.lora_A.weight` has shape (rank, in), `lora_B` (out, rank).
 The adapted weight is W + (alpha / rank) B A (Hu et al., arXiv 2106.09685).
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 _ADAPTER = "default"
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """How an adapter is built: which linear modules (name suffixes), which rank, which scale numerator."""
+    """How an adapter is built.
+
+    Attributes:
+        rank: of every module that `ranks` doesn't name.
+        alpha: scale numerator of every module that `alphas` doesn't name.
+        targets: name suffixes of the linear modules that it changes; empty when a file doesn't say.
+        ranks: module -> its own rank.
+        alphas: module -> its own scale numerator.
+    """
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
+    def scale(self, module: str) -> float:
+        """alpha / rank of a module."""
+        return self.alphas.get(module, self.alpha) / self.ranks.get(module, self.rank)
+
+    @staticmethod
+    def of(ranks: Mapping[str, int], alphas: Mapping[str, float], targets: tuple[str, ...]) -> "LoraShape":
+        """The shape of given modules: what most of them have, and the exceptions."""
+        rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+        return LoraShape(
+            int(rank),
+            alpha,
+            targets,
+            {module: own for module, own in ranks.items() if own != rank},
+            {module: own for module, own in alphas.items() if own != alpha},
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter read from disk: its shape and its float32 tensors."""
+    """An adapter in memory: its shape and its float32 tensors."""
 
     shape: LoraShape
     tensors: Tensors
-
-
-def read_adapter(path: Path) -> Adapter:
-    """Read a PEFT LoRA folder.
-
-    Raises:
-        ValueError: if a file is missing or damaged, or the adapter is not a plain LoRA.
-    """
-    for name in (_CONFIG, _WEIGHTS):
-        if not (path / name).is_file():
-            raise ValueError(f"{path} is no PEFT adapter: it has no {name}")
-    config = json.loads((path / _CONFIG).read_text())
-    if not isinstance(config, dict) or not {"peft_type", "r", "lora_alpha", "target_modules"} <= config.keys():
-        raise ValueError(f"{path / _CONFIG} is no adapter configuration")
-    variants = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(name)]
-    if config["peft_type"] != "LORA" or variants or not isinstance(config["target_modules"], list):
-        raise ValueError(
-            f"{path}: only a plain LoRA of one rank with a list of target modules is supported, "
-            f"not {', '.join(variants) or config['peft_type']}"
-        )
-    try:
-        tensors = load_file(path / _WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{path / _WEIGHTS} is damaged: {error}") from error
-    named = {name.removeprefix(_PREFIX): tensor.float() for name, tensor in tensors.items()}
-    shape = LoraShape(config["r"], float(config["lora_alpha"]), tuple(sorted(config["target_modules"])))
-    return Adapter(shape, named)
-
-
-def write_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.float32) -> None:
-    """Write a folder that `PeftModel.from_pretrained` and `read_adapter` read."""
-    from peft import LoraConfig
-
-    path.mkdir(parents=True, exist_ok=True)
-    shape = adapter.shape
-    config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=sorted(shape.targets), inference_mode=True)  # type: ignore[arg-type]
-    config.save_pretrained(str(path))
-    save_file({_PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in adapter.tensors.items()}, path / _WEIGHTS)
 
 
 def add_lora(transformer: nn.Module, shape: LoraShape, seed: int) -> dict[str, nn.Parameter]:
@@ -89,13 +70,52 @@ def add_lora(transformer: nn.Module, shape: LoraShape, seed: int) -> dict[str, n
     Raises:
         ValueError: if a target matches no module.
     """
+    for target in shape.targets:
+        if not targeted_modules(transformer, [target]):
+            raise ValueError(f"LoRA target {target!r} matches no linear module of {type(transformer).__name__}")
+    return _inject(transformer, targeted_modules(transformer, shape.targets), shape, seed)
+
+
+def put_adapter(transformer: nn.Module, adapter: Adapter, source: str) -> dict[str, nn.Parameter]:
+    """Put a given adapter into the module with PEFT, into the modules that it has tensors for.
+
+    Raises:
+        ValueError: unless the adapter fits in full: every tensor has its module, and every module that the adapter
+            claims to target has its tensors. Lists what doesn't fit.
+    """
+    own = set(adapted_modules(adapter.tensors)) & set(linear_modules(transformer))
+    modules = sorted(own.union(targeted_modules(transformer, adapter.shape.targets)))
+    parameters = _inject(transformer, modules, adapter.shape, seed=0) if modules else {}
+    load_into(parameters, adapter.tensors, source)
+    return parameters
+
+
+def linear_modules(transformer: nn.Module) -> list[str]:
+    """The names of the modules that an adapter can change."""
+    return [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+
+
+def targeted_modules(transformer: nn.Module, targets: Iterable[str]) -> list[str]:
+    """The names of the linear modules that are called, or end in a dot and, one of the targets."""
+    endings = tuple(f".{target}" for target in targets)
+    return [name for name in linear_modules(transformer) if f".{name}".endswith(endings)]
+
+
+def peft_arguments(shape: LoraShape) -> dict[str, Any]:
+    """Rank and scale as `peft.LoraConfig` takes them; `^` anchors a pattern at the start of a name."""
+    return {
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
+        "rank_pattern": {f"^{re.escape(module)}": rank for module, rank in shape.ranks.items()},
+        "alpha_pattern": {f"^{re.escape(module)}": alpha for module, alpha in shape.alphas.items()},
+    }
+
+
+def _inject(transformer: nn.Module, modules: list[str], shape: LoraShape, seed: int) -> dict[str, nn.Parameter]:
     from peft import LoraConfig, inject_adapter_in_model
 
-    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
-    for target in shape.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            raise ValueError(f"LoRA target {target!r} matches no linear module of {type(transformer).__name__}")
-    config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=list(shape.targets), init_lora_weights="gaussian")  # type: ignore[arg-type]
+    exactly = "|".join(re.escape(module) for module in modules)  # PEFT takes a list for endings, a pattern for whole names
+    config = LoraConfig(**peft_arguments(shape), target_modules=exactly, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER)
@@ -108,22 +128,32 @@ def add_lora(transformer: nn.Module, shape: LoraShape, seed: int) -> dict[str, n
 
 
 def load_into(parameters: Mapping[str, Tensor], tensors: Tensors, source: str) -> None:
-    """Copy an adapter's tensors into a module's parameters.
+    """Copy tensors into parameters of the same names.
 
     Raises:
-        ValueError: unless names and shapes match in full; says how many don't, and the first.
+        ValueError: unless names and shapes match in full; says how many don't, and lists them.
     """
-    wrong = [
-        f"{name} is {tuple(tensors[name].shape) if name in tensors else 'absent'}, "
-        f"wanted {tuple(parameters[name].shape) if name in parameters else 'none'}"
-        for name in sorted(parameters.keys() | tensors.keys())
-        if name not in parameters or name not in tensors or parameters[name].shape != tensors[name].shape
-    ]
-    if wrong:
-        raise ValueError(f"{source}: {len(wrong)} tensors of the adapter don't fit the model; first: {wrong[0]}")
+    if wrong := differences(tensors, parameters):
+        raise ValueError(f"{source}: {len(wrong)} tensors don't fit the model: {listed(wrong)}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
+
+
+def differences(found: Tensors, wanted: Tensors) -> list[str]:
+    """Where names or shapes differ, one phrase a tensor."""
+    return [
+        f"{name} is {tuple(found[name].shape) if name in found else 'absent'}, "
+        f"wanted {tuple(wanted[name].shape) if name in wanted else 'none'}"
+        for name in sorted(wanted.keys() | found.keys())
+        if name not in wanted or name not in found or wanted[name].shape != found[name].shape
+    ]
+
+
+def listed(names: list[str]) -> str:
+    """The names, as many as a line can take."""
+    more = len(names) - _MOST_LISTED
+    return "; ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def adapted_modules(tensors: Tensors) -> list[str]:
@@ -134,33 +164,3 @@ def adapted_modules(tensors: Tensors) -> list[str]:
 def weight_difference(tensors: Tensors, module: str, scale: float) -> Tensor:
     """What the adapter adds to a module's weight: scale * B A, (out, in)."""
     return scale * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
-
-
-def combine(adapters: Mapping[str, tuple[Adapter, float]], shape: LoraShape) -> dict[str, Tensor]:
-    """The adapter of a given shape nearest to a weighted sum of adapters: a truncated SVD of sum_i w_i s_i B_i A_i.
-
-    Raises:
-        ValueError: if the adapters don't change the same modules.
-    """
-    changed = {name: adapted_modules(adapter.tensors) for name, (adapter, _) in adapters.items()}
-    first = next(iter(changed))
-    for name, modules in changed.items():
-        if modules != changed[first]:
-            raise ValueError(f"adapters {first!r} and {name!r} cannot be merged: they change different modules")
-    tensors = {}
-    for module in changed[first]:
-        differences = [weight * weight_difference(a.tensors, module, a.shape.scale) for a, weight in adapters.values()]
-        tensors |= factorized(module, torch.stack(differences).sum(dim=0), shape)
-    return tensors
-
-
-def factorized(module: str, difference: Tensor, shape: LoraShape) -> dict[str, Tensor]:
-    """The tensors of an adapter of a given shape that come nearest to a weight's difference (out, in): a truncated SVD."""
-    u, s, vh = torch.linalg.svd(difference, full_matrices=False)
-    root = s[: shape.rank].sqrt()
-    rank = len(root)
-    a = torch.zeros(shape.rank, vh.shape[1])
-    b = torch.zeros(u.shape[0], shape.rank)
-    a[:rank] = root[:, None] * vh[:rank]
-    b[:, :rank] = u[:, :rank] * root / shape.scale
-    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}

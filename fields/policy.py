@@ -1,27 +1,27 @@
-"""The student as it rolls out: the base with one published version of the adapter merged into its weights."""
+"""The student as it rolls out: the base's network with the weights of one published version."""
 
 import torch
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Query, Weights
 from fields.families.base import Family
-from fields.lora import adapted_modules, weight_difference
 from fields.plan import Group
 from fields.schedule import Grid
 from fields.solver import Solver
 from fields.states import noised, queries, rolled_out
+from fields.student import Student
 
 
 class Policy:
     """Rolls out the version of the student that a request names.
 
-    Merging saves the adapter's own matrix products at every one of a rollout's forwards. Each version is merged into
-    the pristine base weights, which are kept, so versions leave nothing behind.
+    An adapter is merged into the weights, which saves its own matrix products at every one of a rollout's forwards. The
+    base's weights are kept, so versions leave nothing behind.
 
     Args:
         family: how the network is called.
         transformer: the frozen base, without an adapter.
-        scale: alpha / rank of the student's adapter.
+        student: what a version changes.
         seed: of the run's sample plan.
         grid: the rollout's times, by size.
         solver: of the rollout; None noises the rows' target images instead.
@@ -33,7 +33,7 @@ class Policy:
         self,
         family: Family,
         transformer: nn.Module,
-        scale: float,
+        student: Student,
         seed: int,
         grid: Grid,
         solver: Solver | None,
@@ -43,7 +43,7 @@ class Policy:
         self.family = family
         self.device = device or torch.device("cpu")
         self.transformer = transformer.to(self.device)
-        self.scale = scale
+        self.student = student
         self.seed = seed
         self.grid = grid
         self.solver = solver
@@ -55,17 +55,16 @@ class Policy:
     def load(self, weights: Weights | None) -> None:
         """Become this version of the student; None is the bare base."""
         self.weights = weights
-        for module, pristine in self._pristine.items():
-            self._weight(module).copy_(pristine)
+        for name, pristine in self._pristine.items():
+            self.transformer.get_parameter(name).data.copy_(pristine)
         if weights is None:
             return
-        for module in adapted_modules(weights.tensors):
-            weight = self._weight(module)
-            pristine = self._pristine.setdefault(module, weight.clone())
-            weight.copy_(pristine.float() + weight_difference(weights.tensors, module, self.scale).to(self.device))
-
-    def _weight(self, module: str) -> Tensor:
-        return self.transformer.get_parameter(f"{module}.weight").data
+        kept_on = self.device if self.student.adds_to_base else torch.device("cpu")
+        for name in self.student.changed(weights.tensors):
+            weight = self.transformer.get_parameter(name).data
+            if name not in self._pristine:
+                self._pristine[name] = weight.to(kept_on, copy=True)
+            weight.copy_(self.student.weight(name, self._pristine[name], weights.tensors))
 
     def velocity(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The student's velocity with the loaded version."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition
 from fields.families.base import Family
-from fields.lora import Adapter, LoraShape, adapted_modules, factorized, weight_difference
+from fields.lora import Adapter, LoraShape, adapted_modules, weight_difference
+from fields.lora_merge import factorized
 from fields.rollout import clean
 from fields.solver import Euler
 
@@ -52,7 +53,7 @@ def regression_merge(family: Family, samples: Mapping[str, Sample], grid: Tensor
         total = torch.stack([grams[name][module] for name in samples]).sum(dim=0)
         wanted = torch.stack(
             [
-                weight_difference(s.adapter.tensors, module, s.adapter.shape.scale).double() @ grams[name][module]
+                weight_difference(s.adapter.tensors, module, s.adapter.shape.scale(module)).double() @ grams[name][module]
                 for name, s in samples.items()
                 if s.adapter
             ]

@@ -2,37 +2,39 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.schedule import Schedule
-from fields.carriers import Condition, Tensors
+from fields.carriers import Tensors
 from fields.dataset import Bucket
 from fields.distiller import Distiller, Optimization
 from fields.evaluation import Evaluation
 from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.field import Field
-from fields.lora import LoraShape, combine, read_adapter
+from fields.lora import Adapter, LoraShape
 from fields.metrics import ClipScore
 from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Expression, Network
-from fields.plan import SamplePlan, Stream, generator, noise
+from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
 from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
-from fields.regmean import Sample, regression_merge
 from fields.route_grids import RouteGrids
 from fields.routing import GroupedRouting, HardRouting, Routing
 from fields.scene.exam import Exam
 from fields.schedule import Grid, Size, time_grid
+from fields.shared_field import Member, SharedField
 from fields.solver import Euler, EulerMaruyama, Heun, Solver
+from fields.student import FullStudent, LoraStudent, Student
 from fields.teaching import Shares, Teaching
 from pipelines import config as c
 from pipelines import method_config as m
+from pipelines import start
 from pipelines.operator_config import SELF, expression
+from pipelines.start import expert_adapter, expert_network
 
 
 def family(config: c.RunConfig, num_gpus: float = 0) -> Family:
@@ -175,10 +177,13 @@ def evaluation(config: c.RunConfig) -> Evaluation:
     return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size, metrics)
 
 
-def student_shape(config: c.RunConfig) -> LoraShape:
-    """The student's adapter."""
-    targets = config.student.targets or FAMILIES[config.model.family].default_lora_targets
-    return LoraShape(config.student.rank, config.student.alpha, targets)
+def student(config: c.RunConfig) -> Student:
+    """What is trained."""
+    section = config.student
+    if isinstance(section, c.FullStudent):
+        return FullStudent()
+    targets = section.targets or FAMILIES[config.model.family].default_lora_targets
+    return LoraStudent(LoraShape(section.rank, section.alpha, targets))
 
 
 def policy(config: c.RunConfig) -> Policy:
@@ -187,7 +192,7 @@ def policy(config: c.RunConfig) -> Policy:
     return Policy(
         kind,
         kind.load_transformer(config.model.path),
-        student_shape(config).scale,
+        student(config),
         config.run.seed,
         grid(config),
         solver(config),
@@ -199,29 +204,57 @@ def policy(config: c.RunConfig) -> Policy:
 def field(config: c.RunConfig, name: str) -> Field:
     """One expert: its expression, and every network that the expression names."""
     kind = family(config)
-    networks = {}
-
-    def field_of(expert: str) -> Expression:
-        return expression(config.experts[expert].operator, lambda leaf: network(expert) if leaf == SELF else field_of(leaf))
+    networks: dict[str, tuple[nn.Module, Adapter | None]] = {}
 
     def network(expert: str) -> Network:
         if expert not in networks:
-            adapter = config.experts[expert].adapter
-            networks[expert] = (kind.load_transformer(config.model.path), read_adapter(adapter) if adapter else None)
+            networks[expert] = expert_network(config, expert, kind)
         return Network(expert)
 
-    whole = field_of(name)
+    whole = _expression(config, name, network)
     return Field.build(name, kind, networks, whole, device(config.experts[name].num_gpus))
+
+
+def shared_field(config: c.RunConfig) -> SharedField:
+    """The experts that share one copy of the base."""
+    kind = family(config)
+    transformer = kind.load_transformer(config.model.path)
+    members = {name: _member(config, name) for name in config.shared_experts}
+    named = dict.fromkeys(network for member in members.values() for network in member.networks)
+    adapters = {name: expert_adapter(config, name, transformer) for name in named}
+    return SharedField(kind, transformer, adapters, members, device(next(iter(config.shared_experts.values())).num_gpus))
+
+
+def _member(config: c.RunConfig, name: str) -> Member:
+    """An expert whose expression has numbers for its networks: equal expressions of different networks are then equal."""
+    networks: list[str] = []
+
+    def number(expert: str) -> Network:
+        if expert not in networks:
+            networks.append(expert)
+        return Network(str(networks.index(expert)))
+
+    return Member(_expression(config, name, number), tuple(networks))
+
+
+def _expression(config: c.RunConfig, name: str, network: Callable[[str], Network]) -> Expression:
+    """What an expert computes; `network` says what stands for an expert's own network."""
+
+    def leaf(written: str) -> Expression:
+        return network(name) if written == SELF else _expression(config, written, network)
+
+    return expression(config.experts[name].operator, leaf)
 
 
 def distiller(config: c.RunConfig) -> Distiller:
     """The student as it learns, at its start."""
     kind = family(config)
     learner = config.learner
+    transformer = kind.load_transformer(config.model.path)
     return Distiller(
         kind,
-        kind.load_transformer(config.model.path),
-        student_shape(config),
+        transformer,
+        student(config),
         Optimization(
             learning_rate=learner.learning_rate,
             betas=learner.betas,
@@ -231,7 +264,7 @@ def distiller(config: c.RunConfig) -> Distiller:
             ema_decay=learner.ema_decay,
         ),
         seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
-        start=start_tensors(config),
+        start=start.start_tensors(config, student(config), kind, transformer),
         objective=objective(config),
         anchor_weight=config.anchor.weight if config.anchor else 0.0,
         device=device(learner.num_gpus),
@@ -239,44 +272,9 @@ def distiller(config: c.RunConfig) -> Distiller:
 
 
 def start_tensors(config: c.RunConfig) -> Tensors | None:
-    """The adapter that the student starts as; None is the base."""
-    start = config.student.start
-    if isinstance(start, c.StartAtMerge):
-        return combine(
-            {name: (read_adapter(_adapter(config, name)), weight) for name, weight in start.experts.items()},
-            student_shape(config),
-        )
-    if isinstance(start, c.StartAtRegression):
-        return _regression(config, start.rows)
-    if isinstance(start, c.StartAtExpert):
-        return read_adapter(_adapter(config, start.expert)).tensors
-    return None
-
-
-def _regression(config: c.RunConfig, count: int) -> Tensors:
-    """The merge of the routes' experts, each run on the first rows of its route."""
+    """The student's tensors at its start, for who doesn't train it; None is the base."""
     kind = family(config)
-    samples = {}
-    for number, (name, route) in enumerate(config.routes.items()):
-        bucket = Bucket(route.data)
-        rows = range(min(count, len(bucket)))
-        adapter = config.experts[route.expert].adapter
-        network = (kind.load_transformer(config.model.path), read_adapter(adapter) if adapter else None)
-        transformer = Field.build(route.expert, kind, {route.expert: network}).transformers[route.expert]
-        samples[name] = Sample(
-            transformer=transformer,
-            adapter=network[1],
-            condition=Condition.concatenate([kind.encode([bucket[row]]) for row in rows]),
-            noise=noise(config.run.seed, [number * count + row for row in rows], kind.latent_shape(), Stream.MERGE),
-        )
-    return regression_merge(kind, samples, grid(config)(None), student_shape(config))
-
-
-def _adapter(config: c.RunConfig, name: str) -> Path:
-    adapter = config.experts[name].adapter
-    if adapter is None:
-        raise ValueError(f"student.start: expert {name!r} has no adapter to start from; start at the base instead")
-    return adapter
+    return start.start_tensors(config, student(config), kind, kind.load_transformer(config.model.path))
 
 
 def recipe(config: c.RunConfig) -> dict[str, Any]:
@@ -285,7 +283,7 @@ def recipe(config: c.RunConfig) -> dict[str, Any]:
     Left out is what may change on the way: the run's name, folder and length, and everything about resources.
     """
     everything = config.model_dump(mode="json")
-    resources = {"replicas", "workers", "num_cpus", "num_gpus", "node_labels", "cache_rows"}
+    resources = {"replicas", "workers", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
 
     def essential(value: Any) -> Any:
         if isinstance(value, dict):

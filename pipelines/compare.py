@@ -26,7 +26,7 @@ from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs
 from pipelines.compare_report import write_report
 from pipelines.config import BASE, RunConfig
-from pipelines.distributed import applications, client, examiner, start_actors
+from pipelines.distributed import applications, examiner, expert_clients, start_actors
 from pipelines.load import ConfigError, load
 from pipelines.outcome import package_versions
 from pipelines.sources.scene import prepare_scene
@@ -150,8 +150,8 @@ async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skil
     try:
         exams = examiner(job.config, actors.workers)
         skills = {BASE: (await exams.student(None)).skills}
-        for name in job.config.experts:
-            skills[name] = (await exams.expert(client(job.config, name))).skills
+        for name, expert in expert_clients(job.config).items():
+            skills[name] = (await exams.expert(expert)).skills
         return skills
     finally:
         actors.kill()

@@ -69,7 +69,7 @@ def job_key(config: RunConfig) -> str:
 def _weights_digest(folders: tuple[Path, ...]) -> str:
     """Of the safetensors in some folders: results of other experts are other results."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.glob("*.safetensors")):
-            digest.update(path.read_bytes())
+    for path in folders:
+        for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -21,7 +21,9 @@ NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
-RESERVED = (BASE, BEFORE, AFTER, "encoder")
+STUDENT = "student"  # how the endpoint calls it beside the experts
+SHARED = "shared"  # the application of experts that share a base
+RESERVED = (BASE, BEFORE, AFTER, SHARED, "encoder", STUDENT, "endpoint")
 
 
 class Run(Section):
@@ -33,6 +35,7 @@ class Run(Section):
     steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
 
 
 class Model(Section):
@@ -60,8 +63,14 @@ class Model(Section):
 class Expert(Section):
     """One frozen field, and what its service gets of the cluster."""
 
-    adapter: Path | None = Field(default=None, description="PEFT LoRA folder over the base; none is the base itself")
+    checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
+    adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
+    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Operator = SELF
+    placement: Literal["separate", "shared"] = Field(
+        default="separate",
+        description="an application of its own, or one with the other shared experts and one copy of the base",
+    )
     replicas: PositiveInt = 1
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
@@ -80,7 +89,7 @@ class Encoder(Section):
     """The condition encoder's service."""
 
     replicas: PositiveInt = 1
-    cache_rows: PositiveInt = Field(default=4096, description="encoded rows kept by a replica")
+    cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
@@ -93,14 +102,14 @@ class StartAtBase(Section):
 
 
 class StartAtExpert(Section):
-    """The student starts as one expert's adapter; ranks must agree."""
+    """The student starts as one expert; the ranks of adapters must agree."""
 
     type: Literal["expert"]
     expert: str
 
 
 class StartAtMerge(Section):
-    """The student starts at a weighted sum of experts' adapters, cut to its own rank."""
+    """The student starts at a weighted sum of experts, a LoRA cut to its own rank."""
 
     type: Literal["merge"]
     experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
@@ -113,15 +122,31 @@ class StartAtRegression(Section):
     rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
 
 
-Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtRegression, Field(discriminator="type")]
+class StartAtAdapter(Section):
+    """The student starts as an adapter of a file."""
+
+    type: Literal["adapter"]
+    adapter: Path = Field(description="LoRA over the base, a folder or a file")
+    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
 
 
-class Student(Section):
-    """The adapter that is trained."""
+Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtRegression | StartAtAdapter, Field(discriminator="type")]
 
+
+class LoraStudent(Section):
+    """An adapter is trained, over the frozen base."""
+
+    type: Literal["lora"] = "lora"
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
+    start: Start = StartAtBase()
+
+
+class FullStudent(Section):
+    """Every weight of the network is trained, in float32."""
+
+    type: Literal["full"]
     start: Start = StartAtBase()
 
 
@@ -198,7 +223,7 @@ class RunConfig(Section):
     experts: dict[Name, Expert] = Field(min_length=1)
     routes: dict[Name, Route] = Field(min_length=1)
     encoder: Encoder = Encoder()
-    student: Student = Student()
+    student: Annotated[LoraStudent | FullStudent, Field(discriminator="type")] = LoraStudent()
     preset: m.Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
     state: m.State = m.StudentOde()
     query: m.Query = m.BetaQuery()
@@ -213,7 +238,11 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_preset(cls, content: Any) -> Any:
-        return m.expand(content) if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            return content
+        if isinstance(student := content.get("student"), dict):  # so that `student.rank=8` alone says what it means
+            content = content | {"student": {"type": "lora", **student}}
+        return m.expand(content)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunConfig":
@@ -296,6 +325,35 @@ class RunConfig(Section):
             if name in RESERVED:
                 raise ValueError(f"experts.{name}: the results of a run use the names {', '.join(RESERVED)}; call it otherwise")
         return self
+
+    @model_validator(mode="after")
+    def _shared_experts_can_share(self) -> "RunConfig":
+        shared = self.shared_experts
+        for name, expert in shared.items():
+            for network in sorted(self._networks(name)):
+                if self.experts[network].checkpoint is not None:
+                    raise ValueError(
+                        f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
+                    )
+            first = next(iter(shared))
+            for key in ("replicas", "num_cpus", "num_gpus", "node_labels"):
+                own, others = getattr(expert, key), getattr(shared[first], key)
+                if own != others:
+                    raise ValueError(
+                        f"experts.{name}.{key}: {own}, but experts.{first} has {others}; shared experts are one application"
+                    )
+        return self
+
+    def _networks(self, name: str) -> set[str]:
+        """The experts whose networks an expert's operator evaluates."""
+        named = {other for _, other in references(self.experts[name].operator, "")}
+        own = {name} if SELF in named else set()
+        return own.union(*(self._networks(other) for other in named - {SELF}))
+
+    @property
+    def shared_experts(self) -> dict[str, Expert]:
+        """The experts that are placed in one application."""
+        return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
 
     @model_validator(mode="after")
     def _microbatches_fill_the_batch(self) -> "RunConfig":

@@ -1,6 +1,7 @@
 """A run on a Ray cluster: expert and encoder services, rollout workers, the learner."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,21 @@ from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
 from fields.evaluation import ExamResult
 from pipelines import build
-from pipelines.config import AFTER, BASE, BEFORE, Encoder, Expert, RunConfig
+from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.report import report_so_far
 from pipelines.reserve import Reservation
 from pipelines.sources.scene import prepare_missing
 from pipelines.stopping import stop_requests
-from services.applications import delete, deploy
+from services.applications import delete, delete_and_wait, deploy
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
 from services.expert import expert_application
+from services.expert_client import ExpertClient
 from services.resources import Resources
+from services.shared_experts import shared_experts_application
 
 _ENCODER = "encoder"
 _POLL_S = 0.5
@@ -67,10 +71,15 @@ def applications(config: RunConfig) -> dict[str, Application]:
             partial(build.field, config, name), config.run.threads, _resources(expert)
         )
         for name, expert in config.experts.items()
+        if expert.placement == "separate"
     }
+    if shared := config.shared_experts:
+        experts[application_name(config, SHARED)] = shared_experts_application(
+            partial(build.shared_field, config), config.run.threads, _resources(next(iter(shared.values())))
+        )
     encoder = encoder_application(
         partial(build.family, config, config.encoder.num_gpus),
-        config.encoder.cache_rows,
+        config.encoder.cache_bytes,
         config.run.threads,
         config.run.name,
         _resources(config.encoder),
@@ -110,7 +119,7 @@ def application_name(config: RunConfig, service: str) -> str:
 
 def delete_leftovers(config: RunConfig) -> None:
     """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
-    delete([application_name(config, service) for service in (*config.experts, _ENCODER)])
+    delete_and_wait([application_name(config, service) for service in (*config.experts, SHARED, _ENCODER)])
 
 
 def _resources(section: Expert | Encoder) -> Resources:
@@ -155,19 +164,19 @@ def _start_learner(
             recipe=build.recipe(config),
             threads=config.run.threads,
             run=config.run.name,
+            loggers=config.run.loggers,
         )
     )
 
 
 def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
     prepare_missing(config)  # the learner may be on another node than the driver
-    clients = {name: client(config, name) for name in config.experts}
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
         encoder=client(config, _ENCODER),
         rollouts=RolloutPool(workers, config.run.name),
-        experts=clients,
+        experts=expert_clients(config),
         teaching=build.teaching(config),
         expert_rollouts=_expert_rollouts(config),
         with_clean=build.with_clean(config),
@@ -191,6 +200,13 @@ def examiner(config: RunConfig, workers: Workers) -> Examiner:
     return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
 
 
+def expert_clients(config: RunConfig) -> dict[str, ExpertClient]:
+    """The way to every expert; those that share an application share its client."""
+    shared = client(config, SHARED) if config.shared_experts else None
+    separate = {name: ExpertClient(client(config, name)) for name in config.experts if name not in config.shared_experts}
+    return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
+
+
 def client(config: RunConfig, service: str) -> ServiceClient:
     """A client of one of the run's services."""
     return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
@@ -204,7 +220,12 @@ async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, dis
         results = await _evaluate_before(config, exams)
         if start == 0:
             await learner.record_skills.remote(0, results[BEFORE].skills, results[BEFORE].picture)
-    await _train(learner, display)
+
+    def report(student: Weights, result: ExamResult) -> None:
+        answers = {**results, AFTER: result}
+        report_so_far(config, Outcome(steps=student.policy_version, weights=student, exam=exams.exam, results=answers))
+
+    await _train(learner, display, report)
     progress = await learner.progress.remote()
     if progress.step < config.run.steps:
         return None
@@ -220,14 +241,16 @@ async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, Exam
     """The exams of base, experts and the student's start, in flight together."""
     tensors = build.start_tensors(config)
     takers = {BASE: exams.student(None)}
-    takers |= {name: exams.expert(client(config, name)) for name in config.experts}
+    takers |= {name: exams.expert(expert) for name, expert in expert_clients(config).items()}
     if tensors is not None:
         takers[BEFORE] = exams.student(Weights.of(0, tensors))
     results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
     return {BEFORE: results[BASE]} | results
 
 
-async def _train(learner: Actor, display: Display) -> None:
+async def _train(learner: Actor, display: Display, report: Callable[[Weights, ExamResult], None]) -> None:
+    """Show the progress until training ends, and report each exam that is taken meanwhile."""
+    reported: int | None = None
     training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
     with stop_requests() as stop:
         while not training.done():
@@ -237,4 +260,7 @@ async def _train(learner: Actor, display: Display) -> None:
             progress = await learner.progress.remote()
             if progress.update is not None:
                 display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
+            if progress.examined != reported:
+                reported = progress.examined
+                report(*await learner.exam.remote())
     await training

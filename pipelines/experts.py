@@ -24,7 +24,8 @@ from fields.carriers import checksum
 from fields.evaluation import Skills
 from fields.families.scene import SceneFamily, save_transformer
 from fields.field import Field
-from fields.lora import Adapter, LoraShape, add_lora, load_into, read_adapter, write_adapter
+from fields.lora import Adapter, LoraShape, add_lora, load_into
+from fields.peft_files import read_adapter, write_adapter
 from fields.rollout import clean
 from fields.scene.exam import Exam
 from fields.scene.grammar import GLOBAL_EDIT, LOCAL_EDIT

@@ -45,8 +45,8 @@ def write_config(config: RunConfig) -> None:
     (config.folder / "config.yaml").write_text(content)
 
 
-def write_summary(config: RunConfig, outcome: Outcome) -> dict:
-    """summary.json, and its content."""
+def summarize(config: RunConfig, outcome: Outcome) -> dict:
+    """The content of summary.json, of a run that is finished or as far as it is."""
     results = outcome.results
     skills = {
         category: {
@@ -60,7 +60,7 @@ def write_summary(config: RunConfig, outcome: Outcome) -> dict:
     journal = rows(config.folder / METRICS)
     samples = sum(row["samples"] for row in journal)
     seconds = journal[-1]["seconds"] if journal else 0.0
-    summary = {
+    return {
         "run": config.run.name,
         "steps": outcome.steps,
         "samples": samples,
@@ -70,6 +70,11 @@ def write_summary(config: RunConfig, outcome: Outcome) -> dict:
         "skills": skills,
         "versions": package_versions(),
     }
+
+
+def write_summary(config: RunConfig, outcome: Outcome) -> dict:
+    """summary.json of a finished run, and its content."""
+    summary = summarize(config, outcome)
     path = Path(config.folder / "summary.json")
     path.write_text(json.dumps(summary, indent=2) + "\n")
     return summary

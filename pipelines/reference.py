@@ -18,6 +18,7 @@ from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.report import report_so_far
 
 
 def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, display: Display) -> Outcome:
@@ -72,7 +73,7 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
         published = dict(saved.published)
     when = build.schedule(config, saved.step if saved else 0)
-    journal = Journal(config.folder, when.start)
+    journal = Journal(config.folder, when.start, config.run.loggers)
     recipe = build.recipe(config)
     began = time.monotonic()
     samples = 0
@@ -90,6 +91,8 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
             examined = time.monotonic()
             result = take_with(distiller.averaged_weights(step + 1))
             journal.record_skills(step + 1, result.skills, result.picture)
+            weights = distiller.weights(step + 1)
+            report_so_far(config, Outcome(steps=step + 1, weights=weights, exam=exam, results={**results, AFTER: result}))
             began += time.monotonic() - examined  # an exam is no training time
     if config.eval.every:
         display.say("evaluating the student")

@@ -19,7 +19,7 @@ from fields.scene.grammar import ROUTE_CATEGORIES
 from fields.scene.world import render
 from pipelines.charts import Line, line_chart, linear_axis, logarithmic_axis, smoothed
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
-from pipelines.outcome import Outcome
+from pipelines.outcome import Outcome, summarize
 from pipelines.page import template
 from pipelines.report_grids import data_uri, grid_metrics, grid_rows
 
@@ -97,6 +97,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
     experts = {name: route.expert for name, route in config.routes.items()}
     page = template("report.html.template").render(
         summary=summary,
+        planned=config.run.steps,
         final_loss=metrics[-1]["loss"] if metrics else None,
         samples=exam.samples if exam else 0,
         everyone=everyone,
@@ -115,7 +116,14 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
         facts=_facts(config, metrics, summary),
         configuration=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
-    (config.folder / "report.html").write_text(page, encoding="utf-8")
+    temporary = config.folder / ".report.html"
+    temporary.write_text(page, encoding="utf-8")
+    temporary.rename(config.folder / "report.html")  # a browser never reads half a page
+
+
+def report_so_far(config: RunConfig, outcome: Outcome) -> None:
+    """Write the page of a run that goes on; a browser that shows it loads it again by itself."""
+    write_report(config, outcome, summarize(config, outcome))
 
 
 def _points(number: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipelines.config import RunConfig
@@ -90,7 +90,7 @@ def _shortage(config: RunConfig, parts: Sequence[tuple[PlacementGroup, Sequence[
             labels = f" with the labels {dict(demand.node_labels)}" if demand.node_labels else ""
             return f"{demand.who}: no node{labels} has {demand.num_cpus:g} CPU and {demand.num_gpus:g} GPU"
     free = ray.available_resources()
-    held = [demand for group, part in parts if group.wait(0.01) for demand in part]
+    held = [demand for group, part in parts if placement_group_table(group)["state"] == "CREATED" for demand in part]
     cpus = free.get("CPU", 0) + sum(demand.count * demand.num_cpus for demand in held)
     gpus = free.get("GPU", 0) + sum(demand.count * demand.num_gpus for demand in held)
     try:

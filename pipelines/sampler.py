@@ -9,7 +9,7 @@ from fields.carriers import Condition
 from fields.dataset import Row
 from fields.families import FAMILIES
 from fields.field import Field
-from fields.lora import read_adapter
+from fields.lora_files import load_adapter
 from fields.operators import Guidance, Network
 from fields.plan import Stream, noise
 from fields.rollout import clean
@@ -38,10 +38,11 @@ class Sampler:
         self._steps = steps
         self._seed = seed
         name = str(adapter or model)
+        transformer = self._family.load_transformer(model)
         self._field = Field.build(
             name,
             self._family,
-            {name: (self._family.load_transformer(model), read_adapter(adapter) if adapter else None)},
+            {name: (transformer, load_adapter(adapter, transformer) if adapter else None)},
             Guidance(Network(name), guidance) if guidance != 1 else None,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         )

@@ -1,17 +1,22 @@
 """Everything that can be wrong with a run, found before anything is deployed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from torch import nn
+
+from actors.loggers import check_loggers
 from fields.dataset import Bucket, Row, decode_image
 from fields.families.base import Family
-from fields.lora import add_lora, load_into, read_adapter
+from fields.lora import differences, listed, load_into, put_adapter
+from fields.lora_files import load_adapter
 from pipelines import build
 from pipelines.columns import columns_wanted
 from pipelines.config import Model, RunConfig
 from pipelines.load import ConfigError
+from pipelines.start import start_tensors
 
 _MOST_ROWS_CHECKED = 20_000
 
@@ -22,15 +27,9 @@ def check_files(config: RunConfig) -> dict[str, int]:
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
-    family = _named("model", build.family, config)
-    _named("model.path", family.skeleton, config.model.path)
-    _named("model", build.grid(config), None)
-    for name, expert in config.experts.items():
-        if expert.adapter is not None:
-            adapter = _named(f"experts.{name}.adapter", read_adapter, expert.adapter)
-            transformer = family.skeleton(config.model.path)
-            parameters = _named(f"experts.{name}.adapter", add_lora, transformer, adapter.shape, 0)
-            _named(f"experts.{name}.adapter", load_into, parameters, adapter.tensors, str(expert.adapter))
+    _named("run.loggers", check_loggers, config.run.loggers)
+    check_models(config)
+    family = build.family(config)
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
@@ -42,9 +41,34 @@ def check_files(config: RunConfig) -> dict[str, int]:
     return rows
 
 
+def check_models(config: RunConfig) -> None:
+    """Load the base and the experts' networks and adapters.
+
+    Raises:
+        ConfigError: names the key, the file and what is wrong.
+    """
+    family = _named("model", build.family, config)
+    base = _named("model.path", family.load_transformer, config.model.path)
+    for name, expert in config.experts.items():
+        transformer = _named(f"experts.{name}.checkpoint", _expert_network, family, expert.checkpoint, config.model.path, base)
+        if expert.adapter is not None:
+            adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
+            _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
+
+
+def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, base: nn.Module) -> nn.Module:
+    """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
+    transformer = family.load_transformer(checkpoint or base_path)
+    if wrong := differences(transformer.state_dict(), base.state_dict()):
+        raise ValueError(f"{checkpoint}: {len(wrong)} tensors differ from the base's: {listed(wrong)}")
+    return transformer
+
+
 def _check_student(config: RunConfig, family: Family) -> None:
-    parameters = add_lora(family.skeleton(config.model.path), build.student_shape(config), 0)
-    if (start := build.start_tensors(config)) is not None:
+    transformer, student = family.load_transformer(config.model.path), build.student(config)
+    start = start_tensors(config, student, family, transformer)
+    parameters = student.attach(transformer, seed=0)
+    if start is not None:
         load_into(parameters, start, "the student's start")
 
 
@@ -97,22 +121,28 @@ class Demand:
 
 def demands(config: RunConfig) -> list[Demand]:
     """Everything that a run starts: the learner, the rollout workers, then the services."""
+    separate = {name: expert for name, expert in config.experts.items() if expert.placement == "separate"}
     parts = [
         ("learner", 1, config.learner),
         ("rollout", config.rollout.workers, config.rollout),
         ("encoder", config.encoder.replicas, config.encoder),
-        *((f"experts.{name}", expert.replicas, expert) for name, expert in config.experts.items()),
+        *((f"experts.{name}", expert.replicas, expert) for name, expert in separate.items()),
+        *(("shared experts", expert.replicas, expert) for expert in list(config.shared_experts.values())[:1]),
     ]
     return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:
-    """Compare what the run asks for with what the cluster has.
+    """Compare what the run asks for with what the cluster has; raises as `check_demands` does."""
+    check_demands(demands(config), cpus, gpus, cluster)
+
+
+def check_demands(asked: Sequence[Demand], cpus: float, gpus: float, cluster: str) -> None:
+    """Compare what processes ask for with what the cluster has.
 
     Raises:
         ConfigError: says what is missing and who asks for how much.
     """
-    asked = demands(config)
     for kind, available in (("num_gpus", gpus), ("num_cpus", cpus)):
         total = sum(demand.count * getattr(demand, kind) for demand in asked)
         if total > available + 1e-9:

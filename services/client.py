@@ -77,6 +77,9 @@ class ServiceClient:
                     if loop.time() + pause > deadline:
                         raise
                     self._retries.inc(tags=self._tags)
+                except asyncio.CancelledError:
+                    response.cancel()  # whoever waited is gone
+                    raise
                 else:
                     self._latency.observe(loop.time() - started, tags=self._tags)
                     return answer

@@ -1,41 +1,44 @@
 """The condition encoder as a Serve application: text encoders and the VAE live here, once, behind a cache."""
 
 import asyncio
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
+import numpy as np
 import torch
 from ray import serve
 from ray.serve import Application
-from ray.util.metrics import Counter
+from ray.util.metrics import Counter, Gauge
+from torch import Tensor
 
 from fields.carriers import Condition
 from fields.dataset import Row
 from fields.families.base import Family
+from services.condition_cache import ConditionCache, content_key, kind
 from services.resources import Resources
 
 
 class EncoderService:
-    """Encodes rows into conditions.
+    """Encodes rows into conditions, one call at a time.
 
-    Rows are encoded one by one, so a row's condition doesn't depend on its neighbours or on what the cache held.
+    A row's condition doesn't depend on its neighbours or on what the cache held: rows are encoded one by one, unless the
+    family says that encoding them together gives the same to the last bit.
 
     Args:
-        build_family: makes the family with its encoders loaded.
-        cache_rows: how many encoded rows are kept, least recently used out first.
+        build_family: makes the family with its encoders, once a replica.
+        cache_bytes: of the encoded rows that are kept, least recently used out first.
         threads: torch threads, the same in every process of a run.
         run: name of the run, for the metrics.
     """
 
-    def __init__(self, build_family: Callable[[], Family], cache_rows: int, threads: int, run: str):
+    def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str):
         torch.set_num_threads(threads)
         self._family = build_family()
-        self._cache: OrderedDict[bytes, Condition] = OrderedDict()
-        self._cache_rows = cache_rows
+        self._cache = ConditionCache(cache_bytes)
         self._turn = asyncio.Lock()
         self._hits = Counter("field_encoder_cache_hits", "Rows found encoded.", ("run",))
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))
+        self._evictions = Counter("field_encoder_cache_evictions", "Encoded rows dropped for want of room.", ("run",))
+        self._bytes = Gauge("field_encoder_cache_bytes", "Size of the encoded rows that are kept.", ("run",))
         self._tags = {"run": run}
 
     async def encode(self, rows: Sequence[Row], with_clean: bool = False) -> Condition:
@@ -47,34 +50,50 @@ class EncoderService:
         async with self._turn:
             return await asyncio.to_thread(self._encode, rows, with_clean)
 
+    async def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        async with self._turn:
+            return await asyncio.to_thread(self._family.decode, x_0)
+
     def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
-        conditions = [self._encode_row(row) for row in rows]
+        keys = [content_key(row) for row in rows]
+        found = {key: condition for key in keys if (condition := self._cache.get(key)) is not None}
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
+        encoded = self._encode_together(missing)
+        dropped = sum(self._cache.put(key, condition) for key, condition in encoded.items())
+        for counter, count in (
+            (self._hits, len(rows) - len(missing)),
+            (self._misses, len(missing)),
+            (self._evictions, dropped),
+        ):
+            if count:  # Ray refuses an increment of 0
+                counter.inc(count, self._tags)
+        self._bytes.set(self._cache.nbytes, self._tags)
+        conditions = [(found | encoded)[key] for key in keys]
         if with_clean:
             conditions = [self._family.with_clean(c, [row]) for c, row in zip(conditions, rows, strict=True)]
         return Condition.concatenate(conditions)
 
-    def _encode_row(self, row: Row) -> Condition:
-        key = hashlib.blake2b(
-            f"{row.prompt}\0{row.negative_prompt}\0{row.width}x{row.height}\0".encode() + (row.source_image or b"")
-        ).digest()
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            self._hits.inc(tags=self._tags)
-            return self._cache[key]
-        condition = self._family.encode([row])
-        self._misses.inc(tags=self._tags)
-        self._cache[key] = condition
-        if len(self._cache) > self._cache_rows:
-            self._cache.popitem(last=False)
-        return condition
+    def _encode_together(self, rows: dict[bytes, Row]) -> dict[bytes, Condition]:
+        """Each row's condition, in tensors of its own: a slice would keep its whole batch alive."""
+        if not self._family.encodes_batches:
+            return {key: self._family.encode([row]) for key, row in rows.items()}
+        batches: dict[Hashable, list[bytes]] = {}
+        for key, row in rows.items():
+            batches.setdefault(kind(row), []).append(key)
+        encoded = {}
+        for keys in batches.values():
+            batch = self._family.encode([rows[key] for key in keys])
+            encoded |= {key: batch.select(torch.tensor([n])) for n, key in enumerate(keys)}
+        return encoded
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""
 
 
 def encoder_application(
-    build_family: Callable[[], Family], cache_rows: int, threads: int, run: str, resources: Resources
+    build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, resources: Resources
 ) -> Application:
     """The Serve application of the condition encoder."""
     deployment = serve.deployment(name="encoder", **resources.deployment_options())(EncoderService)
-    return deployment.bind(build_family, cache_rows, threads, run)
+    return deployment.bind(build_family, cache_bytes, threads, run)

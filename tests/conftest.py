@@ -15,7 +15,8 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from fields.families.scene import SceneFamily, save_transformer  # noqa: E402
-from fields.lora import Adapter, LoraShape, add_lora, write_adapter  # noqa: E402
+from fields.lora import Adapter, LoraShape, add_lora  # noqa: E402
+from fields.peft_files import write_adapter  # noqa: E402
 from fields.scene.transformer import SceneTransformer  # noqa: E402
 
 settings.register_profile("fieldweave", derandomize=True, deadline=None)  # the same examples in every run
@@ -24,9 +25,10 @@ settings.load_profile("fieldweave")
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Folders of a random base and of two random adapters over it."""
+    """Folders of a random base, of another one, and of two random adapters over the base."""
 
     base: Path
+    other_base: Path
     local_edit: Path
     global_edit: Path
 
@@ -39,7 +41,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     folder = tmp_path_factory.mktemp("models")
-    models = TinyModels(folder / "base", folder / "local_edit", folder / "global_edit")
+    models = TinyModels(folder / "base", folder / "other_base", folder / "local_edit", folder / "global_edit")
     rng = torch.Generator().manual_seed(0)
     transformer = SceneTransformer(width=48, depth=2, heads=2)
     for parameter in transformer.parameters():
@@ -51,6 +53,10 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     for path in (models.local_edit, models.global_edit):
         tensors = {name: torch.randn(parameter.shape, generator=rng) * 0.1 for name, parameter in parameters.items()}
         write_adapter(path, Adapter(shape, tensors))
+    other = SceneTransformer(width=48, depth=2, heads=2)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.15, generator=rng)
+    save_transformer(other, models.other_base)
     return models
 
 

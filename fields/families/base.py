@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fields.carriers import Condition
+from fields.carriers import Condition, Tensors
 from fields.dataset import Row
 from fields.operators import Expression, Guidance, NegativePrompt
 from fields.schedule import Size
@@ -32,6 +33,9 @@ class Family(ABC):
     name: ClassVar[str]
     own_size: ClassVar[Size]
     default_lora_targets: ClassVar[tuple[str, ...]]
+    encodes_batches: ClassVar[bool] = (
+        False  # whether rows encoded together have the conditions they have alone, to the last bit
+    )
 
     def __init__(
         self,
@@ -88,6 +92,15 @@ class Family(ABC):
         self.encode([row])
         if with_target:
             self.clean([row])
+
+    def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:
+        """Write a folder that `load_transformer` reads: the network with its weights replaced by `tensors`.
+
+        This is the folder of a network of diffusers; what another library's network needs, its family says.
+        """
+        transformer.save_config(path)  # type: ignore[operator]
+        state = {**transformer.state_dict(), **tensors}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / "diffusion_pytorch_model.safetensors")
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> Condition:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fields.carriers import Condition
+from fields.carriers import Condition, Tensors
 from fields.dataset import Row, decode_image
 from fields.families.base import Family
 from fields.scene.grammar import tokenize
@@ -27,6 +27,7 @@ class SceneFamily(Family):
 
     name = "scene"
     own_size = (SIZE, SIZE)
+    encodes_batches = True  # words are looked up and images decoded: no sums
     default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
 
     def __init__(
@@ -65,6 +66,13 @@ class SceneFamily(Family):
                 raise ValueError(f"{path / WEIGHTS}: tensor {name!r} has shape {shapes[0]}; the model wants {shapes[1]}")
         transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return transformer.eval().requires_grad_(False)
+
+    def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG).write_text(json.dumps(transformer.config, indent=2) + "\n")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in {**transformer.state_dict(), **tensors}.items()}, path / WEIGHTS
+        )
 
     def encode(self, rows: Sequence[Row]) -> Condition:
         words = torch.stack([torch.from_numpy(_words(row.uid, row.prompt)) for row in rows])
@@ -112,6 +120,4 @@ def _image(data: bytes | None, uid: str, which: str) -> np.ndarray:
 
 def save_transformer(transformer: SceneTransformer, path: Path) -> None:
     """Write the folder that `load_transformer` reads, in float16."""
-    path.mkdir(parents=True, exist_ok=True)
-    (path / CONFIG).write_text(json.dumps(transformer.config, indent=2) + "\n")
-    save_file({name: tensor.half().contiguous() for name, tensor in transformer.state_dict().items()}, path / WEIGHTS)
+    SceneFamily().export(transformer, {name: tensor.half() for name, tensor in transformer.state_dict().items()}, path)

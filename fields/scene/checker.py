@@ -25,6 +25,7 @@ from fields.scene.world import (
 
 TOLERANCE = 0.15  # root mean square error, in units of the [0, 1] colour range, up to which a cell counts as drawn
 LIKENESS_SPAN = 0.4  # the error at which the likeness of a cell reaches 0
+SAME = 0.02  # renderings nearer than this are one picture: in monochrome, yellow on sky is no thing at all
 CONTENTS: tuple[Thing | None, ...] = (None, *ALL_THINGS)
 
 
@@ -108,4 +109,4 @@ def _check_edit(source: Scene, target: Scene, image: np.ndarray) -> Score:
     errors = _errors(image, target.background, target.style)
     wanted = errors[np.arange(CELLS), [CONTENTS.index(content) for content in target.cells]]
     nearest = np.min([_errors(image, target.background, style).min(axis=1) for style in (PLAIN, *STYLES)], axis=0)
-    return Score(bool((wanted < TOLERANCE).all() and (wanted <= nearest + 1e-6).all()), graded)
+    return Score(bool((wanted < TOLERANCE).all() and (wanted <= nearest + SAME).all()), graded)

@@ -7,11 +7,11 @@ UPDATE = Update(loss=0.5, route_loss={"a": 0.5}, route_samples={"a": 2}, route_t
 
 
 def test_rows_after_the_resumed_step_are_dropped_and_time_goes_on(tmp_path):
-    journal = Journal(tmp_path, start=0)
+    journal = Journal(tmp_path, start=0, loggers=())
     for step in range(5):
         journal.record(step, UPDATE, policy_version=step, sample_ids=[2 * step, 2 * step + 1], seconds=10.0 * (step + 1))
     journal.close()
-    resumed = Journal(tmp_path, start=3)
+    resumed = Journal(tmp_path, start=3, loggers=())
     resumed.record(3, UPDATE, policy_version=1, sample_ids=[6, 7], seconds=1.0)
     resumed.close()
     written = rows(tmp_path / METRICS)

@@ -10,7 +10,8 @@ from torch import nn
 from fields.carriers import Condition
 from fields.families.scene import SceneFamily
 from fields.field import Field
-from fields.lora import Adapter, read_adapter
+from fields.lora import Adapter
+from fields.peft_files import read_adapter
 from fields.scene.exam import task_row
 from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
 
@@ -62,3 +63,10 @@ def local_field(new_base, family: SceneFamily, local_edit: Adapter) -> Field:
 def states() -> torch.Tensor:
     """Four random states of the scene family."""
     return torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture
+def inputs(states, encoded):
+    """What the network takes at those states: x_t, t, words, source."""
+    condition = encoded("local_edit", 4)
+    return states, torch.tensor([0.9, 0.6, 0.4, 0.2]), condition.tensors["words"], condition.tensors["source"]

@@ -3,19 +3,25 @@ import shutil
 
 import pytest
 import torch
+from tiny_diffusers import sd3_image, sd3_pipeline, sd3_transformer
 
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights, checksum
 from fields.distiller import Distiller, Optimization
-from fields.lora import LoraShape, read_adapter
+from fields.lora import LoraShape
+from fields.peft_files import read_adapter
+from fields.policy import Policy
+from fields.schedule import time_grid
+from fields.solver import Euler
+from fields.student import LoraStudent
 
-SHAPE = LoraShape(4, 4.0, ("to_qkv", "patch_out"))
+STUDENT = LoraStudent(LoraShape(4, 4.0, ("to_qkv", "patch_out")))
 RECIPE = {"run": {"seed": 3}, "routes": ["a", "b"]}
 
 
 @pytest.fixture(scope="module")
 def new_student(family, new_base):
-    return lambda seed=0: Distiller(family, new_base(), SHAPE, Optimization(learning_rate=1e-2, warmup_steps=3), seed)
+    return lambda seed=0: Distiller(family, new_base(), STUDENT, Optimization(learning_rate=1e-2, warmup_steps=3), seed)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,25 @@ def test_student_and_average_are_adapters_of_their_own(trained, saved):
         assert checksum(adapter.tensors) == checksum(tensors)
 
 
+def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
+    """The image changes, and is the one of the weights that a rollout worker merges."""
+    kind = LoraStudent(LoraShape(4, 6.0, ("to_q", "to_out.0", "add_k_proj", "proj_out")))
+    student = Distiller(family, sd3_transformer(), kind, Optimization(), seed=0)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters.values():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.1)
+    folder = checkpoint.save(tmp_path, 3000, student, {3000: student.weights(3000)}, RECIPE)
+    pipeline = sd3_pipeline(sd3_transformer())
+    bare = sd3_image(pipeline)
+    pipeline.load_lora_weights(str(folder))
+    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=time_grid(4), solver=Euler())
+    policy.load(student.weights(3000))
+    loaded = sd3_image(pipeline)
+    torch.testing.assert_close(loaded, sd3_image(sd3_pipeline(policy.transformer)), rtol=0, atol=1e-5)
+    assert (loaded - bare).abs().mean() > 0.01, "the image did not change"
+
+
 def test_the_newest_is_the_highest_step(saved, tmp_path):
     assert [path.name for path in saved] == ["step-000002", "step-000003", "step-000010"]
     assert checkpoint.newest(tmp_path) == saved[2]
@@ -123,6 +148,7 @@ def test_the_newest_is_the_highest_step(saved, tmp_path):
 FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
     "ema/adapter_model.safetensors",
     "optimizer.safetensors",
     "published/version-000001.safetensors",

@@ -10,6 +10,7 @@ from fields.carriers import Example, Query, Target, checksum
 from fields.distiller import Distiller, Optimization
 from fields.lora import LoraShape
 from fields.objective import PredictionDifference, TransitionKl, VelocityMse, squared_error
+from fields.student import LoraStudent
 from fields.teaching import from_data
 
 SHAPE = LoraShape(8, 8.0, ("to_qkv", "ff_in", "patch_out"))
@@ -19,7 +20,7 @@ UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)
 @pytest.fixture
 def new_student(family, new_base):
     def make(optimization=UNCLIPPED, shape=SHAPE, start=None, seed=0, objective=None, anchor_weight=0.0):
-        return Distiller(family, new_base(), shape, optimization, seed, start, objective, anchor_weight)
+        return Distiller(family, new_base(), LoraStudent(shape), optimization, seed, start, objective, anchor_weight)
 
     return make
 
@@ -173,7 +174,7 @@ def test_the_moving_average_forgets_faster_while_it_is_young(new_student, local_
 
 
 def test_the_start_must_fit_in_full(new_student, local_edit):
-    with pytest.raises(ValueError, match=r"the student's start: .* tensors of the adapter don't fit"):
+    with pytest.raises(ValueError, match=r"the student's start: .* tensors don't fit"):
         new_student(shape=SHAPE, start=local_edit.tensors)
 
 

@@ -1,47 +1,12 @@
-import json
-
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from lora_cases import product, random_adapter
 from torch import nn
 
-from fields.lora import (
-    Adapter,
-    LoraShape,
-    adapted_modules,
-    add_lora,
-    combine,
-    load_into,
-    read_adapter,
-    weight_difference,
-    write_adapter,
-)
+from fields.lora import Adapter, LoraShape, adapted_modules, add_lora, load_into, put_adapter, weight_difference
 
 SHAPE = LoraShape(8, 16.0, ("to_qkv", "to_out", "patch_out"))
-
-
-@pytest.fixture
-def inputs(states, encoded):
-    condition = encoded("local_edit", 4)
-    return states, torch.tensor([0.9, 0.6, 0.4, 0.2]), condition.tensors["words"], condition.tensors["source"]
-
-
-def random_like(parameters, seed):
-    rng = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(parameter.shape, generator=rng) * 0.1 for name, parameter in parameters.items()}
-
-
-def random_adapter(shape, seed, module="m", size=(12, 9)):
-    rng = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(shape.rank, size[1], generator=rng), torch.randn(size[0], shape.rank, generator=rng)
-    return Adapter(shape, {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b})
-
-
-def product(adapter, module="m"):
-    """scale B A in float64."""
-    a, b = (adapter.tensors[f"{module}.lora_{side}.weight"].double().numpy() for side in "AB")
-    return adapter.shape.alpha / adapter.shape.rank * b @ a
 
 
 def test_a_fresh_adapter_changes_no_bit_of_the_output(new_base, inputs):
@@ -101,100 +66,24 @@ def test_the_adapted_module_is_w_plus_scale_b_a():
     x = torch.randn(5, 9)
     with torch.no_grad():
         plain = module(x).double().numpy()
-        load_into(add_lora(module, adapter.shape, seed=0), adapter.tensors, "test")
+        put_adapter(module, adapter, "test")
         np.testing.assert_allclose(
             module(x).numpy(), plain + x.double().numpy() @ product(adapter, "0").T, rtol=1e-4, atol=1e-4
         )
 
 
-def test_stock_peft_reads_what_we_write(new_base, inputs, tmp_path):
-    ours = new_base()
-    parameters = add_lora(ours, SHAPE, seed=0)
-    adapter = Adapter(SHAPE, random_like(parameters, 1))
-    load_into(parameters, adapter.tensors, "test")
-    write_adapter(tmp_path, adapter)
-    stock = PeftModel.from_pretrained(new_base(), str(tmp_path)).eval()
-    with torch.no_grad():
-        assert torch.equal(stock(*inputs), ours(*inputs))
-        assert (ours(*inputs) - new_base()(*inputs)).norm() > 0.01 * ours(*inputs).norm()
-
-
-@pytest.mark.parametrize("alpha", [16, 12.0])
-def test_we_read_what_stock_peft_writes(new_base, inputs, tmp_path, alpha):
-    config = LoraConfig(r=8, lora_alpha=alpha, target_modules=["to_qkv", "ff_in"], init_lora_weights=False)
-    stock = get_peft_model(new_base(), config).eval()
-    stock.save_pretrained(str(tmp_path))
-    adapter = read_adapter(tmp_path)
-    assert adapter.shape == LoraShape(8, float(alpha), ("ff_in", "to_qkv"))
-    ours = new_base()
-    load_into(add_lora(ours, adapter.shape, seed=0), adapter.tensors, "test")
-    with torch.no_grad():
-        assert torch.equal(ours(*inputs), stock(*inputs))
-
-
-def test_written_and_read_adapters_are_equal(new_base, tmp_path):
-    adapter = Adapter(SHAPE, random_like(add_lora(new_base(), SHAPE, seed=0), 2))
-    write_adapter(tmp_path, adapter)
-    read = read_adapter(tmp_path)
-    assert read.shape == LoraShape(8, 16.0, tuple(sorted(SHAPE.targets)))
-    assert read.tensors.keys() == adapter.tensors.keys()
-    assert all(torch.equal(read.tensors[name], tensor) for name, tensor in adapter.tensors.items())
-
-
-def test_a_float16_file_is_read_as_float32(tmp_path):
-    adapter = random_adapter(LoraShape(4, 4.0, ("m",)), 0)
-    write_adapter(tmp_path, adapter, torch.float16)
-    for name, tensor in read_adapter(tmp_path).tensors.items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, adapter.tensors[name].half().float())
-
-
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_missing_file_is_named(tmp_path, name):
-    write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
-    (tmp_path / name).unlink()
-    with pytest.raises(ValueError, match=f"it has no {name}"):
-        read_adapter(tmp_path)
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b[:20], lambda b: b"", lambda b: b"\xff" * 64])
-def test_damaged_tensors_are_refused(tmp_path, damage):
-    write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
-    path = tmp_path / "adapter_model.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="is damaged"):
-        read_adapter(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["", '{"peft_type": "LO', "[]", "{}", '{"peft_type": "LORA"}', '{"peft_type": "IA3"}'])
-def test_a_damaged_or_foreign_configuration_is_refused(tmp_path, content):
-    write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
-    (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(ValueError, match=r".+"):
-        read_adapter(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change", [{"use_dora": True}, {"rank_pattern": {"m": 2}}, {"use_rslora": True}, {"alpha_pattern": {"m": 2}}]
-)
-def test_adapters_that_scale_otherwise_are_refused(tmp_path, change):
-    """Each of these computes something else than W + alpha / r B A; read as plain, it would be silently wrong."""
-    write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
-    path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match="plain LoRA"):
-        read_adapter(tmp_path)
-
-
-def test_load_into_says_how_many_tensors_do_not_fit_and_the_first():
+def test_load_into_lists_the_tensors_that_do_not_fit():
     parameters = {name: torch.zeros(2, 3) for name in ("a", "b", "c")}
-    with pytest.raises(ValueError, match=r"^expert 'x': 3 tensors .* first: b is absent, wanted \(2, 3\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expert 'x': 3 tensors .*: b is absent, wanted \(2, 3\); c is .*; d is \(1,\), wanted none$",
+    ):
         load_into(parameters, {"a": torch.ones(2, 3), "c": torch.ones(3, 2), "d": torch.ones(1)}, "expert 'x'")
     assert all((parameter == 0).all() for parameter in parameters.values()), "nothing is copied from what doesn't fit"
 
 
 def test_load_into_refuses_a_tensor_too_many():
-    with pytest.raises(ValueError, match=r"1 tensors .* first: z is \(1,\), wanted none"):
+    with pytest.raises(ValueError, match=r"1 tensors .*: z is \(1,\), wanted none"):
         load_into({"a": torch.zeros(2)}, {"a": torch.ones(2), "z": torch.ones(1)}, "s")
 
 
@@ -203,46 +92,40 @@ def test_weight_difference_is_scale_b_a():
     np.testing.assert_allclose(weight_difference(adapter.tensors, "m", 2.5).numpy(), product(adapter), rtol=1e-5, atol=1e-5)
 
 
-def test_one_adapter_at_its_own_rank_is_reproduced():
-    adapter = random_adapter(LoraShape(4, 10.0, ("m",)), 0)
-    shape = LoraShape(4, 2.0, ("m",))
-    merged = Adapter(shape, combine({"x": (adapter, 1.0)}, shape))
-    np.testing.assert_allclose(product(merged), product(adapter), atol=1e-4)
+def test_a_long_list_is_cut():
+    tensors = {f"m{n}": torch.ones(1) for n in range(11)}
+    with pytest.raises(ValueError, match=r"11 tensors .*; m6 is \(1,\), wanted none and 3 more$"):
+        load_into({}, tensors, "s")
 
 
-def test_two_adapters_within_the_rank_are_summed_exactly():
-    one, two = random_adapter(LoraShape(2, 6.0, ("m",)), 0), random_adapter(LoraShape(3, 3.0, ("m",)), 1)
-    shape = LoraShape(5, 20.0, ("m",))
-    merged = Adapter(shape, combine({"one": (one, 0.75), "two": (two, -0.5)}, shape))
-    np.testing.assert_allclose(product(merged), 0.75 * product(one) - 0.5 * product(two), atol=1e-4)
+def test_modules_may_have_a_rank_and_a_scale_of_their_own():
+    module = nn.Sequential(nn.Linear(9, 12), nn.Linear(12, 5), nn.Linear(5, 5))
+    shape = LoraShape(4, 10.0, ("0", "1", "2"), ranks={"1": 2}, alphas={"0": 3.0, "1": 7.0})
+    assert [shape.scale(name) for name in "012"] == [0.75, 3.5, 2.5]
+    parts = {name: random_adapter(LoraShape(shape.ranks.get(name, 4), 1.0, ()), n, name, size) for n, (name, size) in SIZES}
+    adapter = Adapter(shape, {key: tensor for part in parts.values() for key, tensor in part.tensors.items()})
+    expected = {name: module.get_submodule(name).weight.double() + torch.from_numpy(product(adapter, name)) for name in "012"}
+    put_adapter(module, adapter, "test")
+    for name, weight in expected.items():
+        x = torch.randn(3, weight.shape[1])
+        linear = module.get_submodule(name)
+        np.testing.assert_allclose(
+            (linear(x) - linear.bias).detach().numpy(), (x.double() @ weight.T).detach().numpy(), rtol=1e-4, atol=1e-4
+        )
 
 
-@pytest.mark.parametrize("rank", [1, 3, 5])
-def test_a_lower_rank_is_the_best_approximation(rank):
-    """Eckart and Young: the smallest possible Frobenius error is the root of the dropped squared singular values."""
-    one, two = random_adapter(LoraShape(4, 4.0, ("m",)), 0), random_adapter(LoraShape(4, 8.0, ("m",)), 1)
-    shape = LoraShape(rank, 3.0, ("m",))
-    merged = Adapter(shape, combine({"one": (one, 0.6), "two": (two, 0.4)}, shape))
-    exact = 0.6 * product(one) + 0.4 * product(two)
-    tail = np.linalg.svd(exact, compute_uv=False)[rank:]
-    assert np.linalg.norm(product(merged) - exact) == pytest.approx(np.sqrt((tail**2).sum()), rel=1e-4)
+SIZES = list(enumerate((("0", (12, 9)), ("1", (5, 12)), ("2", (5, 5)))))
 
 
-def test_a_rank_beyond_the_matrix_is_filled_with_zeros():
-    adapter = random_adapter(LoraShape(4, 4.0, ("m",)), 0, size=(5, 3))
-    shape = LoraShape(7, 7.0, ("m",))
-    merged = Adapter(shape, combine({"x": (adapter, 2.0)}, shape))
-    assert merged.tensors["m.lora_A.weight"].shape == (7, 3)
-    assert merged.tensors["m.lora_B.weight"].shape == (5, 7)
-    np.testing.assert_allclose(product(merged), 2 * product(adapter), atol=1e-4)
+def test_an_adapter_goes_into_its_own_modules_only():
+    """A module whose whole name ends another's: the list of targets alone could not tell them apart."""
+    module = nn.ModuleDict({"out": nn.Linear(9, 12), "block": nn.ModuleDict({"out": nn.Linear(9, 12)})})
+    adapter = random_adapter(LoraShape(4, 4.0, ()), 0, "out")
+    assert sorted(put_adapter(module, adapter, "test")) == ["out.lora_A.weight", "out.lora_B.weight"]
 
 
-def test_a_merge_fits_the_student(new_base, local_edit, global_edit):
-    shape = LoraShape(12, 6.0, local_edit.shape.targets)
-    load_into(add_lora(new_base(), shape, 0), combine({"l": (local_edit, 0.5), "g": (global_edit, 0.5)}, shape), "merge")
-
-
-def test_adapters_of_different_modules_cannot_be_merged():
-    shape = LoraShape(2, 2.0, ("m",))
-    with pytest.raises(ValueError, match="'x' and 'y' cannot be merged"):
-        combine({"x": (random_adapter(shape, 0, "m"), 1.0), "y": (random_adapter(shape, 0, "n"), 1.0)}, shape)
+def test_a_module_that_the_adapter_claims_and_does_not_have_is_listed():
+    module = nn.ModuleDict({"out": nn.Linear(9, 12), "block": nn.ModuleDict({"out": nn.Linear(9, 12)})})
+    adapter = random_adapter(LoraShape(4, 4.0, ("out",)), 0, "out")
+    with pytest.raises(ValueError, match=r"2 tensors .*: block\.out\.lora_A\.weight is absent, wanted \(4, 9\)"):
+        put_adapter(module, adapter, "test")

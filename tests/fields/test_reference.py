@@ -12,6 +12,7 @@ from fields.reference import distill
 from fields.routing import HardRouting
 from fields.schedule import time_grid
 from fields.solver import Euler
+from fields.student import LoraStudent
 from fields.teaching import Teaching
 
 GRID = time_grid(5, 2.0)
@@ -56,8 +57,8 @@ def run(family, new_base, local_edit, global_edit, encoded):
             built = {name: Field.build(name, family, {name: (new_base(), adapter)}) for name, adapter in adapters.items()}
             experts = {n: recording(n, family, f.transformers, f.expression, f.device) for n, f in built.items()}
             optimization = Optimization(learning_rate=learning_rate)
-            self.student = Distiller(family, new_base(), local_edit.shape, optimization, 0, local_edit.tensors)
-            policy = Policy(family, new_base(), local_edit.shape.scale, SEED, lambda size: GRID, Euler())
+            self.student = Distiller(family, new_base(), LoraStudent(local_edit.shape), optimization, 0, local_edit.tensors)
+            policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, lambda size: GRID, Euler())
             self.published[0] = self.student.weights(0)
             self.versions = dict(self.published)
             teaching = Teaching(shares={route: {route: 1.0} for route in ROUTES})

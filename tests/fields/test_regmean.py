@@ -30,7 +30,7 @@ def test_of_one_expert_it_is_the_expert(family, new_base, encoded, local_edit):
         LoraShape(48, 48.0, local_edit.shape.targets),
     )
     x = torch.randn(5, 48)
-    expected = x @ weight_difference(local_edit.tensors, MODULE, local_edit.shape.scale).T
+    expected = x @ weight_difference(local_edit.tensors, MODULE, local_edit.shape.scale(MODULE)).T
     found = x @ weight_difference(merged, MODULE, 1.0).T
     assert (found - expected).norm() < 0.05 * expected.norm()
 
@@ -51,7 +51,7 @@ def test_it_solves_the_least_squares_of_each_layer(family, new_base, encoded, lo
         hook.remove()
         x = torch.cat([i.flatten(0, -2) for i in inputs]).double().numpy()
         x = x / np.sqrt((x**2).sum())
-        d = weight_difference(s.adapter.tensors, MODULE, s.adapter.shape.scale).double().numpy() if s.adapter else 0
+        d = weight_difference(s.adapter.tensors, MODULE, s.adapter.shape.scale(MODULE)).double().numpy() if s.adapter else 0
         rows.append(x)
         wanted.append(x @ d.T if s.adapter else np.zeros((len(x), 192)))
     solution, *_ = np.linalg.lstsq(np.concatenate(rows), np.concatenate(wanted), rcond=None)

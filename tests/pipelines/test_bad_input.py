@@ -7,8 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from fields.families.scene import save_transformer
+from fields.scene.transformer import SceneTransformer
 from pipelines.distill import main
 
 
@@ -30,7 +33,10 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
     ("override", "expected"),
     [
         ("learner.lagg=1", "learner.lagg: unknown key; allowed: batch_size, learning_rate"),
-        ("experts.local_edit.gpus=1", "experts.local_edit.gpus: unknown key; allowed: adapter, operator, replicas"),
+        (
+            "experts.local_edit.gpus=1",
+            "experts.local_edit.gpus: unknown key; allowed: checkpoint, adapter, ignore_keys",
+        ),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
         ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
@@ -48,6 +54,14 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("run.steps=many", "run.steps: Input should be a valid integer"),
         ("run.name=a/b", "run.name: String should match pattern"),
         ("student.rank=4", "student: the student's start: "),
+        ("student.rankk=4", "student.lora.rankk: unknown key; allowed: type, rank, alpha, targets, start"),
+        ("student={type: full, rank: 4}", "student.full.rank: unknown key; allowed: type, start"),
+        (
+            "student.type=half",
+            "student: Input tag 'half' found using 'type' does not match any of the expected tags: 'lora'",
+        ),
+        ("student.start={type: adapter, adapter: nowhere}", "student: nowhere holds 0 adapters"),
+        ("student.start.expert=text_to_image", "student: student.start: expert 'text_to_image' has no adapter to start from"),
         ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
         ("learner.node_labels={role: a b}", "learner.node_labels.role: String should match pattern"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
@@ -55,6 +69,12 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
             "experts.local_edit.operator={type: guidance, scale: .nan}",
             "operator.guidance.scale: Input should be a finite number",
         ),
+        ("experts.shared={}", "experts.shared: the results of a run use the names base, before, after, shared"),
+        (
+            "experts.global_edit={placement: shared, checkpoint: x}",
+            "experts.global_edit.placement: shared experts are adapters over the base; 'global_edit' has a checkpoint",
+        ),
+        ("experts.global_edit.placement=somewhere", "experts.global_edit.placement: Input should be 'separate' or 'shared'"),
         ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
         ("run", "'run': an override is written dotted.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
@@ -112,7 +132,8 @@ def _without(table: pa.Table, column: str) -> pa.Table:
 def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
     path = _edited(scene_data, tmp_path, lambda table: _without(table, "target_image"))
     line = refuse(f"routes.local_edit.data={path}", "preset=offpolicy")
-    assert line == "error: routes.local_edit.data: row 'local_edit-000047' has no target_image, which state.type needs"
+    row = f"{path} row 47: row 'local_edit-000047'"
+    assert line == f"error: routes.local_edit.data: {row} has no target_image, which state.type needs"
 
 
 @pytest.mark.parametrize(
@@ -127,14 +148,16 @@ def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
         ("global_edit", "{type: rescale, phi: 1, of: {type: negative_prompt, scale: 2}}", "no negative_prompt"),
     ],
 )
-def test_an_operator_that_the_routes_rows_cannot_serve(refuse, expert, operator, expected):
+def test_an_operator_that_the_routes_rows_cannot_serve(refuse, scene_data, expert, operator, expected):
     line = refuse(f"experts.{expert}.operator={operator}")
-    assert line.startswith(f"error: routes.{expert}.data: row '{expert}-000000' has {expected}")
+    row = f"{scene_data / expert}.parquet row 0: row '{expert}-000000'"
+    assert line.startswith(f"error: routes.{expert}.data: {row} has {expected}")
 
 
 def test_an_operator_named_by_another_experts_operator(refuse):
     line = refuse("experts.global_edit.operator=local_edit", "experts.local_edit.operator={type: negative_prompt, scale: 2}")
-    assert "routes.local_edit.data: row 'local_edit-000000' has no negative_prompt" in line
+    assert line.startswith("error: routes.local_edit.data: ")
+    assert "row 0: row 'local_edit-000000' has no negative_prompt" in line
 
 
 def test_data_that_is_no_parquet(refuse, tmp_path):
@@ -152,13 +175,61 @@ def test_adapter_of_another_shape(refuse, adapter):
     name = "base_model.model.patch_in.lora_A.weight"
     save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, adapter / "adapter_model.safetensors")
     line = refuse(f"experts.global_edit.adapter={adapter}")
-    assert "1 tensors of the adapter don't fit the model; first: patch_in.lora_A.weight is (8, 191), wanted (8, 192)" in line
+    assert "1 tensors don't fit the model: patch_in.lora_A.weight is (8, 191), wanted (8, 192)" in line
 
 
 def test_adapter_with_another_key(refuse, adapter):
     tensors = load_file(adapter / "adapter_model.safetensors")
     save_file({f"x.{name}": tensor for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
-    assert f"{2 * len(tensors)} tensors of the adapter don't fit" in refuse(f"experts.global_edit.adapter={adapter}")
+    line = refuse(f"experts.global_edit.adapter={adapter}")
+    assert f"{len(tensors)} keys are of no linear module of SceneTransformer: x.base_model.model.blocks.0.ff_in.lora_A" in line
+
+
+def test_a_key_is_ignored_by_name_only(refuse, adapter, config_file, capsys):
+    path = adapter / "adapter_model.safetensors"
+    save_file({**load_file(path), "text_encoder.q.lora_A.weight": torch.ones(8, 4)}, path)
+    override = f"experts.global_edit.adapter={adapter}"
+    assert "1 keys are of no linear module of SceneTransformer: text_encoder.q.lora_A.weight" in refuse(override)
+    assert main([str(config_file), "--dry-run", override, "experts.global_edit.ignore_keys=[text_encoder.*]"]) == 0
+    assert "is valid" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_architecture(refuse, tmp_path):
+    save_transformer(SceneTransformer(width=32, depth=2, heads=2), tmp_path / "narrow")
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'narrow'}")
+    assert line.startswith("error: experts.global_edit.checkpoint: ")
+    assert "tensors differ from the base's: blocks.0.ff_in.bias is (128,), wanted (192,); blocks.0.ff_in.weight is" in line
+
+
+def test_checkpoint_of_another_depth(refuse, tmp_path):
+    save_transformer(SceneTransformer(width=48, depth=3, heads=2), tmp_path / "deep")
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'deep'}")
+    assert "12 tensors differ from the base's: blocks.2.ff_in.bias is (192,), wanted none; " in line
+
+
+def test_shared_experts_have_one_applications_resources(refuse):
+    line = refuse(
+        *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")), "experts.global_edit.replicas=2"
+    )
+    assert "experts.global_edit.replicas: 2, but experts.local_edit has 1; shared experts are one application" in line
+
+
+def test_shared_experts_are_counted_once(refuse):
+    line = refuse(
+        *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")),
+        *(f"experts.{name}.num_gpus=50" for name in ("local_edit", "global_edit")),
+    )
+    assert "num_gpus: the run needs 50 (shared experts 1 x 50); this machine has 0" in line
+
+
+def test_a_lora_cannot_start_as_a_checkpoint(refuse, tiny_models):
+    line = refuse(f"experts.local_edit.checkpoint={tiny_models.other_base}")
+    assert "student.start: expert 'local_edit' is a full checkpoint; only a student of type full can start from it" in line
+
+
+def test_checkpoint_of_nothing(refuse, tmp_path):
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path}")
+    assert f"experts.global_edit.checkpoint: {tmp_path} is no scene model: it has no config.json" in line
 
 
 def test_adapter_cut_in_half(refuse, adapter):
@@ -168,7 +239,9 @@ def test_adapter_cut_in_half(refuse, adapter):
 
 
 def test_adapter_without_weights(refuse, tmp_path):
-    assert "is no PEFT adapter: it has no adapter_config.json" in refuse(f"experts.global_edit.adapter={tmp_path}")
+    assert "holds 0 adapters: adapter_model.safetensors, pytorch_lora_weights.safetensors or one other" in refuse(
+        f"experts.global_edit.adapter={tmp_path}"
+    )
 
 
 def test_checkpoint_that_is_none(config_file, tmp_path, capsys):

@@ -51,7 +51,7 @@ def watched(cluster, make_config) -> Watched:
     _wait_for(lambda: "field_call_retries_total{" in _metrics())
     _kill_at_work("chaos/rollout-0")
     _wait_for(lambda: "field_rollout_retries_total{" in _metrics())
-    _wait_for(lambda: _value(_metrics(), "ray_field_process_starts_total", 'process="chaos/rollout-0"') == 2)
+    _wait_for(lambda: sum(_values(_metrics(), "ray_field_process_starts_total", 'process="chaos/rollout-0"')) == 2)
     _wait_for(lambda: _value(_metrics(), "ray_field_staleness", 'run="chaos"') == 2)
     metrics = _metrics()
     run.join(timeout=200)
@@ -94,8 +94,14 @@ def _metrics() -> str:
 
 
 def _value(metrics: str, name: str, label: str) -> float:
-    (line,) = [line for line in metrics.splitlines() if line.startswith(f"{name}{{") and label in line]
-    return float(line.rsplit(" ", 1)[1])
+    (value,) = _values(metrics, name, label)
+    return value
+
+
+def _values(metrics: str, name: str, label: str) -> list[float]:
+    """One a process that has shown it, dead ones included."""
+    lines = [line for line in metrics.splitlines() if line.startswith(f"{name}{{") and label in line]
+    return [float(line.rsplit(" ", 1)[1]) for line in lines]
 
 
 def _wait_for(condition, seconds: float = 180.0) -> None:

@@ -51,6 +51,26 @@ def test_every_method_distributed_equals_the_reference(cluster, make_config, ove
     assert sorted(trained_ids(config.folder)) == list(range(4 * 6))
 
 
+def test_a_full_student_equals_the_reference(cluster, make_config):
+    overrides = ("student={type: full, start: {type: expert, expert: local_edit}}", "run.steps=4", "learner.lag=1")
+    expected = reference(make_config(*overrides, "run.name=reference"))
+    assert distributed(make_config(*overrides, "run.name=full")).weights.checksum == expected.weights.checksum
+    assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
+
+
+def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config):
+    """Mixed batches sum in another order: the students agree to 1e-3 of what they learned, and a repetition to the last bit."""
+    overrides = ("run.steps=4", "learner.lag=1", *(f"experts.{name}.placement=shared" for name in make_config().experts))
+    start = reference(make_config(*overrides, "run.steps=1", "learner.learning_rate=1e-12")).weights.tensors
+    expected = reference(make_config(*overrides, "run.name=reference")).weights.tensors
+    shared = [distributed(make_config(*overrides, f"run.name=shared{n}")).weights for n in range(2)]
+    assert shared[0].checksum == shared[1].checksum
+    learned = sum((expected[name] - tensor).square().sum() for name, tensor in start.items()) ** 0.5
+    apart = sum((expected[name] - tensor).square().sum() for name, tensor in shared[0].tensors.items()) ** 0.5
+    assert learned > 0.1
+    assert apart < 1e-3 * learned
+
+
 def test_another_lag_is_another_student(make_config):
     """Or the equality above would hold for a run that ignores its lag."""
     assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum

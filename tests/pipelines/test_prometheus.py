@@ -97,7 +97,7 @@ def test_panels_are_placed_side_by_side():
 
 def _filled(query: str, run: str = "watched") -> str:
     """What Grafana sends for a panel."""
-    return query.replace("$run", run).replace("$__rate_interval", "20s")
+    return query.replace("$run", run).replace("$__rate_interval", "20s").replace("$__range", "5m")
 
 
 def _ask(prometheus: str, query: str) -> list[dict]:

@@ -58,7 +58,7 @@ def write(config: RunConfig, exam: Exam) -> Write:
         results = {name: wrong if name == BEFORE else right for name in MODELS} if evaluated else {}
         weights = Weights.of(steps, {"adapter": torch.zeros(2, 2)})
         outcome = Outcome(steps=steps, weights=weights, exam=exam, results=results)
-        config.folder.mkdir()
+        config.folder.mkdir(exist_ok=True)
         metrics = [_metrics_row(step) for step in range(steps)]
         skills = [{"step": 2 + n, "skills": right.skills} for n in range(evaluations)]
         for name, rows in ((METRICS, metrics), (SKILLS, skills)):
@@ -130,6 +130,16 @@ def test_every_image_and_chart_has_a_text(write: Write):
     assert all(re.search(r'alt="[^"]+"', image) for image in re.findall(r"<img [^>]*>", page))
     assert len(re.findall(r'<svg class="plot"[^>]* role="img" aria-label="[^"]+"', page)) == 2
     assert page.count("<table") == page.count("<caption>") == len(CATEGORIES) + 2
+
+
+def test_a_page_of_a_run_that_goes_on_says_so_and_refreshes(config: RunConfig, write: Write):
+    assert config.run.steps == 600
+    page = write(steps=4, evaluations=2)
+    assert '<meta http-equiv="refresh" content="30">' in page
+    assert "4 of 600 steps so far; 24 samples" in page
+    finished = write(steps=600)
+    assert "refresh" not in finished
+    assert "600 steps; 3,600 samples" in finished
 
 
 def test_without_evaluation_there_is_a_sentence_instead(write: Write):

@@ -1,9 +1,13 @@
-"""The encoder's cache: what it saves, what it forgets, and that it never shows in the result."""
+"""The encoder: what its cache saves, what is encoded together, and that neither shows in the result."""
 
 import asyncio
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import ray
 import torch
 
 from fields.dataset import encode_png
@@ -13,13 +17,18 @@ from fields.scene.exam import task_row
 from fields.scene.grammar import draw_task
 from services.encoder import EncoderService
 
+MEGABYTE = 2**20
+
 
 class CountingFamily(SceneFamily):
-    def __init__(self):
-        self.encoded: list[str] = []
+    """Remembers what it encoded together."""
+
+    def __init__(self, encodes_batches: bool = True):
+        self.encodes_batches = encodes_batches
+        self.calls: list[list[str]] = []
 
     def encode(self, rows):
-        self.encoded += [row.uid for row in rows]
+        self.calls.append([row.uid for row in rows])
         return super().encode(rows)
 
 
@@ -27,39 +36,106 @@ def rows(category: str, count: int):
     return [task_row(f"{category}-{n}", draw_task(category, generator(0, Stream.ROW, n))) for n in range(count)]
 
 
-def test_rows_are_encoded_once_and_equal_the_family(cluster):
-    family = CountingFamily()
-    service = EncoderService(lambda: family, cache_rows=8, threads=1, run="test")
+def encode(service: EncoderService, *wanted):
+    return asyncio.run(service.encode(list(wanted)))
+
+
+def new_service(family, cache_bytes: int = MEGABYTE) -> EncoderService:
+    return EncoderService(lambda: family, cache_bytes=cache_bytes, threads=1, run="test")
+
+
+@pytest.mark.parametrize("encodes_batches", [True, False])
+def test_rows_are_encoded_once_and_equal_the_family(cluster, encodes_batches):
+    family = CountingFamily(encodes_batches)
+    service = new_service(family)
     wanted = rows("replace", 4)
-    first = asyncio.run(service.encode(wanted))
-    again = asyncio.run(service.encode(wanted[::-1]))
-    assert family.encoded == [row.uid for row in wanted]
+    first = encode(service, *wanted[:2])
+    again = encode(service, *wanted[::-1], wanted[3])
+    uids = [row.uid for row in wanted]
+    assert family.calls == ([uids[:2], uids[:1:-1]] if encodes_batches else [[uids[n]] for n in (0, 1, 3, 2)])
     expected = SceneFamily().encode(wanted)
     for name, tensor in expected.tensors.items():
-        assert torch.equal(first.tensors[name], tensor)
-        assert torch.equal(again.tensors[name], tensor.flip(0))
+        assert torch.equal(first.tensors[name], tensor[:2])
+        assert torch.equal(again.tensors[name], tensor[[3, 2, 1, 0, 3]])
+
+
+def test_one_row_twice_in_a_call_is_encoded_once(cluster):
+    family = CountingFamily()
+    (row,) = rows("style", 1)
+    condition = encode(new_service(family), row, row)
+    assert family.calls == [[row.uid]]
+    assert torch.equal(condition.tensors["source"][0], condition.tensors["source"][1])
 
 
 def test_the_least_recently_used_row_is_forgotten(cluster):
-    family = CountingFamily()
-    service = EncoderService(lambda: family, cache_rows=2, threads=1, run="test")
     a, b, c = rows("attribution", 3)
+    size = sum(2 * tensor.nbytes for tensor in SceneFamily().encode([a]).tensors.values())
+    family = CountingFamily()
+    service = new_service(family, cache_bytes=2 * size)
     for row in (a, b, a, c, a, b):
-        asyncio.run(service.encode([row]))
-    assert family.encoded == [a.uid, b.uid, c.uid, b.uid]
+        encode(service, row)
+    assert family.calls == [[a.uid], [b.uid], [c.uid], [b.uid]]
+
+
+def test_what_is_kept_of_a_batch_does_not_keep_the_batch(cluster):
+    """A slice holds its whole batch in memory, whatever its own size says."""
+    service = new_service(CountingFamily())
+    encode(service, *rows("replace", 8))
+    for condition in service._cache._conditions.values():
+        for tensor in (*condition.tensors.values(), *condition.unconditional.values()):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def test_the_source_image_is_part_of_the_key(cluster):
-    family = CountingFamily()
-    service = EncoderService(lambda: family, cache_rows=8, threads=1, run="test")
     a, b = rows("style", 2)
     b = type(b)(b.uid, b.task, a.prompt, b.source_image, b.target_image)
-    conditions = [asyncio.run(service.encode([row])) for row in (a, b)]
+    service = new_service(CountingFamily())
+    conditions = [encode(service, row) for row in (a, b)]
     assert not torch.equal(conditions[0].tensors["source"], conditions[1].tensors["source"])
 
 
+def test_calls_at_once_load_the_encoders_once(cluster):
+    """A family loads them when it first encodes, and calls take turns."""
+    loads: list[str] = []
+
+    class LazyFamily(CountingFamily):
+        def encode(self, rows):
+            if not loads:
+                time.sleep(0.05)
+                loads.append(threading.current_thread().name)
+            return super().encode(rows)
+
+    async def together():
+        service = new_service(LazyFamily())
+        await asyncio.gather(*(service.encode([row]) for row in rows("two", 6)))
+
+    asyncio.run(together())
+    assert len(loads) == 1
+
+
+def test_the_counters_are_on_the_metrics_port(cluster):
+    import urllib.request
+
+    service = EncoderService(CountingFamily, cache_bytes=1500, threads=1, run="counted")
+    for row in [*rows("two", 3), *rows("two", 3)[2:]]:
+        encode(service, row)
+    wanted = {"hits_total": 1.0, "misses_total": 3.0}
+    port = ray.nodes()[0]["MetricsExportPort"]
+    deadline = time.monotonic() + 60
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if 'run="counted"' in line]
+        found = {name: float(line.rsplit(" ", 1)[1]) for name in wanted for line in lines if f"encoder_cache_{name}{{" in line}
+        size = [float(line.rsplit(" ", 1)[1]) for line in lines if "encoder_cache_bytes{" in line]
+        if found == wanted and size:
+            assert 0 < size[0] <= 1500
+            return
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.5)
+
+
 def test_the_negative_prompt_is_part_of_the_key(cluster):
-    service = EncoderService(CountingFamily, cache_rows=8, threads=1, run="test")
+    service = new_service(CountingFamily())
     (row,) = rows("attribution", 1)
     first, second = (
         asyncio.run(service.encode([replace(row, negative_prompt=f"a {colour} circle on white")])) for colour in ("red", "blue")
@@ -70,10 +146,10 @@ def test_the_negative_prompt_is_part_of_the_key(cluster):
 
 def test_target_images_come_when_they_are_asked_for_and_are_not_cached(cluster):
     family = CountingFamily()
-    service = EncoderService(lambda: family, cache_rows=8, threads=1, run="test")
+    service = new_service(family)
     wanted = [
         replace(row, target_image=encode_png(np.full((3, 24, 24), n / 4, np.float32))) for n, row in enumerate(rows("style", 2))
     ]
     assert asyncio.run(service.encode(wanted)).clean is None
     assert torch.equal(asyncio.run(service.encode(wanted, True)).clean, SceneFamily().clean(wanted))
-    assert family.encoded == [row.uid for row in wanted], "the conditions themselves were there already"
+    assert family.calls == [[row.uid for row in wanted]], "the conditions themselves were there already"

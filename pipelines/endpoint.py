@@ -1,0 +1,159 @@
+"""A finished or running run as an endpoint: its newest student, its experts, and what the endpoint says about them."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from fields import checkpoint
+from fields.carriers import Weights
+from fields.dataset import Bucket, Row
+from fields.policy import Policy
+from pipelines import build
+from pipelines.config import STUDENT, RunConfig
+from pipelines.load import ConfigError, load_config
+from pipelines.validate import Demand, check_models
+from services.applications import HttpAddress, delete, deploy, start
+from services.client import CallLimits, ServiceClient
+from services.encoder import encoder_application
+from services.endpoint import EndpointSettings, endpoint_application
+from services.expert import expert_application
+from services.resources import Resources
+from services.student import student_application
+from services.studio import Studio
+
+_ENCODER, _ENDPOINT = "encoder", "endpoint"
+_EXAMPLES_A_ROUTE = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is served.
+
+    Attributes:
+        config: of the run.
+        checkpoint: the folder whose moving average is the student.
+        experts: names of the experts that answer beside it.
+        replicas: of the student.
+    """
+
+    config: RunConfig
+    checkpoint: Path
+    experts: tuple[str, ...]
+    replicas: int
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the checkpoint."""
+        return int(self.checkpoint.name.removeprefix("step-"))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Ids of the models, the student first."""
+        return (STUDENT, *self.experts)
+
+    def demands(self) -> list[Demand]:
+        """What its services ask of the cluster."""
+        config = self.config
+        experts = {name: config.experts[name] for name in self.experts}
+        return [
+            Demand(STUDENT, self.replicas, config.rollout.num_cpus, config.rollout.num_gpus),
+            Demand(_ENCODER, config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
+            *(Demand(f"experts.{name}", e.replicas, e.num_cpus, e.num_gpus) for name, e in experts.items()),
+        ]
+
+
+def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
+    """The newest complete checkpoint of a run folder, checked as far as it can be without loading it into services.
+
+    Raises:
+        ConfigError: if the folder is no run's, has no checkpoint, or a model or adapter of it is missing or doesn't fit.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
+    config = load_config(folder / "config.yaml", [])
+    newest = checkpoint.newest(folder / "checkpoints")
+    if newest is None:
+        raise ConfigError(f"{folder} has no complete checkpoint; the first is written after {config.checkpoint.every} steps")
+    check_models(config)
+    return Served(config=config, checkpoint=newest, experts=tuple(config.experts) if with_experts else (), replicas=replicas)
+
+
+def served_student(config: RunConfig, path: Path) -> Policy:
+    """The moving average of a checkpoint merged into the base."""
+    student, saved = build.policy(config), checkpoint.read(path)
+    student.load(Weights.of(saved.step, saved.ema))
+    return student
+
+
+def endpoint_settings(
+    served: Served, *, queue: int, timeout_s: float, most_bytes: int, digest: bytes | None
+) -> EndpointSettings:
+    """What the endpoint says about a run, with its limits."""
+    config = served.config
+    family = build.family(config)
+    height, width = family.decode(torch.zeros(1, *family.latent_shape())).shape[-2:]
+    return EndpointSettings(
+        run=config.run.name,
+        step=served.step,
+        models=served.models,
+        size=f"{width}x{height}",
+        examples=_examples(config),
+        queue=queue,
+        timeout_s=timeout_s,
+        most_bytes=most_bytes,
+        digest=digest,
+    )
+
+
+def _examples(config: RunConfig) -> list[Row]:
+    """The first rows of each route whose data is at hand; the endpoint doesn't need them."""
+    buckets = [Bucket(route.data) for route in config.routes.values() if route.data.is_file()]
+    return [bucket[n] for bucket in buckets for n in range(min(_EXAMPLES_A_ROUTE, len(bucket)))]
+
+
+def application_name(config: RunConfig, service: str) -> str:
+    """A Serve application of the endpoint; no application of a training run has such a name."""
+    return f"{config.run.name}@{service}"
+
+
+def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress) -> None:
+    """Deploy encoder, student and experts, then the endpoint before them; returns when it answers.
+
+    Raises:
+        RuntimeError: if Serve runs without a proxy, or an application fails to start.
+    """
+    config, threads = served.config, served.config.run.threads
+    resources = {demand.who.removeprefix("experts."): _resources(demand) for demand in served.demands()}
+    build_student = partial(served_student, config, served.checkpoint.absolute())
+    applications = {
+        _ENCODER: encoder_application(
+            partial(build.family, config), config.encoder.cache_bytes, threads, config.run.name, resources[_ENCODER]
+        ),
+        STUDENT: student_application(build_student, threads, resources[STUDENT]),
+        **{name: expert_application(partial(build.field, config, name), threads, resources[name]) for name in served.experts},
+    }
+    start(http)
+    deploy({application_name(config, service): application for service, application in applications.items()})
+    build_studio = partial(_studio, config, served.models, settings)
+    deploy({application_name(config, _ENDPOINT): endpoint_application(build_studio, settings)}, route_prefix="/")
+
+
+def stop_endpoint(served: Served) -> None:
+    """Delete the applications of `start_endpoint`."""
+    delete([application_name(served.config, service) for service in (_ENDPOINT, *served.models, _ENCODER)])
+
+
+def _resources(demand: Demand) -> Resources:
+    return Resources(replicas=demand.count, num_cpus=demand.num_cpus, num_gpus=demand.num_gpus)
+
+
+def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettings) -> Studio:
+    limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
+    clients = {
+        service: ServiceClient(application_name(config, service), service, config.run.name, limits)
+        for service in (_ENCODER, *models)
+    }
+    family = build.family(config)
+    return Studio(clients[_ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))

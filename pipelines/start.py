@@ -1,0 +1,96 @@
+"""What the student starts as: its trainable tensors before the first step."""
+
+from torch import Tensor, nn
+
+from fields.carriers import Condition, Tensors
+from fields.dataset import Bucket
+from fields.families.base import Family
+from fields.field import Field
+from fields.lora import Adapter, LoraShape
+from fields.lora_files import load_adapter
+from fields.lora_merge import combine, combine_networks, merged_network, rescaled
+from fields.plan import Stream, noise
+from fields.regmean import Sample, regression_merge
+from fields.schedule import time_grid
+from fields.student import LoraStudent, Student
+from pipelines import config as c
+
+_NotTheBase = c.StartAtExpert | c.StartAtMerge | c.StartAtRegression | c.StartAtAdapter
+
+
+def start_tensors(config: c.RunConfig, student: Student, family: Family, transformer: nn.Module) -> Tensors | None:
+    """The student's tensors at its start, over the bare base `transformer`; None is the base.
+
+    Raises:
+        ValueError: if there is nothing to start from, it cannot be read, or experts cannot be merged.
+    """
+    start = config.student.start
+    if isinstance(start, c.StartAtBase):
+        return None
+    if isinstance(student, LoraStudent):
+        return _lora_start(config, start, student.shape, family, transformer)
+    return _full_start(config, start, family, transformer)
+
+
+def expert_adapter(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter | None:
+    """An expert's adapter, read for this network; None if it has none."""
+    expert = config.experts[name]
+    return load_adapter(expert.adapter, transformer, expert.ignore_keys) if expert.adapter else None
+
+
+def expert_network(config: c.RunConfig, name: str, family: Family) -> tuple[nn.Module, Adapter | None]:
+    """An expert's bare network, the base or its own checkpoint, and its adapter."""
+    transformer = family.load_transformer(config.experts[name].checkpoint or config.model.path)
+    return transformer, expert_adapter(config, name, transformer)
+
+
+def _lora_start(config: c.RunConfig, start: _NotTheBase, shape: LoraShape, family: Family, transformer: nn.Module) -> Tensors:
+    if isinstance(start, c.StartAtRegression):
+        return _regression(config, start.rows, shape, family)
+    if isinstance(start, c.StartAtAdapter):
+        return rescaled(load_adapter(start.adapter, transformer, start.ignore_keys), shape)
+    if isinstance(start, c.StartAtExpert):
+        return rescaled(_lora_of(config, start.expert, transformer), shape)
+    return combine({name: (_lora_of(config, name, transformer), weight) for name, weight in start.experts.items()}, shape)
+
+
+def _lora_of(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
+    if config.experts[name].checkpoint is not None:
+        raise ValueError(f"student.start: expert {name!r} is a full checkpoint; only a student of type full can start from it")
+    adapter = expert_adapter(config, name, transformer)
+    if adapter is None:
+        raise ValueError(f"student.start: expert {name!r} has no adapter to start from; start at the base instead")
+    return adapter
+
+
+def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Family) -> Tensors:
+    """The merge of the routes' experts, each run on the first rows of its route."""
+    samples = {}
+    for number, (name, route) in enumerate(config.routes.items()):
+        bucket = Bucket(route.data)
+        rows = range(min(count, len(bucket)))
+        network = expert_network(config, route.expert, family)
+        samples[name] = Sample(
+            transformer=Field.build(route.expert, family, {route.expert: network}).transformers[route.expert],
+            adapter=network[1],
+            condition=Condition.concatenate([family.encode([bucket[row]]) for row in rows]),
+            noise=noise(config.run.seed, [number * count + row for row in rows], family.latent_shape(), Stream.MERGE),
+        )
+    shift, steps = config.rollout.shift, config.rollout.steps
+    grid = family.grid(None, steps) if shift is None else time_grid(steps, shift)
+    return regression_merge(family, samples, grid, shape)
+
+
+def _full_start(config: c.RunConfig, start: _NotTheBase, family: Family, transformer: nn.Module) -> dict[str, Tensor]:
+    if isinstance(start, c.StartAtRegression):
+        raise ValueError("student.start: a merge by regression is an adapter; only a student of type lora can start from it")
+    if isinstance(start, c.StartAtAdapter):
+        return merged_network(transformer, load_adapter(start.adapter, transformer, start.ignore_keys))
+    if isinstance(start, c.StartAtExpert):
+        return _weights_of(config, start.expert, family)
+    experts = [(_weights_of(config, name, family), weight) for name, weight in start.experts.items()]
+    return combine_networks(merged_network(transformer, None), experts)
+
+
+def _weights_of(config: c.RunConfig, name: str, family: Family) -> dict[str, Tensor]:
+    return merged_network(*expert_network(config, name, family))

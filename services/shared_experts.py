@@ -1,0 +1,61 @@
+"""Experts that are adapters over one base as one Serve application, with one copy of the base a replica."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from ray import serve
+from ray.serve import Application
+from torch import Tensor
+
+from fields.carriers import Condition, Query, Target
+from fields.plan import Group
+from fields.rollout import clean
+from fields.shared_field import SharedField
+from fields.solver import Euler, Solver
+from services.process_metrics import ProcessMetrics
+from services.resources import Resources
+
+
+class SharedExpertsService:
+    """Answers queries to any of its experts; like `ExpertService`, pure and one call at a time.
+
+    Args:
+        build_field: loads the base and the adapters, on this replica's device.
+        threads: torch threads; the same in every process of a run, or sums are reordered.
+    """
+
+    def __init__(self, build_field: Callable[[], SharedField], threads: int):
+        torch.set_num_threads(threads)
+        self._field = build_field()
+        self._metrics = ProcessMetrics()
+        self._turn = asyncio.Lock()
+
+    async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
+        """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
+        async with self._turn:
+            targets = await asyncio.to_thread(self._field.answer, experts, queries)
+        self._metrics.record_memory()
+        return targets
+
+    async def queries(
+        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+    ) -> tuple[Query, ...]:
+        """States of one expert's own rollout, for students that learn off-policy."""
+        async with self._turn:
+            return await asyncio.to_thread(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
+
+    async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
+        """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""
+        async with self._turn:
+            return await asyncio.to_thread(clean, partial(self._field.velocity, expert), noise, grid, condition, Euler())
+
+    async def check_health(self) -> None:
+        """Async on purpose: Serve notices a hung event loop only through an async check."""
+
+
+def shared_experts_application(build_field: Callable[[], SharedField], threads: int, resources: Resources) -> Application:
+    """The Serve application of all experts that share a base."""
+    deployment = serve.deployment(name="experts", **resources.deployment_options())(SharedExpertsService)
+    return deployment.bind(build_field, threads)

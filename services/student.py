@@ -1,0 +1,47 @@
+"""The trained student as a Serve application: one checkpoint merged into the base."""
+
+import asyncio
+from collections.abc import Callable
+
+import torch
+from ray import serve
+from ray.serve import Application
+from torch import Tensor
+
+from fields.carriers import Condition
+from fields.policy import Policy
+from fields.rollout import clean
+from fields.solver import Euler
+from services.resources import Resources
+
+
+class StudentService:
+    """Generates with one version of the student; calls are pure, async, and compute in a thread, one at a time.
+
+    Args:
+        build_student: loads the base, on this replica's device, with the version that is served.
+        threads: torch threads of the replica.
+    """
+
+    def __init__(self, build_student: Callable[[], Policy], threads: int):
+        torch.set_num_threads(threads)
+        self._student = build_student()
+        self._turn = asyncio.Lock()
+
+    async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
+        """Clean states (batch, ...) by the student's own ODE from the given noise, on the CPU."""
+        async with self._turn:
+            return await asyncio.to_thread(self._generate, noise, grid, condition)
+
+    def _generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
+        device = self._student.device
+        return clean(self._student.velocity, noise.to(device), grid.to(device), condition.to(device), Euler()).cpu()
+
+    async def check_health(self) -> None:
+        """Async on purpose: Serve notices a hung event loop only through an async check."""
+
+
+def student_application(build_student: Callable[[], Policy], threads: int, resources: Resources) -> Application:
+    """The Serve application of the trained student."""
+    deployment = serve.deployment(name="student", **resources.deployment_options())(StudentService)
+    return deployment.bind(build_student, threads)

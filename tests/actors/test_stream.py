@@ -1,0 +1,145 @@
+"""Which groups are asked together, and that every query comes back with its own answer."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+
+from actors.stream import TargetStream
+from fields.carriers import Condition, Query, Target, Weights
+from fields.dataset import Row
+from fields.plan import SamplePlan
+from fields.query import UniformQuery
+from fields.routing import HardRouting
+from fields.schedule import time_grid
+from fields.teaching import Teaching
+from services.expert_client import ExpertClient
+
+ROUTES = ("a", "b", "c", "d")
+PLAN = SamplePlan(
+    seed=1,
+    batch_size=12,
+    group_size=5,
+    routing=HardRouting(dict.fromkeys(ROUTES, 1.0), "sample"),
+    query=UniformQuery("index"),
+    grid=time_grid(4),
+    rows=dict.fromkeys(ROUTES, 3),
+)
+
+
+class Encoder:
+    """Every row is its number."""
+
+    async def call(self, method, rows, with_clean):
+        value = torch.tensor([[float(row.uid)] for row in rows])
+        return Condition(tensors={"row": value}, unconditional={"row": value})
+
+
+class Rollouts:
+    """A state is its sample's id."""
+
+    async def call(self, method, group, condition, weights):
+        query = Query(
+            sample_ids=group.ids,
+            route=group.route,
+            policy_version=weights.policy_version,
+            checksum=weights.checksum,
+            x_t=torch.tensor([[float(n)] for n in group.ids]),
+            t=torch.full((len(group.ids),), 0.5),
+            t_next=torch.full((len(group.ids),), 0.4),
+            condition=condition,
+        )
+        return ray.put((query,)), (query,)
+
+
+class Experts:
+    """An application that keeps a record of what it was asked, and answers a state with its square."""
+
+    def __init__(self):
+        self.calls = []
+
+    async def call(self, method, *arguments):
+        names, references = (arguments[0], arguments[1:]) if isinstance(arguments[0], list) else ([None], arguments)
+        queries = [ray.get(reference)[0] for reference in references]
+        self.calls.append([(name, query.sample_ids) for name, query in zip(names, queries, strict=True)])
+        await asyncio.sleep(0.01 * len(self.calls))  # later calls are answered later
+        answers = [
+            (Target(sample_ids=q.sample_ids, expert=name or "own", t=q.t, velocity=q.x_t**2),)
+            for name, q in zip(names, queries, strict=True)
+        ]
+        return answers if names != [None] else answers[0]
+
+
+@pytest.mark.parametrize("shared", ["", "bc", "abcd"])
+def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(cluster, shared):
+    one, own = Experts(), Experts()
+    experts = {f"expert-{r}": ExpertClient(one, f"expert-{r}") if r in shared else ExpertClient(own) for r in ROUTES}
+    rows = [Row(str(n), "t", "p") for n in range(3)]
+
+    async def first_step():
+        stream = TargetStream(
+            plan=PLAN,
+            buckets=dict.fromkeys(ROUTES, rows),
+            encoder=Encoder(),
+            rollouts=Rollouts(),
+            experts=experts,
+            teaching=Teaching(shares={route: {f"expert-{route}": 1.0} for route in ROUTES}),
+            expert_rollouts=None,
+            with_clean=False,
+            steps=range(1),
+            lag=0,
+        )
+        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        return await stream.examples(0)
+
+    examples = asyncio.run(first_step())
+    groups = PLAN.groups(0)
+    assert [example.query.sample_ids for example in examples] == [group.ids for group in groups], "the plan's order"
+    for group, example in zip(groups, examples, strict=True):
+        query, target = example.query, example.target
+        assert target.sample_ids == query.sample_ids
+        assert target.expert == (f"expert-{group.route}" if group.route in shared else "own")
+        assert torch.equal(target.velocity, query.x_t**2)
+    assert [len(call) for call in own.calls] == [1] * sum(group.route not in shared for group in groups)
+    sizes = [sum(len(ids) for _, ids in call) for call in one.calls]
+    assert sum(sizes) == sum(len(group.ids) for group in groups if group.route in shared)
+    assert all(size <= PLAN.group_size for size in sizes)
+    asked = [part for call in one.calls for part in call]
+    assert asked == [(f"expert-{group.route}", group.ids) for group in groups if group.route in shared]
+    if shared == "abcd":
+        assert any(len({name for name, _ in call}) > 1 for call in one.calls), "no call was mixed"
+
+
+def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
+    own = Experts()
+
+    class CleanEncoder(Encoder):
+        async def call(self, method, rows, with_clean):
+            assert with_clean
+            condition = await super().call(method, rows, with_clean)
+            return replace(condition, clean=condition.tensors["row"])
+
+    async def first_step():
+        stream = TargetStream(
+            plan=PLAN,
+            buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
+            encoder=CleanEncoder(),
+            rollouts=Rollouts(),
+            experts={"expert": ExpertClient(own)},
+            teaching=Teaching(shares={route: {} for route in ROUTES}),
+            expert_rollouts=None,
+            with_clean=True,
+            steps=range(1),
+            lag=0,
+        )
+        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        return await stream.examples(0)
+
+    examples = asyncio.run(first_step())
+    assert [example.query.sample_ids for example in examples] == [group.ids for group in PLAN.groups(0)]
+    for example in examples:
+        clean = example.query.condition.tensors["row"]
+        torch.testing.assert_close(example.target.velocity, (example.query.x_t - clean) / 0.5)
+    assert own.calls == []

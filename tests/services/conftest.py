@@ -1,0 +1,73 @@
+"""The endpoint in this process: the services themselves over the tiny models, called without Ray between them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from torch import Tensor
+
+from fields.carriers import Weights
+from fields.families import SceneFamily
+from fields.peft_files import read_adapter
+from fields.plan import Stream, generator
+from fields.policy import Policy
+from fields.scene.exam import task_row
+from fields.scene.grammar import draw_task
+from fields.schedule import time_grid
+from fields.solver import Euler
+from services.encoder import EncoderService
+from services.endpoint import EndpointSettings, build_api
+from services.student import StudentService
+from services.studio import Caller, Studio
+
+GRID: Tensor = time_grid(4)
+SETTINGS = EndpointSettings(
+    run="tiny",
+    step=7,
+    models=("student", "expert"),
+    size="24x24",
+    examples=[task_row(name, draw_task(name, generator(0, Stream.ROW, 0))) for name in ("single", "remove")],
+    queue=8,
+    timeout_s=60.0,
+    most_bytes=100_000,
+    digest=None,
+)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A service that is called without Serve."""
+
+    service: Any
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return await getattr(self.service, method)(*arguments)
+
+
+@pytest.fixture(scope="session")
+def policies(tiny_models) -> Mapping[str, Policy]:
+    """Two versions of a student: the adapters of the tiny models, merged."""
+    family = SceneFamily()
+    policies = {}
+    for name, adapter in (("student", tiny_models.local_edit), ("expert", tiny_models.global_edit)):
+        policies[name] = Policy(family, family.load_transformer(tiny_models.base), 1.0, 0, GRID, Euler())
+        policies[name].load(Weights.of(0, read_adapter(adapter).tensors))
+    return policies
+
+
+MakeApi = Callable[..., FastAPI]
+
+
+@pytest.fixture
+def make_api(policies: Mapping[str, Policy]) -> MakeApi:
+    """The HTTP application; other settings, or another service for a model, by keyword."""
+
+    def make(models: Mapping[str, Caller] | None = None, **settings: Any) -> FastAPI:
+        services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
+        encoder = EncoderService(SceneFamily, cache_rows=8, threads=1, run="test")
+        studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily().latent_shape(), GRID)
+        return build_api(studio, replace(SETTINGS, **settings))
+
+    return make

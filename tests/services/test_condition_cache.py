@@ -1,0 +1,67 @@
+"""What the cache keeps, drops and tells apart."""
+
+import torch
+
+from fields.carriers import Condition
+from fields.dataset import Row
+from services.condition_cache import ConditionCache, content_key, kind
+
+
+def condition(numbers: int) -> Condition:
+    """Of 4 bytes a number, once with the prompt and once without."""
+    return Condition(tensors={"words": torch.zeros(1, numbers)}, unconditional={"words": torch.zeros(1, numbers)})
+
+
+def test_bytes_are_bounded_and_the_least_recently_used_goes():
+    cache = ConditionCache(100)
+    assert [cache.put(key, condition(5)) for key in (b"a", b"b")] == [0, 0]
+    assert cache.nbytes == 80
+    assert cache.get(b"a") is not None
+    assert cache.put(b"c", condition(5)) == 1
+    assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
+    assert cache.put(b"d", condition(12)) == 2, "a large one takes the room of several"
+    assert cache.nbytes == 96
+
+
+def test_what_is_larger_than_the_cache_is_not_kept_and_drops_nothing():
+    cache = ConditionCache(50)
+    cache.put(b"a", condition(5))
+    assert cache.put(b"b", condition(7)) == 0
+    assert cache.get(b"b") is None
+    assert cache.get(b"a") is not None
+
+
+DIFFERENT = (
+    Row("u", "t", "red"),
+    Row("u", "t", "blue"),
+    Row("u", "t", "red", b"image"),
+    Row("u", "t", "red", b"other"),
+    Row("u", "t", "red", b""),
+    Row("u", "t", "redimage"),
+    Row("u", "t", "", b"red"),
+    Row("u", "t", "red", negative_prompt="blue"),
+    Row("u", "t", "red", width=64, height=32),
+    Row("u", "t", "red", width=32, height=64),
+)
+
+
+def test_every_input_is_part_of_the_key():
+    assert len({content_key(row) for row in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_what_changes_no_condition_is_not():
+    assert content_key(Row("v", "s", "red", b"image", b"target")) == content_key(Row("u", "t", "red", b"image"))
+
+
+def test_a_field_that_rows_get_later_is_part_of_the_key():
+    """Such as a size or a negative prompt: nobody has to remember the cache."""
+    from dataclasses import make_dataclass
+
+    Later = make_dataclass("Later", [("width", int)], bases=(Row,), frozen=True, kw_only=True)
+    one, other = Later("u", "t", "red", width=64), Later("u", "t", "red", width=32)
+    assert content_key(one) != content_key(other)
+    assert kind(one) != kind(other), "nor are they one batch"
+
+
+def test_rows_with_and_without_a_source_image_are_no_batch():
+    assert kind(DIFFERENT[0]) == kind(DIFFERENT[1]) != kind(DIFFERENT[2]) == kind(DIFFERENT[3])
