@@ -13,13 +13,13 @@ import pytest
 import tiny_pipelines
 import torch
 from runs import distributed, reference
-from safetensors.torch import save_file
 from tiny_pipelines import PIPELINES, SIZE
 
 from fields.dataset import encode_png
 from fields.families import FAMILIES
 from fields.families.pipeline import PipelineFamily
-from fields.lora import Adapter, LoraShape, add_lora, read_adapter, write_adapter
+from fields.lora import Adapter, LoraShape, add_lora
+from fields.peft_files import write_adapter
 from pipelines.config import RunConfig
 from pipelines.outcome import Outcome
 
@@ -95,14 +95,6 @@ def image(pipeline: Any) -> np.ndarray:
     return pipeline(**arguments, generator=torch.Generator().manual_seed(0)).images[0]
 
 
-def as_diffusers_writes_it(checkpoint: Path, path: Path) -> Path:
-    """The checkpoint's adapter under the names that `load_lora_weights` reads."""
-    path.mkdir()
-    tensors = {f"transformer.{name}": tensor for name, tensor in read_adapter(checkpoint).tensors.items()}
-    save_file(tensors, path / "pytorch_lora_weights.safetensors")
-    return path
-
-
 @dataclass(frozen=True)
 class Trained:
     """A stock pipeline, its folder, and the plain loop's run over it."""
@@ -126,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_student_s_adapter_changes_the_stock_pipeline_s_image(trained, name, tmp_path, monkeypatch):
+def test_a_student_s_adapter_changes_the_stock_pipeline_s_image(trained, name, monkeypatch):
     module = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit.calculate_dimensions"
     monkeypatch.setattr(module, lambda area, ratio: (WIDTH, HEIGHT, None))
     model = trained(name)
@@ -134,7 +126,7 @@ def test_a_student_s_adapter_changes_the_stock_pipeline_s_image(trained, name, t
     assert any(tensor.abs().max() > 0 for key, tensor in model.outcome.weights.tensors.items() if "lora_B" in key)
     before = image(model.stock)
     checkpoint = model.run.folder / "checkpoints" / "step-000003"
-    model.stock.load_lora_weights(as_diffusers_writes_it(checkpoint, tmp_path / "lora"))
+    model.stock.load_lora_weights(checkpoint)
     after = image(model.stock)
     model.stock.unload_lora_weights()
     assert np.abs(after - before).max() > 1e-3
