@@ -80,6 +80,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--images is {options.images}; it must be from 1 to {MOST_IMAGES}")
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit is {options.limit}; it must be at least 1")
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; it must be at least 1")
     if options.guidance is not None and not 0 < options.guidance < inf:
         raise ValueError(f"--guidance is {options.guidance}; it must be above 0 and finite")
     if not 0 <= options.seed < 2**64:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_pipelines
 import torch
-from runs import distributed, reference
 from tiny_pipelines import PIPELINES, SIZE
 
 from fields.dataset import encode_png
@@ -22,6 +21,7 @@ from fields.lora import Adapter, LoraShape, add_lora
 from fields.peft_files import write_adapter
 from pipelines.config import RunConfig
 from pipelines.outcome import Outcome
+from runs import distributed, reference
 
 WIDTH, HEIGHT = SIZE
 PROMPTS = ("a red cat", "make the dog bright", "a green circle under the blue square", "it")

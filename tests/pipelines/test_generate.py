@@ -184,7 +184,7 @@ def refuse(tmp_path, capsys):
         (("--limit", 0), "--limit is 0; it must be at least 1"),
         (("--seed", -1), "--seed is -1; it must be from 0 to 2^64 - 1"),
         (("--guidance", "nan"), "--guidance is nan; it must be above 0 and finite"),
-        (("--steps", 0), "steps = 0; a rollout needs at least 1"),
+        (("--steps", 0), "--steps is 0; it must be at least 1"),
         (("--family", "sd9"), "unknown family 'sd9'; allowed: scene"),
         (("--model", "nowhere"), "nowhere is no scene model"),
         (("--adapter", "nowhere"), "nowhere"),
