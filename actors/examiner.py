@@ -11,6 +11,7 @@ from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Weights
 from fields.evaluation import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
+from fields.schedule import Grid
 from services.client import ServiceClient
 from services.expert_client import ExpertClient
 
@@ -23,12 +24,12 @@ class Examiner:
     Args:
         exam: the questions.
         family: decodes clean states.
-        grid: the rollout's times.
+        grid: the rollout's times, by size.
         encoder: client of the condition encoder.
         rollouts: the rollout workers.
     """
 
-    def __init__(self, exam: Evaluation, family: Family, grid: Tensor, encoder: ServiceClient, rollouts: RolloutPool):
+    def __init__(self, exam: Evaluation, family: Family, grid: Grid, encoder: ServiceClient, rollouts: RolloutPool):
         self.exam = exam
         self._family = family
         self._grid = grid
@@ -52,6 +53,7 @@ class Examiner:
     async def _take(self, generate: _Generate) -> ExamResult:
         async def answer(sheet: Sheet) -> np.ndarray:
             condition = await self._encoder.call("encode", sheet.rows)
-            return self._family.decode(await generate(sheet.noise, self._grid, condition))
+            grid = self._grid(self._family.size(sheet.rows[0]))
+            return self._family.decode(await generate(sheet.noise, grid, condition))
 
         return self.exam.result(await asyncio.gather(*(answer(sheet) for sheet in self.exam.sheets)))

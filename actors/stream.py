@@ -13,13 +13,12 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Example, Query, Target, Weights
 from fields.dataset import Bucket
 from fields.plan import Group, SamplePlan
+from fields.schedule import Grid
 from fields.solver import Solver
 from fields.teaching import Teaching
 from services.client import ServiceClient
@@ -31,7 +30,7 @@ class ExpertRollouts:
     """That the states are the experts' own: an off-policy run."""
 
     seed: int
-    grid: Tensor
+    grid: Grid
     solver: Solver
     both_branches: bool
 
@@ -162,4 +161,5 @@ class TargetStream:
         return reference, queries
 
     async def _expert_queries(self, group: Group, condition: Condition, expert: str, how: ExpertRollouts) -> tuple[Query, ...]:
-        return await self._experts[expert].call("queries", group, condition, how.seed, how.grid, how.solver, how.both_branches)
+        grid = how.grid(group.size)
+        return await self._experts[expert].call("queries", group, condition, how.seed, grid, how.solver, how.both_branches)

@@ -62,13 +62,18 @@ def _rebuild(cls: type, packed: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Which of a condition's parts a branch of an operator sees."""
+    """Which of a condition's parts a branch of an operator sees.
+
+    `told` is the guidance scale that a guidance-distilled network is told, instead of the condition's own.
+    """
 
     prompt: Literal["given", "empty", "negative"] = "given"
     source: bool = True
+    told: float | None = None
 
 
 GIVEN = Variant()
+TOLD = "guidance"  # the condition's tensor (batch,) of what a guidance-distilled network is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,20 +135,35 @@ class Condition(Carrier):
         seen = {**self.tensors, **changed}
         if not variant.source:
             seen = {name: tensor for name, tensor in seen.items() if name not in self.source_names}
+        if variant.told is not None:
+            seen[TOLD] = torch.full_like(seen[TOLD], variant.told)
         return Condition(tensors=seen, unconditional={})
 
     @staticmethod
     def concatenate(conditions: "Sequence[Condition]") -> "Condition":
-        """The conditions of several batches as one batch."""
+        """The conditions of several batches as one batch.
+
+        Sequences (the second dimension) of unequal length are padded with zeros at their ends: a family whose texts
+        differ in length carries a mask, which is padded along with them.
+        """
         first = conditions[0]
         clean = [c.clean for c in conditions if c.clean is not None]
         return Condition(
-            tensors={name: torch.cat([c.tensors[name] for c in conditions]) for name in first.tensors},
-            unconditional={name: torch.cat([c.unconditional[name] for c in conditions]) for name in first.unconditional},
-            negative={name: torch.cat([c.negative[name] for c in conditions]) for name in first.negative},
+            tensors={name: _join([c.tensors[name] for c in conditions]) for name in first.tensors},
+            unconditional={name: _join([c.unconditional[name] for c in conditions]) for name in first.unconditional},
+            negative={name: _join([c.negative[name] for c in conditions]) for name in first.negative},
             source_names=first.source_names,
             clean=torch.cat(clean) if clean else None,
         )
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    """The tensors one after the other along the batch, padded along the second dimension."""
+    if tensors[0].ndim < 2:
+        return torch.cat(tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
+    rest = [tensor.new_zeros(len(tensor), longest - tensor.shape[1], *tensor.shape[2:]) for tensor in tensors]
+    return torch.cat([torch.cat(pair, dim=1) for pair in zip(tensors, rest, strict=True)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from fields.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_columns
 from fields.row_groups import RowGroups
+from fields.schedule import Size
 
 T = TypeVar("T")
 
@@ -82,6 +83,14 @@ class Bucket:
             if isinstance(values.get(name), str):
                 values[name] = read_image_file(self.path.parent, values[name], f"{where}: {name}")
         return Row(**values)
+
+    def size(self, number: int) -> Size | None:
+        """Width and height in pixels that a row asks for, if it does; a file without such columns is not read."""
+        if not all(name in self._columns for name in SIZES):
+            return None
+        values = self._groups.row(number, self._columns)
+        width, height = (values[name] for name in SIZES)
+        return None if width is None or height is None else (width, height)
 
 
 def read_image_file(folder: Path, name: str, where: str) -> bytes:

@@ -21,7 +21,7 @@ _COLUMNS = 8
 
 @runtime_checkable
 class Sheet(Protocol):
-    """Rows that are answered as one batch, all with or all without a source image, and their noise."""
+    """Rows that are answered as one batch, of one size, all with or all without a source image, and their noise."""
 
     @property
     def rows(self) -> list[Row]: ...

@@ -90,6 +90,6 @@ class Field:
         Raises:
             ValueError: if a state is not finite; names the samples.
         """
-        shape = self.family.latent_shape
+        shape = self.family.latent_shape(group.size)
         states = rolled_out(self.velocity, group, condition.to(self.device), shape, seed, grid, solver)
         return queries(group, states, condition, grid, -1, self.name, both_branches)

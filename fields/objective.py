@@ -61,12 +61,10 @@ class TransitionKl:
     It is the direct KL, not a policy gradient: with a detached advantage and no baseline that has zero expected gradient.
 
     Attributes:
-        eta: of the stochastic rollout; None is the ODE form.
-        first: the grid's second time, at which s is held for t = 1.
+        eta: of the stochastic rollout, whose s at t = 1 is taken at t_next; None is the ODE form.
     """
 
     eta: float | None = None
-    first: float = 1.0
     both_branches: ClassVar[bool] = False
     over_queries: ClassVar[Reduction] = "sum"
 
@@ -75,7 +73,7 @@ class TransitionKl:
         dt = t - t_next
         if self.eta is None:
             return dt**2 / 2
-        variance = diffusion_scale(self.eta, t, self.first) ** 2
+        variance = diffusion_scale(self.eta, t, t_next) ** 2
         return (1 + variance * (1 - t) / (2 * t)) ** 2 * dt / (2 * variance)
 
     def loss(self, student: Prediction, target: Target, query: Query) -> Float[Tensor, " batch"]:

@@ -6,17 +6,18 @@ with one stream a purpose: changing how queries are drawn leaves routes, rows an
 run can be compared sample by sample.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from fields.query import QueryDistribution
 from fields.routing import Routing
+from fields.schedule import Grid, Size
 
 
 class Stream(IntEnum):
@@ -46,17 +47,21 @@ def noise(seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample of the plan: its id, its route, its row in the route's bucket, the grid indices of its queries."""
+    """One sample of the plan: its id, its route, its row in the route's bucket, the grid indices of its queries.
+
+    `size` is the width and height of its image in pixels; None is the family's default size.
+    """
 
     id: int
     route: str
     row: int
     indices: tuple[int, ...]
+    size: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Samples of one step that share a route: the unit that is encoded, rolled out, answered and learned together."""
+    """Samples of one step of one route and size: the unit that is encoded, rolled out, answered and learned together."""
 
     step: int
     route: str
@@ -65,6 +70,10 @@ class Group:
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(sample.id for sample in self.samples)
+
+    @property
+    def size(self) -> Size | None:
+        return self.samples[0].size
 
     @property
     def indices(self) -> Int[Tensor, "batch queries"]:
@@ -81,8 +90,9 @@ class SamplePlan:
         group_size: most samples of a group.
         routing: draws the routes.
         query: draws the query points.
-        grid: the rollout's times.
+        grid: the rollout's times, by size.
         rows: route -> number of rows in its bucket.
+        size: (route, row) -> the size of that row's image; without it every row has the family's default size.
     """
 
     seed: int
@@ -90,23 +100,30 @@ class SamplePlan:
     group_size: int
     routing: Routing
     query: QueryDistribution
-    grid: Float[Tensor, " points"]
+    grid: Grid
     rows: Mapping[str, int]
+    size: Callable[[str, int], Size | None] = lambda route, row: None
 
     def sample(self, n: int) -> Sample:
         """Sample `n`, whoever asks and in whatever order."""
         unit = self.routing.unit(n, self.group_size, self.batch_size)
         route = self.routing.route(n, self.batch_size, generator(self.seed, Stream.ROUTE, unit))
         row = int(generator(self.seed, Stream.ROW, n).integers(self.rows[route]))
-        return Sample(n, route, row, self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid))
+        size = self.size(route, row)
+        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size))
+        return Sample(n, route, row, indices, size)
 
     def groups(self, step: int) -> tuple[Group, ...]:
-        """The groups of an optimizer step: routes in their configured order, ids ascending, equal chunks."""
+        """The groups of an optimizer step: routes in their configured order, sizes as they first occur, ids ascending."""
         first = step * self.batch_size
         samples = [self.sample(n) for n in range(first, first + self.batch_size)]
         groups = []
         for route in self.routing.weights:
-            own = [sample for sample in samples if sample.route == route]
-            for start in range(0, len(own), self.group_size):
-                groups.append(Group(step, route, tuple(own[start : start + self.group_size])))
+            by_size: dict[Size | None, list[Sample]] = {}
+            for sample in samples:
+                if sample.route == route:
+                    by_size.setdefault(sample.size, []).append(sample)
+            for own in by_size.values():
+                for start in range(0, len(own), self.group_size):
+                    groups.append(Group(step, route, tuple(own[start : start + self.group_size])))
         return tuple(groups)

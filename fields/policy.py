@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from fields.carriers import Condition, Query, Weights
 from fields.families.base import Family
 from fields.plan import Group
+from fields.schedule import Grid
 from fields.solver import Solver
 from fields.states import noised, queries, rolled_out
 from fields.student import Student
@@ -22,7 +23,7 @@ class Policy:
         transformer: the frozen base, without an adapter.
         student: what a version changes.
         seed: of the run's sample plan.
-        grid: the rollout's times.
+        grid: the rollout's times, by size.
         solver: of the rollout; None noises the rows' target images instead.
         both_branches: whether experts are asked for the velocity without the prompt too.
         device: where it computes.
@@ -34,7 +35,7 @@ class Policy:
         transformer: nn.Module,
         student: Student,
         seed: int,
-        grid: Tensor,
+        grid: Grid,
         solver: Solver | None,
         both_branches: bool = False,
         device: torch.device | None = None,
@@ -76,11 +77,12 @@ class Policy:
             ValueError: if a state is not finite; names the samples.
         """
         assert self.weights is not None, "a query needs a published version"
+        grid = self.grid(group.size)
         if self.solver is None:
             assert condition.clean is not None, "noised data needs the rows' target images"
-            states = noised(condition.clean, group, self.seed, self.grid)
+            states = noised(condition.clean, group, self.seed, grid)
         else:
-            shape = self.family.latent_shape
-            states = rolled_out(self.velocity, group, condition.to(self.device), shape, self.seed, self.grid, self.solver)
+            shape = self.family.latent_shape(group.size)
+            states = rolled_out(self.velocity, group, condition.to(self.device), shape, self.seed, grid, self.solver)
         version = self.weights
-        return queries(group, states, condition, self.grid, version.policy_version, version.checksum, self.both_branches)
+        return queries(group, states, condition, grid, version.policy_version, version.checksum, self.both_branches)

@@ -26,15 +26,16 @@ _RIDGE = 1e-6  # of the mean diagonal: keeps directions that no input has solvab
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What one expert is run on: its network with the adapter inside, its adapter, its conditions and their noise."""
+    """What one expert is run on: its network with the adapter inside, its adapter, its conditions, their noise and times."""
 
     transformer: nn.Module
     adapter: Adapter | None
     condition: Condition
     noise: Tensor
+    grid: Tensor
 
 
-def regression_merge(family: Family, samples: Mapping[str, Sample], grid: Tensor, shape: LoraShape) -> dict[str, Tensor]:
+def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraShape) -> dict[str, Tensor]:
     """The adapter of a given shape for the merged difference, float32.
 
     Raises:
@@ -47,7 +48,7 @@ def regression_merge(family: Family, samples: Mapping[str, Sample], grid: Tensor
     for name, modules in changed.items():
         if modules != changed[first]:
             raise ValueError(f"adapters {first!r} and {name!r} cannot be merged: they change different modules")
-    grams = {name: _grams(family, sample, changed[first], grid) for name, sample in samples.items()}
+    grams = {name: _grams(family, sample, changed[first]) for name, sample in samples.items()}
     tensors: dict[str, Tensor] = {}
     for module in changed[first]:
         total = torch.stack([grams[name][module] for name in samples]).sum(dim=0)
@@ -63,7 +64,7 @@ def regression_merge(family: Family, samples: Mapping[str, Sample], grid: Tensor
     return tensors
 
 
-def _grams(family: Family, sample: Sample, modules: list[str], grid: Tensor) -> dict[str, Tensor]:
+def _grams(family: Family, sample: Sample, modules: list[str]) -> dict[str, Tensor]:
     """Each module's X^T X over the expert's rollout, float64, scaled to trace 1."""
     grams: dict[str, Tensor] = {}
 
@@ -79,7 +80,7 @@ def _grams(family: Family, sample: Sample, modules: list[str], grid: Tensor) -> 
     def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return family.velocity(sample.transformer, x_t, t, condition)
 
-    clean(velocity, sample.noise, grid, sample.condition, Euler())
+    clean(velocity, sample.noise, sample.grid, sample.condition, Euler())
     for hook in hooks:
         hook.remove()
     return {module: gram / gram.diagonal().sum() for module, gram in grams.items()}

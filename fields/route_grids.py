@@ -8,13 +8,15 @@ from torch import Tensor
 
 from fields.dataset import Bucket, Row
 from fields.evaluation import ExamResult
+from fields.families.base import Family
 from fields.metrics import Metric
 from fields.plan import Stream, noise
+from fields.schedule import Size
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSheet:
-    """Rows of one route, and their noise."""
+    """Rows of one route and size, and their noise."""
 
     route: str
     rows: list[Row]
@@ -28,7 +30,7 @@ class RouteGrids:
         buckets: route -> its rows.
         samples: how many rows of every route, or all if it has fewer.
         seed: of the noise; it doesn't share random numbers with training.
-        latent_shape: of one state.
+        family: says which size a row has, and the shape of its state.
         batch_size: most rows of a sheet.
         metrics: name -> metric that is taken of every route.
     """
@@ -38,19 +40,23 @@ class RouteGrids:
         buckets: Mapping[str, Bucket],
         samples: int,
         seed: int,
-        latent_shape: tuple[int, ...],
+        family: Family,
         batch_size: int,
         metrics: Mapping[str, Metric],
     ):
         self._metrics = metrics
         self.sheets: list[RouteSheet] = []
         for number, (route, bucket) in enumerate(buckets.items()):
-            wanted = range(min(samples, len(bucket)))
-            for start in wanted[::batch_size]:
-                numbers = wanted[start : start + batch_size]
-                ids = [number * 100_000 + n for n in numbers]  # more rows leave the noise of earlier ones as it is
-                x_T = noise(seed, ids, latent_shape, Stream.QUESTION_NOISE)
-                self.sheets.append(RouteSheet(route, [bucket[n] for n in numbers], x_T))
+            by_size: dict[Size, dict[int, Row]] = {}
+            for n in range(min(samples, len(bucket))):
+                row = bucket[n]
+                by_size.setdefault(family.size(row), {})[n] = row
+            for size, rows in by_size.items():
+                for start in range(0, len(rows), batch_size):
+                    numbers = list(rows)[start : start + batch_size]
+                    ids = [number * 100_000 + n for n in numbers]  # more rows leave the noise of earlier ones as it is
+                    x_T = noise(seed, ids, family.latent_shape(size), Stream.QUESTION_NOISE)
+                    self.sheets.append(RouteSheet(route, [rows[n] for n in numbers], x_T))
 
     def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
         """The images, and by route what the metrics say of them."""

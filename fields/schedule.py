@@ -1,6 +1,7 @@
 """The rollout's grid of times, and the coordinates in which a query point can be drawn."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 Coordinate = Literal["index", "sigma", "logsnr"]
+
+Size = tuple[int, int]  # width and height of an image in pixels
+Grid = Callable[[Size | None], Tensor]  # the rollout's times for images of a size; None is the family's default size
 
 
 def time_grid(steps: int, shift: float = 1.0) -> Float[Tensor, " points"]:

@@ -147,7 +147,7 @@ class SharedField:
         Raises:
             ValueError: if a state is not finite; names the samples.
         """
-        field, shape = partial(self.velocity, expert), self.family.latent_shape
+        field, shape = partial(self.velocity, expert), self.family.latent_shape(group.size)
         states = rolled_out(field, group, condition.to(self.device), shape, seed, grid, solver)
         return queries(group, states, condition, grid, -1, expert, both_branches)
 

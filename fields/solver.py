@@ -53,11 +53,10 @@ class EulerMaruyama:
 
         x <- x + (v + s^2 / (2 t) (x + (1 - t) v)) (t_next - t) + s sqrt(t - t_next) eps,   s = eta sqrt(t / (1 - t))
 
-    At t = 1, where s is infinite, it is taken at `first`, the grid's second time.
+    At t = 1, where s is infinite, it is taken at t_next, the grid's second time.
     """
 
     eta: float
-    first: float
     stochastic: ClassVar[bool] = True
 
     def step(
@@ -66,18 +65,14 @@ class EulerMaruyama:
         """The state at t_next; t and t_next are scalars, x and eps are (batch, ...)."""
         assert eps is not None, "a stochastic step needs noise"
         v = velocity(x, t.expand(len(x)), condition).float()
-        s = self.scale(float(t))
+        s = diffusion_scale(self.eta, float(t), float(t_next))
         drift = v + s**2 / (2 * t) * (x + (1 - t) * v)
         return x + drift * (t_next - t) + s * torch.sqrt(t - t_next) * eps
 
-    def scale(self, t: float) -> float:
-        """s at time t in (0, 1]."""
-        return diffusion_scale(self.eta, t, self.first)
 
-
-def diffusion_scale(eta: float, t: float, first: float) -> float:
-    """eta sqrt(t / (1 - t)), with 1 - t taken at `first` for later (noisier) times: finite at t = 1."""
-    return eta * math.sqrt(t / (1 - min(t, first)))
+def diffusion_scale(eta: float, t: float, t_next: float) -> float:
+    """eta sqrt(t / (1 - t)) for the step from t to t_next; at t = 1 the divisor is 1 - t_next, which is not 0."""
+    return eta * math.sqrt(t / (1 - (t if t < 1 else t_next)))
 
 
 Solver = Euler | Heun | EulerMaruyama

@@ -1,10 +1,11 @@
 """From the run configuration to the parts of a run; services and actors get these functions, not the configuration."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from actors.schedule import Schedule
 from fields.carriers import Tensors
@@ -24,7 +25,7 @@ from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, S
 from fields.route_grids import RouteGrids
 from fields.routing import GroupedRouting, HardRouting, Routing
 from fields.scene.exam import Exam
-from fields.schedule import time_grid
+from fields.schedule import Grid, Size
 from fields.shared_field import Member, SharedField
 from fields.solver import Euler, EulerMaruyama, Heun, Solver
 from fields.student import FullStudent, LoraStudent, Student
@@ -36,9 +37,15 @@ from pipelines.operator_config import SELF, expression
 from pipelines.start import expert_adapter, expert_network
 
 
-def family(config: c.RunConfig) -> Family:
-    """The model family."""
-    return FAMILIES[config.model.family]()
+def family(config: c.RunConfig, num_gpus: float = 0) -> Family:
+    """The model family; where its encoders run, they get this many GPUs."""
+    return family_of(config.model, num_gpus)
+
+
+def family_of(model: c.Model, num_gpus: float = 0) -> Family:
+    """Likewise, of the model's section alone."""
+    size = None if model.width is None or model.height is None else (model.width, model.height)
+    return FAMILIES[model.family](model.path, getattr(torch, model.dtype), size, device(num_gpus))
 
 
 def device(num_gpus: float) -> torch.device:
@@ -46,14 +53,14 @@ def device(num_gpus: float) -> torch.device:
     return torch.device("cuda" if num_gpus else "cpu")
 
 
-def grid(config: c.RunConfig) -> Tensor:
-    """The rollout's times."""
-    return time_grid(config.rollout.steps, config.rollout.shift)
+def grid(config: c.RunConfig) -> Grid:
+    """The rollout's times by size: the model's own, or of one shift."""
+    return family(config).times(config.rollout.steps, config.rollout.shift)
 
 
-def exam_grid(config: c.RunConfig) -> Tensor:
-    """The times at which students and experts answer the exam."""
-    return time_grid(config.eval.steps or config.rollout.steps, config.eval.shift or config.rollout.shift)
+def exam_grid(config: c.RunConfig) -> Grid:
+    """The times at which students and experts answer the exam, by size."""
+    return family(config).times(config.eval.steps or config.rollout.steps, config.eval.shift or config.rollout.shift)
 
 
 def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
@@ -66,7 +73,15 @@ def plan(config: c.RunConfig, rows: dict[str, int]) -> SamplePlan:
         query=_query(config.query),
         grid=grid(config),
         rows=rows,
+        size=_sizes(config),
     )
+
+
+def _sizes(config: c.RunConfig) -> Callable[[str, int], Size | None]:
+    """(route, row) -> the size that the row asks for, or the family's."""
+    default = family(config).default_size
+    bucket = cache(lambda route: Bucket(config.routes[route].data))
+    return lambda route, row: bucket(route).size(row) or default
 
 
 def _routing(config: c.RunConfig) -> Routing:
@@ -95,7 +110,7 @@ def solver(config: c.RunConfig) -> Solver | None:
     if isinstance(config.state, m.NoisedData):
         return None
     if isinstance(config.state, m.StudentSde):
-        return EulerMaruyama(config.state.eta, float(grid(config)[1]))
+        return EulerMaruyama(config.state.eta)
     return Heun() if config.rollout.solver == "heun" else Euler()
 
 
@@ -109,7 +124,7 @@ def objective(config: c.RunConfig) -> Objective:
         case m.Pdm(weight=weight):
             return PredictionDifference(weight)
         case m.TransitionKl(form=form, eta=eta):
-            return TransitionKl(eta if form == "sde" else None, float(grid(config)[1]))
+            return TransitionKl(eta if form == "sde" else None)
 
 
 def teaching(config: c.RunConfig) -> Teaching:
@@ -153,8 +168,7 @@ def evaluation(config: c.RunConfig) -> Evaluation:
     if (settings.type or ("exam" if config.model.family == "scene" else "grids")) == "exam":
         return Exam(settings.samples, settings.seed)
     metrics = {name: ClipScore(metric.weights) for name, metric in settings.metrics.items()}
-    shape = family(config).latent_shape
-    return RouteGrids(buckets(config), settings.samples, settings.seed, shape, config.rollout.group_size, metrics)
+    return RouteGrids(buckets(config), settings.samples, settings.seed, family(config), config.rollout.group_size, metrics)
 
 
 def student(config: c.RunConfig) -> Student:
@@ -191,7 +205,7 @@ def field(config: c.RunConfig, name: str) -> Field:
             networks[expert] = expert_network(config, expert, kind)
         return Network(expert)
 
-    whole = _expression(config, name, network)
+    whole = expert_expression(config, name, kind, network)
     return Field.build(name, kind, networks, whole, device(config.experts[name].num_gpus))
 
 
@@ -199,13 +213,13 @@ def shared_field(config: c.RunConfig) -> SharedField:
     """The experts that share one copy of the base."""
     kind = family(config)
     transformer = kind.load_transformer(config.model.path)
-    members = {name: _member(config, name) for name in config.shared_experts}
+    members = {name: _member(config, name, kind) for name in config.shared_experts}
     named = dict.fromkeys(network for member in members.values() for network in member.networks)
     adapters = {name: expert_adapter(config, name, transformer) for name in named}
     return SharedField(kind, transformer, adapters, members, device(next(iter(config.shared_experts.values())).num_gpus))
 
 
-def _member(config: c.RunConfig, name: str) -> Member:
+def _member(config: c.RunConfig, name: str, kind: Family) -> Member:
     """An expert whose expression has numbers for its networks: equal expressions of different networks are then equal."""
     networks: list[str] = []
 
@@ -214,16 +228,20 @@ def _member(config: c.RunConfig, name: str) -> Member:
             networks.append(expert)
         return Network(str(networks.index(expert)))
 
-    return Member(_expression(config, name, number), tuple(networks))
+    return Member(expert_expression(config, name, kind, number), tuple(networks))
 
 
-def _expression(config: c.RunConfig, name: str, network: Callable[[str], Network]) -> Expression:
-    """What an expert computes; `network` says what stands for an expert's own network."""
+def expert_expression(config: c.RunConfig, name: str, kind: Family, network: Callable[[str], Network] = Network) -> Expression:
+    """What an expert computes; `network` says what stands for an expert's own network.
+
+    Raises:
+        ValueError: if the family cannot be guided as the operator says.
+    """
 
     def leaf(written: str) -> Expression:
-        return network(name) if written == SELF else _expression(config, written, network)
+        return network(name) if written == SELF else expert_expression(config, written, kind, network)
 
-    return expression(config.experts[name].operator, leaf)
+    return expression(config.experts[name].operator, leaf, kind)
 
 
 def distiller(config: c.RunConfig) -> Distiller:

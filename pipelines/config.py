@@ -42,12 +42,21 @@ class Model(Section):
     """The frozen base that student and experts share."""
 
     family: str = Field(default="scene", description="kind of model")
-    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base checkpoint")
+    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="in which networks compute")
+    width: PositiveInt | None = Field(default=None, description="pixels, where a row doesn't say; none is the family's own")
+    height: PositiveInt | None = Field(default=None, description="likewise")
 
     @model_validator(mode="after")
     def _known_family(self) -> "Model":
         if self.family not in FAMILIES:
             raise ValueError(f"unknown family {self.family!r}; allowed: {', '.join(FAMILIES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _both_sides_or_none(self) -> "Model":
+        if (self.width is None) != (self.height is None):
+            raise ValueError(f"width {self.width} and height {self.height}: give both or none")
         return self
 
 
@@ -146,7 +155,7 @@ class Rollout(Section):
 
     steps: PositiveInt = Field(default=16, description="steps from noise to clean")
     solver: Literal["euler", "heun"] = "euler"
-    shift: PositiveFloat = Field(default=1.0, description="of the time grid; 1 is uniform")
+    shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
     workers: PositiveInt = 2
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
@@ -284,7 +293,7 @@ class RunConfig(Section):
     def _queries_fit_the_rollout(self) -> "RunConfig":
         steps = self.rollout.steps
         if isinstance(self.query, m.FixedQuery):
-            grid = time_grid(steps, self.rollout.shift)
+            grid = time_grid(steps, self.rollout.shift or 1.0)
             states = {index_at(u, grid, self.query.coordinate) for u in self.query.at}
             if len(states) < len(self.query.at):
                 raise ValueError(f"query.at: {list(self.query.at)} are {len(states)} different states of {steps} rollout steps")

@@ -19,7 +19,9 @@ from fields import checkpoint
 from fields.carriers import Condition, Weights
 from fields.dataset import Bucket
 from fields.diagnostic import STUDENT, Disagreement, disagreements
+from fields.families.base import Family
 from fields.plan import Stream, noise
+from fields.schedule import Size
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
@@ -78,29 +80,29 @@ def measure(config: RunConfig, weights: Weights | None, samples: int) -> dict[st
     policy.load(weights)
     experts = {name: build.field(config, name).velocity for name in config.experts}
     measured = {}
-    for number, (task, condition) in enumerate(_conditions(config, samples)):
+    for number, (task, size, condition) in enumerate(_conditions(config, samples, policy.family)):
         x_T = noise(
             config.run.seed,
             range(number * samples, number * samples + len(condition)),
-            policy.family.latent_shape,
+            policy.family.latent_shape(size),
             Stream.QUESTION_NOISE,
         )
-        measured[task] = disagreements(policy.velocity, experts, x_T, policy.grid, condition)
+        measured[task] = disagreements(policy.velocity, experts, x_T, policy.grid(size), condition)
     return measured
 
 
-def _conditions(config: RunConfig, samples: int) -> list[tuple[str, Condition]]:
-    """The first rows of every task, encoded."""
-    family = build.family(config)
+def _conditions(config: RunConfig, samples: int, family: Family) -> list[tuple[str, Size, Condition]]:
+    """The first rows of every task that have the size of its very first one, encoded."""
     conditions = []
     for route in config.routes.values():
         bucket = Bucket(route.data)
-        by_task: dict[str, list[Condition]] = {}
+        by_task: dict[str, tuple[Size, list[Condition]]] = {}
         for n in range(min(len(bucket), 50 * samples)):
-            rows = by_task.setdefault(bucket[n].task, [])
-            if len(rows) < samples:
-                rows.append(family.encode([bucket[n]]))
-        conditions += [(task, Condition.concatenate(rows)) for task, rows in by_task.items()]
+            row = bucket[n]
+            size, rows = by_task.setdefault(row.task, (family.size(row), []))
+            if len(rows) < samples and family.size(row) == size:
+                rows.append(family.encode([row]))
+        conditions += [(task, size, Condition.concatenate(rows)) for task, (size, rows) in by_task.items()]
     return conditions
 
 

@@ -78,7 +78,7 @@ def applications(config: RunConfig) -> dict[str, Application]:
             partial(build.shared_field, config), config.run.threads, _resources(next(iter(shared.values())))
         )
     encoder = encoder_application(
-        partial(build.family, config),
+        partial(build.family, config, config.encoder.num_gpus),
         config.encoder.cache_bytes,
         config.run.threads,
         config.run.name,

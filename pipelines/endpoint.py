@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from ray import serve
 
 from fields import checkpoint
@@ -93,8 +92,7 @@ def endpoint_settings(
 ) -> EndpointSettings:
     """What the endpoint says about a run, with its limits."""
     config = served.config
-    family = build.family(config)
-    height, width = family.decode(torch.zeros(1, *family.latent_shape)).shape[-2:]
+    width, height = build.family(config).default_size
     return EndpointSettings(
         run=config.run.name,
         step=served.step,
@@ -130,7 +128,11 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
     build_student = partial(served_student, config, served.checkpoint.absolute())
     applications = {
         _ENCODER: encoder_application(
-            partial(build.family, config), config.encoder.cache_bytes, threads, config.run.name, resources[_ENCODER]
+            partial(build.family, config, resources[_ENCODER].num_gpus),
+            config.encoder.cache_bytes,
+            threads,
+            config.run.name,
+            resources[_ENCODER],
         ),
         STUDENT: student_application(build_student, threads, resources[STUDENT]),
         **{name: expert_application(partial(build.field, config, name), threads, resources[name]) for name in served.experts},
@@ -166,4 +168,4 @@ def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettin
         for service in (_ENCODER, *models)
     }
     family = build.family(config)
-    return Studio(clients[_ENCODER], {name: clients[name] for name in models}, family.latent_shape, build.grid(config))
+    return Studio(clients[_ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))

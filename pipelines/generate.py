@@ -17,6 +17,7 @@ from pipelines.export import LAYOUTS, Plate
 from pipelines.sampler import Sampler
 
 MANIFEST = "manifest.jsonl"
+DTYPES = ("float32", "bfloat16", "float16")
 MOST_IMAGES = 1000  # of a prompt; its numbers of noise start at a multiple of this, so more images leave the earlier ones
 
 
@@ -46,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="only the first prompts")
     parser.add_argument("--seed", type=int, default=0, help="decides the noise of every image")
     parser.add_argument("--steps", type=int, default=28, help="Euler steps from noise to clean")
-    parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance; 1 is none")
+    parser.add_argument("--guidance", type=float, help="scale as the model's own pipeline counts it; default: none")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="in which networks compute")
     return parser
 
 
@@ -55,7 +57,9 @@ def _generate(options: argparse.Namespace) -> int:
     _check(options)
     if not sum(1 for _ in _plates(options)):
         raise ValueError(f"{options.prompts} has no prompts")
-    sampler = Sampler(options.family, options.model, options.adapter, options.steps, options.guidance, options.seed)
+    sampler = Sampler(
+        options.family, options.model, options.adapter, options.steps, options.guidance, options.seed, options.dtype
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     count = 0
     with (options.out / MANIFEST).open("w", encoding="utf-8") as manifest:
@@ -76,8 +80,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--images is {options.images}; it must be from 1 to {MOST_IMAGES}")
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit is {options.limit}; it must be at least 1")
-    if not 0 < options.guidance < inf:
-        raise ValueError(f"--guidance is {options.guidance}; it must be above 0, and 1 is none")
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; it must be at least 1")
+    if options.guidance is not None and not 0 < options.guidance < inf:
+        raise ValueError(f"--guidance is {options.guidance}; it must be above 0 and finite")
     if not 0 <= options.seed < 2**64:
         raise ValueError(f"--seed is {options.seed}; it must be from 0 to 2^64 - 1")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
@@ -113,6 +119,7 @@ def _entry(options: argparse.Namespace, plate: Plate, number: int, path: Path) -
         "seed": options.seed,
         "steps": options.steps,
         "guidance": options.guidance,
+        "dtype": options.dtype,
         "family": options.family,
         "model": str(options.model),
         "adapter": str(options.adapter) if options.adapter else None,

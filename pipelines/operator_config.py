@@ -9,17 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from fields import operators as f
+from fields.families.base import Family
 from pipelines.section import Finite, Section, Share
 
 SELF = "self"
 
 
 class GuidanceOperator(Section):
-    """Classifier-free guidance; outside the interval of t the scale is 1."""
+    """Guidance as the model's own pipeline does it; outside the interval of t the field is not guided."""
 
     type: Literal["guidance"]
     of: "Operator" = SELF
-    scale: Finite = Field(description="1 is the conditional branch alone")
+    scale: Finite = Field(description="as the model's own pipeline counts it")
     interval: tuple[Share, Share] = Field(default=(0.0, 1.0), description="[low, high] of t, ends included")
 
     @model_validator(mode="after")
@@ -28,8 +29,8 @@ class GuidanceOperator(Section):
             raise ValueError(f"interval {list(self.interval)} must ascend")
         return self
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.Guidance(expression(self.of, leaf), self.scale, self.interval)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return family.guidance(expression(self.of, leaf, family), self.scale, interval=self.interval)
 
 
 class NegativePromptOperator(Section):
@@ -39,8 +40,8 @@ class NegativePromptOperator(Section):
     of: "Operator" = SELF
     scale: Finite
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.NegativePrompt(expression(self.of, leaf), self.scale)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return family.guidance(expression(self.of, leaf, family), self.scale, against="negative")
 
 
 class CfgZeroOperator(Section):
@@ -51,8 +52,8 @@ class CfgZeroOperator(Section):
     scale: Finite
     zero_above: Share = Field(default=1.0, description="t above which the velocity is 0")
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.ZeroStarGuidance(expression(self.of, leaf), self.scale, self.zero_above)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.ZeroStarGuidance(expression(self.of, leaf, family), self.scale, self.zero_above)
 
 
 class ApgOperator(Section):
@@ -64,8 +65,8 @@ class ApgOperator(Section):
     parallel: Finite = Field(default=0.0, description="how much of the part along the conditional velocity stays")
     largest_norm: PositiveFloat = Field(default=float("inf"), description="of the difference, a root mean square")
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.AdaptiveProjectedGuidance(expression(self.of, leaf), self.scale, self.parallel, self.largest_norm)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.AdaptiveProjectedGuidance(expression(self.of, leaf, family), self.scale, self.parallel, self.largest_norm)
 
 
 class EditGuidanceOperator(Section):
@@ -76,8 +77,8 @@ class EditGuidanceOperator(Section):
     image_scale: Finite
     text_scale: Finite
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.EditGuidance(expression(self.of, leaf), self.image_scale, self.text_scale)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.EditGuidance(expression(self.of, leaf, family), self.image_scale, self.text_scale)
 
 
 class RescaleOperator(Section):
@@ -87,8 +88,8 @@ class RescaleOperator(Section):
     of: "Operator"
     phi: Share
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.Rescale(expression(self.of, leaf), self.phi)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.Rescale(expression(self.of, leaf, family), self.phi)
 
 
 class AutoguidanceOperator(Section):
@@ -99,8 +100,8 @@ class AutoguidanceOperator(Section):
     bad: "Operator"
     scale: Finite
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.Autoguidance(expression(self.good, leaf), expression(self.bad, leaf), self.scale)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.Autoguidance(expression(self.good, leaf, family), expression(self.bad, leaf, family), self.scale)
 
 
 class InterpolateOperator(Section):
@@ -111,8 +112,8 @@ class InterpolateOperator(Section):
     b: "Operator"
     weight: Finite
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.Interpolation(expression(self.a, leaf), expression(self.b, leaf), self.weight)
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.Interpolation(expression(self.a, leaf, family), expression(self.b, leaf, family), self.weight)
 
 
 class Part(Section):
@@ -134,8 +135,8 @@ class MixOperator(Section):
             raise ValueError(f"the weights of a mix sum to 1, not {total:g}")
         return self
 
-    def build(self, leaf: "Leaf") -> f.Expression:
-        return f.Mix(tuple((expression(part.of, leaf), part.weight) for part in self.parts))
+    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+        return f.Mix(tuple((expression(part.of, leaf, family), part.weight) for part in self.parts))
 
 
 def _kind(written: Any) -> str | None:
@@ -180,9 +181,13 @@ for _section in (
     _section.model_rebuild()  # they name `Operator`, which names them
 
 
-def expression(operator: "str | Section", leaf: Leaf) -> f.Expression:
-    """The expression of the method; `leaf` says what a name stands for."""
-    return leaf(operator) if isinstance(operator, str) else operator.build(leaf)  # type: ignore[attr-defined]
+def expression(operator: "str | Section", leaf: Leaf, family: Family) -> f.Expression:
+    """The expression of the method; `leaf` says what a name stands for, and guidance is the family's own.
+
+    Raises:
+        ValueError: if the family cannot be guided so.
+    """
+    return leaf(operator) if isinstance(operator, str) else operator.build(leaf, family)  # type: ignore[attr-defined]
 
 
 def references(operator: "str | Section", key: str) -> Iterator[tuple[str, str]]:

@@ -37,7 +37,8 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         answers = []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
-            answers.append(family.decode(clean(velocity, sheet.noise, exam_grid, condition, Euler())))
+            grid = exam_grid(family.size(sheet.rows[0]))
+            answers.append(family.decode(clean(velocity, sheet.noise, grid, condition, Euler())))
         return exam.result(answers)
 
     def take_with(weights: Weights | None) -> ExamResult:
@@ -58,7 +59,7 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         if solver is None or not isinstance(config.state, ExpertRollout):
             return policy.queries(group, condition)
         (expert,) = teaching.shares[group.route]
-        return fields[expert].queries(group, condition, config.run.seed, plan.grid, solver, both_branches)
+        return fields[expert].queries(group, condition, config.run.seed, plan.grid(group.size), solver, both_branches)
 
     def learn(query: Query) -> Example:
         return teaching.example(query, {name: fields[name].answer(query) for name in teaching.asked(query.route)})

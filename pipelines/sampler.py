@@ -10,10 +10,9 @@ from fields.dataset import Row
 from fields.families import FAMILIES
 from fields.field import Field
 from fields.lora_files import load_adapter
-from fields.operators import Guidance, Network
+from fields.operators import Network
 from fields.plan import Stream, noise
 from fields.rollout import clean
-from fields.schedule import time_grid
 from fields.solver import Euler
 
 
@@ -25,18 +24,29 @@ class Sampler:
         model: folder of the base.
         adapter: of a student or an expert; None is the base itself.
         steps: Euler steps from noise to clean.
-        guidance: scale of classifier-free guidance; 1 asks the network once.
+        guidance: scale as the model's own pipeline counts it; None is the network as it is.
         seed: of the noise.
+        dtype: in which the networks compute.
 
     Raises:
         ValueError: if the family is unknown, or the files don't hold such a model or an adapter that fits it.
     """
 
-    def __init__(self, family: str, model: Path, adapter: Path | None, steps: int, guidance: float, seed: int):
+    def __init__(
+        self,
+        family: str,
+        model: Path,
+        adapter: Path | None,
+        steps: int,
+        guidance: float | None,
+        seed: int,
+        dtype: str = "float32",
+    ):
         if family not in FAMILIES:
             raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
-        self._family = FAMILIES[family]()
-        self._grid = time_grid(steps)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._family = FAMILIES[family](model, getattr(torch, dtype), device=device)
+        self._steps = steps
         self._seed = seed
         name = str(adapter or model)
         transformer = self._family.load_transformer(model)
@@ -44,8 +54,8 @@ class Sampler:
             name,
             self._family,
             {name: (transformer, load_adapter(adapter, transformer) if adapter else None)},
-            Guidance(Network(name), guidance) if guidance != 1 else None,
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            None if guidance is None else self._family.guidance(Network(name), guidance),
+            device,
         )
 
     def images(self, row: Row, numbers: range) -> np.ndarray:
@@ -56,5 +66,7 @@ class Sampler:
         """
         device = self._field.device
         condition = Condition.concatenate([self._family.encode([row])] * len(numbers)).to(device)
-        x_T = noise(self._seed, numbers, self._family.latent_shape, Stream.QUESTION_NOISE).to(device)
-        return self._family.decode(clean(self._field.velocity, x_T, self._grid.to(device), condition, Euler()))
+        size = self._family.size(row)
+        x_T = noise(self._seed, numbers, self._family.latent_shape(size), Stream.QUESTION_NOISE).to(device)
+        grid = self._family.grid(size, self._steps).to(device)
+        return self._family.decode(clean(self._field.velocity, x_T, grid, condition, Euler()))

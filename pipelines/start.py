@@ -11,7 +11,6 @@ from fields.lora_files import load_adapter
 from fields.lora_merge import combine, combine_networks, merged_network, rescaled
 from fields.plan import Stream, noise
 from fields.regmean import Sample, regression_merge
-from fields.schedule import time_grid
 from fields.student import LoraStudent, Student
 from pipelines import config as c
 
@@ -64,19 +63,21 @@ def _lora_of(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
 
 
 def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Family) -> Tensors:
-    """The merge of the routes' experts, each run on the first rows of its route."""
-    samples = {}
+    """The merge of the routes' experts, each run on the first rows of its route, of one size."""
+    samples, times = {}, family.times(config.rollout.steps, config.rollout.shift)
     for number, (name, route) in enumerate(config.routes.items()):
         bucket = Bucket(route.data)
-        rows = range(min(count, len(bucket)))
+        size = family.size(bucket[0])
+        rows = [row for row in range(min(count, len(bucket))) if family.size(bucket[row]) == size]
         network = expert_network(config, route.expert, family)
         samples[name] = Sample(
             transformer=Field.build(route.expert, family, {route.expert: network}).transformers[route.expert],
             adapter=network[1],
             condition=Condition.concatenate([family.encode([bucket[row]]) for row in rows]),
-            noise=noise(config.run.seed, [number * count + row for row in rows], family.latent_shape, Stream.MERGE),
+            noise=noise(config.run.seed, [number * count + row for row in rows], family.latent_shape(size), Stream.MERGE),
+            grid=times(size),
         )
-    return regression_merge(family, samples, time_grid(config.rollout.steps, config.rollout.shift), shape)
+    return regression_merge(family, samples, shape)
 
 
 def _full_start(config: c.RunConfig, start: _NotTheBase, family: Family, transformer: nn.Module) -> dict[str, Tensor]:

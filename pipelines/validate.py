@@ -9,13 +9,13 @@ from torch import nn
 
 from actors.loggers import check_loggers
 from fields.dataset import Bucket, Row, decode_image
-from fields.families import FAMILIES
 from fields.families.base import Family
 from fields.lora import differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
+from fields.student import FullStudent
 from pipelines import build
 from pipelines.columns import columns_wanted
-from pipelines.config import RunConfig
+from pipelines.config import Model, RunConfig
 from pipelines.load import ConfigError
 from pipelines.start import start_tensors
 
@@ -29,44 +29,49 @@ def check_files(config: RunConfig) -> dict[str, int]:
         ConfigError: names the key, the file and what is wrong.
     """
     _named("run.loggers", check_loggers, config.run.loggers)
-    check_models(config)
-    family = build.family(config)
+    family = check_models(config)
     _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
         wanted = tuple(columns_wanted(config, name).items())
-        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model.family, wanted)
+        rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model, wanted)
     _named("routes", build.plan, config, rows)
     if config.eval.every:
         _named("eval.metrics", build.evaluation, config)
     return rows
 
 
-def check_models(config: RunConfig) -> None:
-    """Load the base and the experts' networks and adapters.
+def check_models(config: RunConfig) -> Family:
+    """Compare the files of the base, the experts' networks and their adapters with what they claim to be; of large models
+    no values are read. Returns the model family.
 
     Raises:
         ConfigError: names the key, the file and what is wrong.
     """
-    family = build.family(config)
-    base = _named("model.path", family.load_transformer, config.model.path)
+    family = _named("model", build.family, config)
+    base = _named("model.path", family.skeleton, config.model.path)
+    _named("model", build.grid(config), None)
     for name, expert in config.experts.items():
+        _named(f"experts.{name}.operator", build.expert_expression, config, name, family)
         transformer = _named(f"experts.{name}.checkpoint", _expert_network, family, expert.checkpoint, config.model.path, base)
         if expert.adapter is not None:
             adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
             _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
+    return family
 
 
 def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, base: nn.Module) -> nn.Module:
     """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
-    transformer = family.load_transformer(checkpoint or base_path)
+    transformer = family.skeleton(checkpoint or base_path)
     if wrong := differences(transformer.state_dict(), base.state_dict()):
         raise ValueError(f"{checkpoint}: {len(wrong)} tensors differ from the base's: {listed(wrong)}")
     return transformer
 
 
 def _check_student(config: RunConfig, family: Family) -> None:
-    transformer, student = family.load_transformer(config.model.path), build.student(config)
+    student = build.student(config)
+    load = family.load_transformer if isinstance(student, FullStudent) else family.skeleton
+    transformer = load(config.model.path)  # a full student may start as a sum of weights
     start = start_tensors(config, student, family, transformer)
     parameters = student.attach(transformer, seed=0)
     if start is not None:
@@ -74,10 +79,10 @@ def _check_student(config: RunConfig, family: Family) -> None:
 
 
 @cache
-def _checked_rows(path: Path, family_name: str, wanted: tuple[tuple[str, str], ...]) -> int:
+def _checked_rows(path: Path, model: Model, wanted: tuple[tuple[str, str], ...]) -> int:
     """The number of a file's rows; every row of a small file is checked, evenly spread ones of a large file, as far as the
     family can tell without a network. A process checks a file once."""
-    bucket, family = Bucket(path), FAMILIES[family_name]()
+    bucket, family = Bucket(path), build.family_of(model)
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
     with_source = bucket[0].source_image is not None
     for n in range(0, len(bucket), stride):
@@ -95,11 +100,10 @@ def _check_row(row: Row, family: Family, wanted: tuple[tuple[str, str], ...]) ->
     for column, key in wanted:
         if getattr(row, column) is None:
             raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
-    if "target_image" in dict(wanted):
-        family.clean([row])
-    elif row.target_image is not None:
+    with_target = "target_image" in dict(wanted)
+    if row.target_image is not None and not with_target:
         decode_image(row.target_image, row.uid)
-    family.encode([row])
+    family.check_row(row, with_target)
 
 
 def _named(key: str, function, *arguments):

@@ -30,7 +30,7 @@ class Studio:
         encoder: encodes rows and decodes clean states.
         models: model -> the service that generates with it.
         latent_shape: of one image's state.
-        grid: the rollout's times.
+        grid: the rollout's times for images of that shape.
     """
 
     def __init__(self, encoder: Caller, models: Mapping[str, Caller], latent_shape: tuple[int, ...], grid: Tensor):

@@ -3,26 +3,53 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Tensors
 from fields.dataset import Row
+from fields.operators import Expression, Guidance
+from fields.operators.guidance import ALWAYS, Against, Interval
+from fields.schedule import Grid, Size, time_grid
 
 
 class Family(ABC):
-    """One kind of model as a velocity field: loading, conditioning, time, sign and packing are settled here."""
+    """One kind of model as a velocity field: loading, conditioning, time, sign and packing are settled here.
+
+    Args:
+        path: folder or hub id of the base; what encodes, decodes and sets the time grid is read from there.
+        dtype: in which networks compute. States and times are float32 whatever it is.
+        size: width and height in pixels of images whose row doesn't say; None is the family's own.
+        device: where `encode` and `decode` compute.
+
+    Raises:
+        ValueError: for a dtype or size that the family doesn't have.
+    """
 
     name: ClassVar[str]
-    latent_shape: ClassVar[tuple[int, ...]]
+    own_size: ClassVar[Size]
     default_lora_targets: ClassVar[tuple[str, ...]]
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
     )
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        size: Size | None = None,
+        device: torch.device | None = None,
+    ):
+        self.path = path
+        self.dtype = dtype
+        self.default_size = size or self.own_size
+        self.device = device or torch.device("cpu")
 
     @abstractmethod
     def load_transformer(self, path: Path) -> nn.Module:
@@ -41,9 +68,59 @@ class Family(ABC):
         state = {**transformer.state_dict(), **tensors}
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / "diffusion_pytorch_model.safetensors")
 
+    def skeleton(self, path: Path) -> nn.Module:
+        """The network for checks of names and shapes; a family of large models leaves its values out.
+
+        Raises:
+            ValueError: if the folder doesn't hold such a model, whole; says what is missing.
+        """
+        return self.load_transformer(path)
+
+    def size(self, row: Row) -> Size:
+        """Width and height in pixels of the image that a row asks for."""
+        if row.width is None or row.height is None:
+            return self.default_size
+        return row.width, row.height
+
+    @abstractmethod
+    def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
+        """The shape of one state, for images of a size; None is the default size."""
+
+    @abstractmethod
+    def grid(self, size: Size | None, steps: int) -> Tensor:
+        """The model's own times t_0 = 1 > ... > t_N = 0 of an N-step rollout, float32 (N + 1,)."""
+
+    def times(self, steps: int, shift: float | None) -> Grid:
+        """The times of an N-step rollout by size: the model's own, or, for every size, those of one shift."""
+        return cache(lambda size: self.grid(size, steps) if shift is None else time_grid(steps, shift))
+
+    def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
+        """What the model's own pipeline makes of a field and a guidance scale.
+
+        Args:
+            of: the field.
+            scale: as the pipeline counts it.
+            against: what the worse branch has for a prompt.
+            interval: of t, ends included, outside of which the field is not guided.
+
+        Raises:
+            ValueError: if the model cannot be guided so.
+        """
+        return Guidance(of, scale, interval, against)
+
+    def check_row(self, row: Row, with_target: bool = False) -> None:
+        """What can be told of a row, and of its target image where that is read, before anything is loaded.
+
+        Raises:
+            ValueError: for a row that cannot be encoded; names it.
+        """
+        self.encode([row])
+        if with_target:
+            self.clean([row])
+
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> Condition:
-        """Prompts and source images as the network's conditions, one row each.
+        """Prompts and source images as the network's conditions, one row each, each row as if it were alone.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.

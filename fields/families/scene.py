@@ -16,6 +16,7 @@ from fields.families.base import Family
 from fields.scene.grammar import tokenize
 from fields.scene.transformer import SceneTransformer
 from fields.scene.world import SIZE
+from fields.schedule import Size, time_grid
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -25,9 +26,33 @@ class SceneFamily(Family):
     """States are images in [-1, 1]; the text encoder is a table of words inside the transformer."""
 
     name = "scene"
-    latent_shape = (3, SIZE, SIZE)
+    own_size = (SIZE, SIZE)
     encodes_batches = True  # words are looked up and images decoded: no sums
     default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        size: Size | None = None,
+        device: torch.device | None = None,
+    ):
+        super().__init__(path, dtype, size, device)
+        if dtype != torch.float32:
+            raise ValueError(f"dtype {str(dtype).removeprefix('torch.')}: the scene family computes in float32")
+        if self.default_size != self.own_size:
+            raise ValueError(f"size {' x '.join(map(str, self.default_size))}: scenes are {SIZE} x {SIZE}")
+
+    def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
+        return 3, SIZE, SIZE
+
+    def grid(self, size: Size | None, steps: int) -> Tensor:
+        return time_grid(steps)
+
+    def check_row(self, row: Row, with_target: bool = False) -> None:
+        if (size := self.size(row)) != self.own_size:
+            raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
+        super().check_row(row, with_target)
 
     def load_transformer(self, path: Path) -> SceneTransformer:
         for name in (CONFIG, WEIGHTS):
@@ -93,7 +118,7 @@ def _words(uid: str, prompt: str) -> np.ndarray:
 def _image(data: bytes | None, uid: str, which: str) -> np.ndarray:
     assert data is not None
     image = decode_image(data, uid)
-    if image.shape != SceneFamily.latent_shape:
+    if image.shape != (3, SIZE, SIZE):
         raise ValueError(f"row {uid!r}: its {which} image is {image.shape[2]} x {image.shape[1]}, not {SIZE} x {SIZE}")
     return image * 2 - 1
 

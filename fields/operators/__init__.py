@@ -11,7 +11,6 @@ from fields.operators.guidance import (
     Autoguidance,
     EditGuidance,
     Guidance,
-    NegativePrompt,
     Rescale,
     ZeroStarGuidance,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "Guidance",
     "Interpolation",
     "Mix",
-    "NegativePrompt",
     "Network",
     "Rescale",
     "ZeroStarGuidance",

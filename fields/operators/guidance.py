@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fields.carriers import Variant
 from fields.operators.expression import Answers, Branch, Expression, inner, per_sample
+
+Against = Literal["empty", "negative"]
+Interval = tuple[float, float]
+
+ALWAYS: Interval = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +42,22 @@ class Guided(Expression):
 class Guidance(Guided):
     """Classifier-free guidance: v_u + a(t) (v_c - v_u) (Ho and Salimans, arXiv 2207.12598).
 
-    a(t) is `scale` for t in `interval`, ends included, and 1 elsewhere (Kynkaanniemi et al., arXiv 2404.07724).
+    a(t) is `scale` for t in `interval`, ends included, and 1 elsewhere (Kynkaanniemi et al., arXiv 2404.07724). The branch
+    v_u has no prompt, or the row's negative one.
     """
 
     scale: float
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: Interval = ALWAYS
+    prompt: Against = "empty"
+
+    def against(self, variant: Variant) -> Variant:
+        return replace(variant, prompt=self.prompt)
 
     def value(self, answers: Answers, variant: Variant) -> Tensor:
         v_c, v_u = self.pair(answers, variant)
         low, high = self.interval
         inside = (answers.t >= low) & (answers.t <= high)
         return v_u + per_sample(torch.where(inside, self.scale, 1.0), v_c) * (v_c - v_u)
-
-
-@dataclass(frozen=True, slots=True)
-class NegativePrompt(Guided):
-    """v_neg + scale (v_c - v_neg): guidance away from the row's negative prompt."""
-
-    scale: float
-
-    def against(self, variant: Variant) -> Variant:
-        return replace(variant, prompt="negative")
-
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
-        v_c, v_negative = self.pair(answers, variant)
-        return v_negative + self.scale * (v_c - v_negative)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ PLAN = SamplePlan(
     group_size=5,
     routing=HardRouting(dict.fromkeys(ROUTES, 1.0), "sample"),
     query=UniformQuery("index"),
-    grid=time_grid(4),
+    grid=lambda size: time_grid(4),
     rows=dict.fromkeys(ROUTES, 3),
 )
 

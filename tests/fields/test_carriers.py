@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from jaxtyping import config as type_checks
 
-from fields.carriers import Condition, Example, Query, Target, Variant, Weights, checksum
+from fields.carriers import TOLD, Condition, Example, Query, Target, Variant, Weights, checksum
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
 SHAPES = ((2, 3), (1,), (), (0,), (3, 0, 2))
@@ -234,6 +234,24 @@ def test_select_takes_rows_by_number_and_by_mask():
         for name, tensor in whole.tensors.items():
             assert torch.equal(part.tensors[name], tensor[rows])
         assert part.unconditional["words"].shape == (2, 9)
+
+
+def test_texts_of_unequal_length_are_padded_at_their_ends():
+    short, long = (
+        Condition(
+            tensors={"text": torch.full((1, n, 3), float(n)), "mask": torch.ones(1, n, dtype=torch.bool)}, unconditional={}
+        )
+        for n in (2, 5)
+    )
+    joined = Condition.concatenate([short, long])
+    assert joined.tensors["text"][:, :, 0].tolist() == [[2.0, 2.0, 0.0, 0.0, 0.0], [5.0] * 5]
+    assert joined.tensors["mask"].tolist() == [[True, True, False, False, False], [True] * 5]
+
+
+def test_a_branch_that_is_told_another_scale():
+    condition = Condition(tensors={TOLD: torch.tensor([3.5, 3.5])}, unconditional={})
+    assert condition.variant(Variant(told=7.0)).tensors[TOLD].tolist() == [7.0, 7.0]
+    assert condition.variant(Variant()).tensors[TOLD].tolist() == [3.5, 3.5]
 
 
 def test_concatenate_undoes_select():

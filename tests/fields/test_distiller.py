@@ -251,7 +251,7 @@ def several_states(query, count):
 
 @pytest.mark.parametrize(
     ("objective", "share"),
-    [(TransitionKl(), 1.0), (TransitionKl(0.7, 0.8), 1.0), (VelocityMse(), 1 / 3), (VelocityMse(2.0), 1 / 3)],
+    [(TransitionKl(), 1.0), (TransitionKl(0.7), 1.0), (VelocityMse(), 1 / 3), (VelocityMse(2.0), 1 / 3)],
     ids=["kl of the ode", "kl of the sde", "mse", "clean image"],
 )
 def test_all_queries_at_once_are_the_sum_or_mean_of_single_ones(new_student, local_field, ask, objective, share):

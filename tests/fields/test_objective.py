@@ -75,7 +75,7 @@ def target_of(velocity, unconditional=None):
 
 def transition_kl(n):
     """KL of two transitions that differ by 1 in velocity, in float64 from the stochastic solver's own step."""
-    solver = EulerMaruyama(ETA, float(GRID[1]))
+    solver = EulerMaruyama(ETA)
     t, t_next = GRID[n].double(), GRID[n + 1].double()
     x = torch.tensor([[0.3]], dtype=torch.float64)
     condition = Condition(tensors={"n": torch.arange(1)}, unconditional={})
@@ -93,7 +93,7 @@ WEIGHTS = {
     "clean image": (VelocityMse(2.0), T64**2),
     "any power": (VelocityMse(-0.5), T64**-0.5),
     "kl of the ode": (TransitionKl(), DT64**2 / 2),
-    "kl of the sde": (TransitionKl(ETA, float(GRID[1])), np.array([transition_kl(n) for n in range(BATCH)])),
+    "kl of the sde": (TransitionKl(ETA), np.array([transition_kl(n) for n in range(BATCH)])),
 }
 
 
@@ -119,7 +119,7 @@ def test_power_2_is_the_error_of_the_clean_image():
 
 
 def test_the_sde_has_a_finite_weight_at_noise_and_the_ode_form_is_the_uniform_grids():
-    assert np.isfinite(TransitionKl(ETA, float(GRID[1])).weight(1.0, float(GRID[1])))
+    assert np.isfinite(TransitionKl(ETA).weight(1.0, float(GRID[1])))
     assert TransitionKl().weight(0.5, 0.25) == 1 / (2 * 4**2)
 
 

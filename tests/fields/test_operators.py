@@ -14,7 +14,6 @@ from fields.operators import (
     Guidance,
     Interpolation,
     Mix,
-    NegativePrompt,
     Network,
     Rescale,
     ZeroStarGuidance,
@@ -101,7 +100,7 @@ FORMULAS = {
     "network": (A, V_C),
     "guidance": (Guidance(A, 7.3), guided(7.3)),
     "interval": (Guidance(A, 7.3, (0.4, 0.6)), np.where(INSIDE, guided(7.3), V_C)),
-    "negative prompt": (NegativePrompt(A, 3.0), guided(3.0, v_u=V_N)),
+    "negative prompt": (Guidance(A, 3.0, prompt="negative"), guided(3.0, v_u=V_N)),
     "cfg-zero": (ZeroStarGuidance(A, 2.5), each(cfg_zero, V_C, V_U)),
     "cfg-zero, zero at first": (
         ZeroStarGuidance(A, 2.5, zero_above=0.5),
@@ -125,7 +124,7 @@ FORMULAS = {
     ),
     "guidance of guidance": (Guidance(Guidance(A, 3.0), 2.0), V_U + 2.0 * (guided(3.0) - V_U)),
     "negative prompt of guidance": (
-        NegativePrompt(Guidance(A, 3.0), 2.0),
+        Guidance(Guidance(A, 3.0), 2.0, prompt="negative"),
         guided(3.0, v_c=V_N) + 2.0 * (guided(3.0) - guided(3.0, v_c=V_N)),
     ),
     "autoguidance of guidance": (Autoguidance(Guidance(A, 3.0), B, 2.0), V_B + 2.0 * (guided(3.0) - V_B)),
@@ -170,7 +169,7 @@ def test_cfg_zero_of_a_field_that_is_zero_without_prompt_is_finite():
 
 
 @pytest.mark.parametrize(
-    "expression", [Guidance(A, 3.0), NegativePrompt(Guidance(A, 3.0), 1.0), Rescale(Guidance(A, 3.0), 0.0)]
+    "expression", [Guidance(A, 3.0), Guidance(Guidance(A, 3.0), 1.0, prompt="negative"), Rescale(Guidance(A, 3.0), 0.0)]
 )
 def test_without_its_prompt_an_expression_has_no_guidance(expression):
     """What PDM asks an expert for."""
@@ -227,7 +226,8 @@ def test_bfloat16_networks_are_combined_in_float32(name):
 
 
 @pytest.mark.parametrize(
-    ("expression", "message"), [(NegativePrompt(A, 2.0), "no negative_prompt"), (EditGuidance(A, 1.0, 2.0), "no source_image")]
+    ("expression", "message"),
+    [(Guidance(A, 2.0, prompt="negative"), "no negative_prompt"), (EditGuidance(A, 1.0, 2.0), "no source_image")],
 )
 def test_rows_that_lack_what_an_operator_needs_are_refused(expression, message):
     bare = Condition(tensors={"words": torch.ones(3, 1)}, unconditional={"words": torch.zeros(3, 1)})

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def make_plan(**changes):
         "group_size": 4,
         "routing": HardRouting({"a": 1.0, "b": 2.0, "c": 1.0}),
         "query": BetaQuery(),
-        "grid": time_grid(16, 3.0),
+        "grid": lambda size: time_grid(16, 3.0),
         "rows": ROWS,
     }
     return SamplePlan(**settings | changes)
@@ -78,7 +79,7 @@ from fields.routing import GroupedRouting, HardRouting
 from fields.schedule import time_grid
 plans = [
     SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing({"a": 1.0, "b": 2.0, "c": 1.0}), query=eval(query),
-               grid=time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
+               grid=lambda size: time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
     for routing in (HardRouting, GroupedRouting) for query in sys.argv[1:]
 ]
 samples = [plan.sample(n) for plan in plans for n in (100, 5, 0, 2**40)]
@@ -115,6 +116,38 @@ def test_a_group_has_one_route_ascending_ids_and_at_most_group_size_samples(plan
     for of_route in sizes.values():
         assert all(size == plan.group_size for size in of_route[:-1]), "only a route's last group may be short"
         assert all(1 <= size <= plan.group_size for size in of_route)
+
+
+SIZES = ((64, 96), (96, 64), None)
+
+
+def size_of(route, row):
+    return SIZES[row % 3] if route == "b" else None
+
+
+@FEW
+@given(plans(), st.integers(0, 1000))
+def test_groups_do_not_mix_sizes_and_lose_nobody(plan, step):
+    sized = replace(plan, size=size_of)
+    groups = sized.groups(step)
+    for group in groups:
+        assert {size_of(group.route, sample.row) for sample in group.samples} == {group.size}
+        assert 1 <= len(group.samples) <= plan.group_size
+    ids = sorted(n for group in groups for n in group.ids)
+    assert ids == list(range(step * plan.batch_size, (step + 1) * plan.batch_size))
+    for route, size in {(group.route, group.size) for group in groups}:
+        lengths = [len(group.samples) for group in groups if (group.route, group.size) == (route, size)]
+        assert all(length == plan.group_size for length in lengths[:-1]), "only the last group of a route and size may be short"
+
+
+def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
+    grids = {(64, 96): time_grid(16, 3.0), (96, 64): time_grid(32, 1.0), None: time_grid(4)}
+    query = UniformQuery("sigma")
+    plan = make_plan(size=size_of, grid=grids.__getitem__, query=query)
+    for n in range(60):
+        sample = plan.sample(n)
+        assert sample.size == size_of(sample.route, sample.row)
+        assert sample.indices == query.draw(n, generator(0, Stream.QUERY, n), grids[sample.size])
 
 
 @FEW
@@ -159,7 +192,7 @@ def test_granularity_says_what_shares_a_draw():
 @FEW
 @given(SEEDS)
 def test_another_query_distribution_leaves_routes_and_rows_as_they_were(seed):
-    plan, other = make_plan(seed=seed), make_plan(seed=seed, query=UniformQuery("sigma"), grid=time_grid(5))
+    plan, other = make_plan(seed=seed), make_plan(seed=seed, query=UniformQuery("sigma"), grid=lambda size: time_grid(5))
     samples, others = ([p.sample(n) for n in range(40)] for p in (plan, other))
     assert [(s.id, s.route, s.row) for s in samples] == [(s.id, s.route, s.row) for s in others]
     assert [s.indices for s in samples] != [s.indices for s in others]
@@ -179,7 +212,7 @@ def test_each_decision_has_a_stream_of_its_own():
         sample = plan.sample(n)
         assert sample.route == plan.routing.route(n, 12, generator(5, Stream.ROUTE, n // 4))
         assert sample.row == generator(5, Stream.ROW, n).integers(ROWS[sample.route])
-        assert sample.indices == plan.query.draw(n, generator(5, Stream.QUERY, n), plan.grid)
+        assert sample.indices == plan.query.draw(n, generator(5, Stream.QUERY, n), time_grid(16, 3.0))
     assert torch.equal(
         noise(5, (7,), (6,)), torch.from_numpy(generator(5, Stream.NOISE, 7).standard_normal((1, 6), np.float32))
     )

@@ -19,14 +19,14 @@ def with_adapter(transformer, adapter):
 
 def sample(new_base, encoded, route, adapter):
     transformer = with_adapter(new_base(), adapter) if adapter else new_base()
-    return Sample(transformer=transformer, adapter=adapter, condition=encoded(route, 8), noise=noise(0, range(8), (3, 24, 24)))
+    x_T = noise(0, range(8), (3, 24, 24))
+    return Sample(transformer=transformer, adapter=adapter, condition=encoded(route, 8), noise=x_T, grid=GRID)
 
 
 def test_of_one_expert_it_is_the_expert(family, new_base, encoded, local_edit):
     merged = regression_merge(
         family,
         {"local": sample(new_base, encoded, "local_edit", local_edit)},
-        GRID,
         LoraShape(48, 48.0, local_edit.shape.targets),
     )
     x = torch.randn(5, 48)
@@ -42,7 +42,7 @@ def test_it_solves_the_least_squares_of_each_layer(family, new_base, encoded, lo
         "local": sample(new_base, encoded, "local_edit", local_edit),
         "global": sample(new_base, encoded, "global_edit", global_edit),
     }
-    merged = regression_merge(family, samples, GRID, LoraShape(48, 48.0, local_edit.shape.targets))
+    merged = regression_merge(family, samples, LoraShape(48, 48.0, local_edit.shape.targets))
     rows, wanted = [], []
     for s in samples.values():
         inputs = []

@@ -147,5 +147,5 @@ def test_only_the_samples_under_way_draw_noise_and_each_step_draws_anew():
         asked.append((step, rows.tolist()))
         return torch.zeros(len(rows), 2, 3)
 
-    rollout(linear, start(3), GRID, torch.tensor([[1], [0], [3]]), names_of(3), EulerMaruyama(0.7, TIMES[1]), transition_noise)
+    rollout(linear, start(3), GRID, torch.tensor([[1], [0], [3]]), names_of(3), EulerMaruyama(0.7), transition_noise)
     assert asked == [(0, [0, 2]), (1, [2]), (2, [2])]

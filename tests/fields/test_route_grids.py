@@ -6,11 +6,12 @@ import torch
 
 from fields.dataset import Bucket
 from fields.evaluation import Evaluation, Sheet
+from fields.families.scene import SceneFamily
 from fields.plan import Stream, noise
 from fields.route_grids import RouteGrids
 from fields.scene.exam import Exam
 
-SHAPE = (3, 4, 6)
+FAMILY, SHAPE = SceneFamily(), (3, 24, 24)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def buckets(tmp_path_factory):
 
 
 def test_sheets_hold_the_first_rows_of_every_route(buckets):
-    grids = RouteGrids(buckets, 4, 3, SHAPE, 3, {})
+    grids = RouteGrids(buckets, 4, 3, FAMILY, 3, {})
     assert [(sheet.route, [row.uid for row in sheet.rows]) for sheet in grids.sheets] == [
         ("local", ["local-0", "local-1", "local-2"]),
         ("local", ["local-3"]),
@@ -33,20 +34,20 @@ def test_sheets_hold_the_first_rows_of_every_route(buckets):
 
 
 def test_noise_is_the_plans_and_each_rows_own(buckets):
-    sheets = RouteGrids(buckets, 4, 3, SHAPE, 3, {}).sheets
+    sheets = RouteGrids(buckets, 4, 3, FAMILY, 3, {}).sheets
     states = torch.cat([sheet.noise for sheet in sheets])
     assert torch.equal(states, noise(3, [0, 1, 2, 3, 100_000, 100_001], SHAPE, Stream.QUESTION_NOISE))
 
 
 def test_neither_more_rows_nor_other_batches_change_the_noise_of_a_row(buckets):
-    few, many = (RouteGrids(buckets, n, 3, SHAPE, size, {}) for n, size in ((2, 1), (5, 16)))
+    few, many = (RouteGrids(buckets, n, 3, FAMILY, size, {}) for n, size in ((2, 1), (5, 16)))
     assert torch.equal(few.sheets[1].noise[0], many.sheets[0].noise[1])
-    assert not torch.equal(RouteGrids(buckets, 2, 4, SHAPE, 1, {}).sheets[0].noise, few.sheets[0].noise)
+    assert not torch.equal(RouteGrids(buckets, 2, 4, FAMILY, 1, {}).sheets[0].noise, few.sheets[0].noise)
 
 
 def test_images_are_passed_on_without_marks(buckets):
     answers = [np.zeros((3, *SHAPE)), np.zeros((1, *SHAPE)), np.zeros((2, *SHAPE))]
-    result = RouteGrids(buckets, 4, 3, SHAPE, 3, {}).result(answers)
+    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {}).result(answers)
     assert result.answers is answers
     assert result.skills == {}
 
@@ -56,11 +57,11 @@ def test_a_metric_sees_every_row_of_a_route_with_its_image(buckets):
         return float(sum(image.mean() * int(row.uid[-1]) for row, image in zip(rows, images, strict=True)))
 
     answers = [np.full((3, *SHAPE), 2.0), np.full((1, *SHAPE), 5.0), np.full((2, *SHAPE), 7.0)]
-    result = RouteGrids(buckets, 4, 3, SHAPE, 3, {"seen": seen}).result(answers)
+    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": seen}).result(answers)
     assert result.skills == {"local": {"seen": 2.0 * (0 + 1 + 2) + 5.0 * 3}, "global": {"seen": 7.0 * 1}}
 
 
 def test_exam_and_grids_are_evaluations(buckets):
-    for evaluation in (Exam(1, seed=0), RouteGrids(buckets, 1, 0, SHAPE, 1, {})):
+    for evaluation in (Exam(1, seed=0), RouteGrids(buckets, 1, 0, FAMILY, 1, {})):
         assert isinstance(evaluation, Evaluation)
         assert all(isinstance(sheet, Sheet) for sheet in evaluation.sheets)

@@ -42,12 +42,12 @@ def test_noised_data_lies_on_the_straight_path_of_the_plans_noise():
 
 
 def test_a_student_without_a_solver_is_asked_at_noised_data(family, new_base, local_edit, encoded):
-    policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, GRID, solver=None)
+    policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, lambda size: GRID, solver=None)
     policy.load(Weights.of(7, local_edit.tensors))
     group = group_of((10, (2, 4)), (11, (0, 5)))
-    x_0 = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(0))
+    x_0 = torch.randn(2, *family.latent_shape(), generator=torch.Generator().manual_seed(0))
     first, second = policy.queries(group, replace(encoded("local_edit", 2), clean=x_0))
-    eps = noise(SEED, (10, 11), family.latent_shape)
+    eps = noise(SEED, (10, 11), family.latent_shape())
     for query, t in ((first, GRID[[2, 0]]), (second, GRID[[4, 5]])):
         at = t.reshape(-1, 1, 1, 1)
         torch.testing.assert_close(query.x_t, (1 - at) * x_0 + at * eps)
@@ -62,7 +62,7 @@ def test_an_expert_rollout_is_the_experts_own_ode(local_field, encoded, family):
     condition = encoded("local_edit", 2)
     asked = local_field.queries(group, condition, SEED, GRID, Euler(), both_branches=False)
     for row, sample in enumerate(group.samples):
-        x, trajectory = noise(SEED, (sample.id,), family.latent_shape), []
+        x, trajectory = noise(SEED, (sample.id,), family.latent_shape()), []
         for k in range(6):
             trajectory.append(x)
             one = condition.select(torch.tensor([row]))
@@ -74,7 +74,7 @@ def test_an_expert_rollout_is_the_experts_own_ode(local_field, encoded, family):
 
 
 def stochastic(group, seed=SEED):
-    solver = EulerMaruyama(0.7, float(GRID[1]))
+    solver = EulerMaruyama(0.7)
     count = len(group.samples)
     return rolled_out(lambda x, t, c: torch.zeros_like(x), group, condition(count), SHAPE, seed, GRID, solver)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fields.families.scene import SceneFamily
 from fields.objective import PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Autoguidance, Guidance, Mix, Network, Rescale
 from fields.query import BetaQuery, DenseQuery, UniformQuery
@@ -29,8 +30,8 @@ WEIGHTS = {"a": 1.0, "b": 1.0}
 PRESETS = {  # solver (None noises data), query, routing, objective
     "danceopd": (Euler(), BetaQuery(5.0, 2.0, "index", 1), HardRouting(WEIGHTS, "sample"), VelocityMse()),
     "softmix": (Euler(), BetaQuery(5.0, 2.0, "index", 1), HardRouting(WEIGHTS, "sample"), VelocityMse()),
-    "diffusionopd": (Euler(), DenseQuery(), GroupedRouting(WEIGHTS), TransitionKl(None, 0.9375)),
-    "flowopd": (EulerMaruyama(0.7, 0.9375), DenseQuery(), HardRouting(WEIGHTS, "step"), TransitionKl(0.7, 0.9375)),
+    "diffusionopd": (Euler(), DenseQuery(), GroupedRouting(WEIGHTS), TransitionKl(None)),
+    "flowopd": (EulerMaruyama(0.7), DenseQuery(), HardRouting(WEIGHTS, "step"), TransitionKl(0.7)),
     "offpolicy": (None, UniformQuery(), HardRouting(WEIGHTS), VelocityMse()),
     "joint_sft": (None, UniformQuery(), HardRouting(WEIGHTS), VelocityMse()),
 }
@@ -86,17 +87,10 @@ def test_a_run_of_a_preset_is_the_run_of_its_axes(read):
 
 @pytest.mark.parametrize(
     ("override", "solver"),
-    [("rollout.solver=heun", Heun()), ("state={type: student_sde, eta: 0.5}", EulerMaruyama(0.5, 0.9375))],
+    [("rollout.solver=heun", Heun()), ("state={type: student_sde, eta: 0.5}", EulerMaruyama(0.5))],
 )
 def test_solvers(read, override, solver):
     assert build.solver(read(override)) == solver
-
-
-def test_the_first_step_of_a_shifted_grid_decides_where_s_is_held(read):
-    config = read("preset=flowopd", "rollout.shift=3.0")
-    first = 3 * (15 / 16) / (1 + 2 * (15 / 16))
-    assert build.solver(config).first == pytest.approx(first)
-    assert build.objective(config).first == pytest.approx(first)
 
 
 def test_objectives(read):
@@ -117,7 +111,7 @@ def test_an_expression_is_built_as_it_is_written(read):
         "experts.b.operator={type: mix, parts: [{of: a, weight: 0.25}, "
         "{of: {type: autoguidance, bad: a, scale: 2}, weight: 0.75}]}",
     )
-    a, b = (expression(config.experts[name].operator, Network) for name in "ab")
+    a, b = (expression(config.experts[name].operator, Network, SceneFamily()) for name in "ab")
     assert a == Rescale(Guidance(Network(SELF), 4.0, (0.1, 0.9)), 0.5)
     assert b == Mix(((Network("a"), 0.25), (Autoguidance(Network(SELF), Network("a"), 2.0), 0.75)))
 

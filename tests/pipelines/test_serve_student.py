@@ -80,8 +80,8 @@ def expected(config: RunConfig, seed: int, k: int, row) -> bytes:
     assert saved.step == 6
     student = build.policy(config)
     student.load(Weights.of(6, saved.ema))
-    grid = build.grid(config)
-    x_T = noise(seed, (k,), student.family.latent_shape)
+    grid = build.grid(config)(None)
+    x_T = noise(seed, (k,), student.family.latent_shape())
     x_0 = clean(student.velocity, x_T, grid, student.family.encode([row]), Euler())
     return encode_png(student.family.decode(x_0)[0])
 

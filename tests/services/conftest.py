@@ -53,9 +53,9 @@ def policies(tiny_models) -> Mapping[str, Policy]:
     family = SceneFamily()
     policies = {}
     for name, adapter in (("student", tiny_models.local_edit), ("expert", tiny_models.global_edit)):
-        read = read_adapter(adapter)
-        policies[name] = Policy(family, family.load_transformer(tiny_models.base), LoraStudent(read.shape), 0, GRID, Euler())
-        policies[name].load(Weights.of(0, read.tensors))
+        lora, transformer = read_adapter(adapter), family.load_transformer(tiny_models.base)
+        policies[name] = Policy(family, transformer, LoraStudent(lora.shape), 0, lambda size: GRID, Euler())
+        policies[name].load(Weights.of(0, lora.tensors))
     return policies
 
 
@@ -69,7 +69,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     def make(models: Mapping[str, Caller] | None = None, **settings: Any) -> FastAPI:
         services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test")
-        studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily.latent_shape, GRID)
+        studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make

@@ -38,7 +38,7 @@ def expected(policy, row_source: bytes | None, prompt: str, seed: int, k: int) -
     """The picture by the fields alone."""
     family = SceneFamily()
     condition = family.encode([type(SOURCE)("x", "x", prompt, row_source)])
-    x_0 = clean(policy.velocity, noise(seed, (k,), family.latent_shape), GRID, condition, Euler())
+    x_0 = clean(policy.velocity, noise(seed, (k,), family.latent_shape()), GRID, condition, Euler())
     return encode_png(family.decode(x_0)[0])
 
 

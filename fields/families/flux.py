@@ -1,0 +1,54 @@
+"""FLUX.1: dev with its distilled guidance, schnell, and Kontext, which edits."""
+
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.packing import pack, positions, unpack
+from fields.families.pipeline import Named, PipelineFamily
+from fields.schedule import Size
+
+
+class FluxFamily(PipelineFamily):
+    """CLIP's pooled text, a T5 without a mask. A source image's tokens follow the image's own, told apart by position."""
+
+    name = "flux"
+    pipelines = ("FluxPipeline", "FluxKontextPipeline")
+    encoder_class = "FluxKontextPipeline"  # encodes what FluxPipeline does, and source images
+    transformer_class = "FluxTransformer2DModel"
+    source = "optional"
+    tokenizer, max_tokens = "tokenizer_2", 512
+    told_scale = 3.5
+    default_lora_targets = (
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
+
+    def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
+        channels, height, width = super().latent_shape(size)
+        return channels // 4, height, width
+
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        text, pooled, _ = self.encoders.encode_prompt(prompt, None, device=self.device, max_sequence_length=self.max_tokens)
+        return {"text": text, "pooled": pooled}
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        height, width = x_t.shape[2:]
+        tokens, ids = [pack(x_t)], [positions(height // 2, width // 2, 0, x_t.device)]
+        if "source" in inputs:
+            tokens.append(pack(inputs["source"]))
+            ids.append(positions(height // 2, width // 2, 1, x_t.device))
+        velocity = transformer(
+            hidden_states=torch.cat(tokens, dim=1),
+            timestep=t,
+            guidance=inputs.get("guidance"),
+            pooled_projections=inputs["pooled"],
+            encoder_hidden_states=inputs["text"],
+            txt_ids=x_t.new_zeros(inputs["text"].shape[1], 3),
+            img_ids=torch.cat(ids),
+            return_dict=False,
+        )[0]
+        return unpack(velocity[:, : tokens[0].shape[1]], height, width)

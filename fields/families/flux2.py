@@ -1,0 +1,85 @@
+"""FLUX.2: dev with its distilled guidance, and klein. Both edit."""
+
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.folder import INDEX, fetch, read_json
+from fields.families.pipeline import Named, PipelineFamily
+from fields.operators import Expression
+from fields.operators.guidance import ALWAYS, Against, Interval
+from fields.schedule import Size
+
+_SOURCE_POSITION = 10  # first coordinate of the first source image's tokens; the image's own is 0
+
+
+class Flux2Family(PipelineFamily):
+    """Layers of a language model as text, padded without a mask. A state is the VAE's normalised 2 x 2 patches."""
+
+    name = "flux2"
+    pipelines = ("Flux2Pipeline", "Flux2KleinPipeline")
+    transformer_class = "Flux2Transformer2DModel"
+    vae_class = "AutoencoderKLFlux2"
+    source = "optional"
+    max_tokens = 512
+    told_scale = 4.0
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj")
+
+    def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
+        channels, height, width = super().latent_shape(size)
+        return channels, height // 2, width // 2
+
+    def shift(self, size: Size | None, steps: int) -> float:
+        """mu of FLUX.2 depends on the number of steps too."""
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+        _, height, width = self.latent_shape(size)
+        return compute_empirical_mu(height * width, steps)
+
+    def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
+        if not self.is_told and read_json(fetch(self._base, ()) / INDEX).get("is_distilled"):
+            raise ValueError(f"guidance {scale}: {self.path} was distilled to do without")
+        return super().guidance(of, scale, against, interval)
+
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        return {"text": self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)[0]}
+
+    def count_tokens(self, prompt: str) -> int:
+        """Of the prompt alone: the template's own tokens are few."""
+        tokenizer = self.encoders.tokenizer
+        return len(getattr(tokenizer, "tokenizer", tokenizer)(prompt).input_ids)
+
+    def image_latents(self, image: Image.Image) -> Tensor:
+        return self.encoders._encode_vae_image(self.pixels(image), generator=None)
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        images = {0: x_t} | ({_SOURCE_POSITION: inputs["source"]} if "source" in inputs else {})
+        height, width = x_t.shape[2:]
+        tokens = torch.cat([image.flatten(2).transpose(1, 2) for image in images.values()], dim=1)
+        ids = torch.cat([_positions(first, height, width, 1) for first in images]).to(x_t.device)
+        text_ids = _positions(0, 1, 1, inputs["text"].shape[1]).to(x_t.device)
+        velocity = transformer(
+            hidden_states=tokens,
+            timestep=t,
+            guidance=inputs.get("guidance"),
+            encoder_hidden_states=inputs["text"],
+            txt_ids=text_ids.expand(len(x_t), -1, -1),
+            img_ids=ids.expand(len(x_t), -1, -1),
+            return_dict=False,
+        )[0]
+        return velocity[:, : height * width].transpose(1, 2).reshape(x_t.shape)
+
+    def decode_latents(self, x_0: Tensor) -> Tensor:
+        from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline
+
+        norm = self.vae.bn
+        deviation = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
+        patches = x_0 * deviation[:, None, None] + norm.running_mean[:, None, None]
+        return self.vae.decode(Flux2Pipeline._unpatchify_latents(patches.to(x_0.dtype)), return_dict=False)[0]
+
+
+def _positions(first: int, h: int, w: int, length: int) -> Tensor:
+    """(first, row, column, place in the text) of tokens in row order."""
+    return torch.cartesian_prod(torch.tensor([first]), torch.arange(h), torch.arange(w), torch.arange(length))

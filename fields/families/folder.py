@@ -1,0 +1,127 @@
+"""A diffusers pipeline's folder: found here or fetched from the model hub, and looked through before anything is loaded."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+INDEX = "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+_OPTIONAL = ("image_encoder", "feature_extractor")  # of image prompts, which no family uses
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*"]
+
+
+def fetch(path: Path, parts: Sequence[str]) -> Path:
+    """The local folder of a pipeline; of a hub id, the named sub-folders are downloaded.
+
+    Raises:
+        ValueError: if there is no such folder and the hub doesn't give it; says what to do.
+    """
+    if path.is_dir():
+        return path
+    name = str(path)
+    if not _HUB_ID.fullmatch(name):
+        raise ValueError(f"{name}: no such folder; a path is a local folder or a hub id such as organisation/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [INDEX, *(f"{part}/*" for part in parts)]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS))
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated on the model hub: accept its licence on its page, then log in with `hf auth login`"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{name} is no folder here, and the model hub doesn't give it ({type(error).__name__}): check the name and the "
+            f"network, or run `hf download {name} --local-dir DIR` where there is one and give DIR"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: if the file is missing or holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds no object")
+    return content
+
+
+def check_class(path: Path, content: Mapping[str, Any], family: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless a folder's `_class_name` is one that the family takes."""
+    if (found := content.get("_class_name")) not in allowed:
+        raise ValueError(f"{path} holds a {found}; family {family} takes {' or '.join(allowed)}")
+
+
+def check_components(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every component that the index names is there, its weights readable."""
+    for name, kind in index.items():
+        if not isinstance(kind, list) or name in _OPTIONAL:
+            continue
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder} lacks the component {name} ({kind[1] or 'left out'} in its {INDEX})")
+        for file in sorted((folder / name).glob("*.safetensors")):
+            shapes_of(file)
+
+
+def check_weights(folder: Path, network: nn.Module, ignored: Sequence[str]) -> None:
+    """Compare the names and shapes of a folder's tensors with a network's, from the files' headers alone.
+
+    Args:
+        folder: holds one safetensors file or an index of several.
+        network: its values are not looked at.
+        ignored: patterns of names that may be there though the network lacks them.
+
+    Raises:
+        ValueError: for a missing or damaged file, or a tensor that doesn't fit; says how many don't, and the first.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(folder):
+        found |= shapes_of(file)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    wrong = [
+        f"{name} is {found.get(name, 'absent')}, wanted {wanted.get(name, 'none')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name) and not (name not in wanted and any(re.search(p, name) for p in ignored))
+    ]
+    if wrong:
+        raise ValueError(f"{folder}: {len(wrong)} tensors don't fit its config.json; first: {wrong[0]}")
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of a safetensors file.
+
+    Raises:
+        ValueError: if the file is damaged or cut short.
+    """
+    try:
+        with safe_open(file, "pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (sharded := folder / f"{WEIGHTS}.index.json").is_file():
+        names = sorted(set(read_json(sharded)["weight_map"].values()))
+    else:
+        names = [WEIGHTS]
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}; only safetensors are read")
+    return [folder / name for name in names]

@@ -1,0 +1,118 @@
+"""Where the parts of a `diffusers` pipeline come from: each is loaded alone, and when it is first needed."""
+
+import importlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from fields.families.base import Family
+from fields.families.folder import INDEX, check_class, check_components, check_weights, fetch, read_json
+
+_TRANSFORMER, _VAE, _SCHEDULER = "transformer", "vae", "scheduler"
+_EULER = "FlowMatchEulerDiscreteScheduler"
+
+
+class PipelineParts(Family):
+    """The transformer, which is all that students and experts load; text encoders and VAE, for `encode` and `decode`.
+
+    Attributes:
+        pipelines: classes of pipelines that the family takes, as model_index.json names them.
+        encoder_class: the pipeline class that encodes; None is the folder's own.
+        transformer_class: class of the network.
+        vae_class: class of the VAE.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]]
+    encoder_class: ClassVar[str | None] = None
+    transformer_class: ClassVar[str]
+    vae_class: ClassVar[str] = "AutoencoderKL"
+
+    def load_transformer(self, path: Path) -> nn.Module:
+        self.skeleton(path)
+        network = _class(self.transformer_class).from_pretrained(self._transformer_folder(path), **self._options)
+        return network.eval().requires_grad_(False)
+
+    def skeleton(self, path: Path) -> nn.Module:
+        """The network without its values, compared with the headers of the files; a local pipeline must be complete."""
+        from accelerate import init_empty_weights
+
+        folder = self._transformer_folder(path)
+        if path.is_dir() and (path / INDEX).is_file():
+            check_components(path, read_json(path / INDEX))
+        config = read_json(folder / "config.json")
+        check_class(folder, config, self.name, (self.transformer_class,))
+        kind = _class(self.transformer_class)
+        with init_empty_weights():
+            network = kind.from_config(config)
+        check_weights(folder, network, kind._keys_to_ignore_on_load_unexpected or ())
+        return network.eval().requires_grad_(False)
+
+    def _transformer_folder(self, path: Path) -> Path:
+        """Of a pipeline's folder, or of a transformer's own, as an expert's checkpoint may be."""
+        folder = fetch(path, (_TRANSFORMER,))
+        if not (folder / INDEX).is_file() and (folder / "config.json").is_file():
+            return folder
+        check_class(folder, read_json(folder / INDEX), self.name, self.pipelines)
+        return folder / _TRANSFORMER
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of one part of the base."""
+        name = "scheduler_config.json" if part == _SCHEDULER else "config.json"
+        return read_json(fetch(self._base, (part,)) / part / name)
+
+    @property
+    def _base(self) -> Path:
+        if self.path is None:
+            raise ValueError(f"family {self.name} needs the path of its base")
+        return self.path
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
+
+    @cached_property
+    def network_config(self) -> dict[str, Any]:
+        return self.config(_TRANSFORMER)
+
+    @cached_property
+    def vae_config(self) -> dict[str, Any]:
+        return self.config(_VAE)
+
+    @cached_property
+    def vae(self) -> Any:
+        folder = fetch(self._base, (_VAE,)) / _VAE
+        return _load(_class(self.vae_class), folder, self._options).to(self.device)
+
+    @cached_property
+    def encoders(self) -> Any:
+        """The model's own pipeline without its transformer."""
+        folder = fetch(self._base, ())
+        index = read_json(folder / INDEX)
+        check_class(folder, index, self.name, self.pipelines)
+        folder = fetch(self._base, [name for name, kind in index.items() if isinstance(kind, list) and name != _TRANSFORMER])
+        kind = _class(self.encoder_class or index["_class_name"])
+        return _load(kind, folder, self._options | self.given_parts(folder)).to(self.device)
+
+    def given_parts(self, folder: Path) -> dict[str, Any]:
+        """Components of the encoding pipeline that are not loaded from the folder as its index says."""
+        return {_TRANSFORMER: None, _VAE: self.vae}
+
+    @cached_property
+    def scheduler(self) -> Any:
+        folder = fetch(self._base, (_SCHEDULER,)) / _SCHEDULER
+        check_class(folder, read_json(folder / "scheduler_config.json"), self.name, (_EULER,))
+        return _class(_EULER).from_pretrained(folder)
+
+
+def _class(name: str) -> Any:
+    """A class of diffusers, which is imported when it is first needed: that takes seconds."""
+    return getattr(importlib.import_module("diffusers"), name)
+
+
+def _load(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
+    try:
+        return kind.from_pretrained(folder, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"{folder} doesn't load as a {kind.__name__}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,187 @@
+"""What the families of `diffusers` pipelines share: encoding row by row, the scheduler's time grid, dtypes."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.carriers import TOLD, Condition
+from fields.dataset import Row, decode_image, to_bytes
+from fields.families.guidance import DistilledGuidance
+from fields.families.parts import PipelineParts
+from fields.operators import Expression
+from fields.operators.guidance import ALWAYS, Against, Interval
+from fields.schedule import Size
+
+Named = dict[str, Tensor]
+
+_log = logging.getLogger(__name__)
+
+
+class PipelineFamily(PipelineParts):
+    """A model whose own pipeline class encodes, so that templates, padding and layers are the model's own.
+
+    Attributes:
+        source: whether a row has a source image.
+        tokenizer: the component that decides how long a prompt may be.
+        max_tokens: of a prompt; None reads all.
+        told_scale: the guidance scale that a guidance-distilled network is told, unless an operator tells it another.
+        spaces_itself: the model's pipeline gives its scheduler the number of steps alone.
+    """
+
+    source: ClassVar[Literal["none", "optional", "required"]] = "none"
+    tokenizer: ClassVar[str] = "tokenizer"
+    max_tokens: ClassVar[int | None]
+    told_scale: ClassVar[float | None] = None
+    spaces_itself: ClassVar[bool] = False
+    own_size = (1024, 1024)
+
+    truncated_prompts = 0  # prompts encoded so far that were longer than the encoder reads
+
+    @abstractmethod
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        """A prompt's tensors, batch 1, by the names that `call` reads."""
+
+    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+        """A negative prompt's, which replace those of `text` where the prompt is dropped."""
+        return self.text(prompt, source)
+
+    @abstractmethod
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The network's velocity for states and conditions in its own dtype; t is float32."""
+
+    def image_latents(self, image: Image.Image) -> Tensor:
+        """An image's clean state, batch 1, by the VAE; its mean, where it answers a distribution."""
+        config = self.vae.config
+        return (self.vae.encode(self.pixels(image)).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """What a VAE sees: (1, 3, H, W) in [-1, 1]."""
+        values = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None]
+        return (values / 127.5 - 1).to(self.device, self.dtype)
+
+    def decode_latents(self, x_0: Tensor) -> Tensor:
+        """Clean states (batch, *latent_shape) as images (batch, 3, H, W) in [-1, 1]."""
+        config = self.vae.config
+        return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens the encoder would have to read."""
+        return len(getattr(self.encoders, self.tokenizer)(prompt).input_ids)
+
+    @property
+    def vae_scale(self) -> int:
+        """Pixels of an image per latent cell, along each side."""
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the network's guidance was distilled into it."""
+        return self.told_scale is not None and bool(self.network_config.get("guidance_embeds"))
+
+    def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
+        if not self.is_told:
+            return super().guidance(of, scale, against, interval)
+        if interval != ALWAYS:
+            raise ValueError(f"interval {list(interval)}: family {self.name} is told one guidance scale for every t")
+        return DistilledGuidance(of, scale)
+
+    def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
+        width, height = size or self.default_size
+        return self.network_config["in_channels"], height // self.vae_scale, width // self.vae_scale
+
+    @property
+    def multiple(self) -> int:
+        """What an image's sides are multiples of: a latent cell, times the patch of the network."""
+        return 2 * self.vae_scale
+
+    def grid(self, size: Size | None, steps: int) -> Tensor:
+        """The times of the model's own scheduler, as its pipeline sets them; nothing is shifted on top."""
+        spacing = {"num_inference_steps": steps} if self.spaces_itself else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        self.scheduler.set_timesteps(**spacing, mu=self.shift(size, steps))
+        return self.scheduler.sigmas.float().clone()
+
+    def shift(self, size: Size | None, steps: int) -> float:
+        """mu of a shift that depends on the resolution: linear in the number of tokens; a static scheduler ignores it."""
+        _, height, width = self.latent_shape(size)
+        return self._shift_of_length(height // 2 * (width // 2))
+
+    def _shift_of_length(self, tokens: int) -> float:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        given = {"base_seq_len": "base_image_seq_len", "max_seq_len": "max_image_seq_len"}
+        given |= {name: name for name in ("base_shift", "max_shift")}
+        config = self.scheduler.config
+        return calculate_shift(tokens, **{name: config[key] for name, key in given.items() if config.get(key) is not None})
+
+    def check_row(self, row: Row, with_target: bool = False) -> None:
+        width, height = self.size(row)
+        if width < 1 or height < 1 or width % self.multiple or height % self.multiple:
+            raise ValueError(f"row {row.uid!r}: its size is {width} x {height}; sides are multiples of {self.multiple}")
+        if row.source_image is None and self.source == "required":
+            raise ValueError(f"row {row.uid!r} has no source image; family {self.name} edits one")
+        if row.source_image is not None:
+            if self.source == "none":
+                raise ValueError(f"row {row.uid!r} has a source image; family {self.name} takes none")
+            decode_image(row.source_image, row.uid)
+        if with_target and row.target_image is None:
+            raise ValueError(f"row {row.uid!r} has no target_image")
+        if with_target and row.target_image is not None:
+            decode_image(row.target_image, row.uid)
+
+    @torch.no_grad()
+    def encode(self, rows: Sequence[Row]) -> Condition:
+        return Condition.concatenate([self._encode_row(row) for row in rows])
+
+    def _encode_row(self, row: Row) -> Condition:
+        self.check_row(row)
+        self._check_length(row)
+        source = self._image(row, row.source_image) if row.source_image is not None else None
+        tensors = self.text(row.prompt, source)
+        if self.is_told:
+            tensors[TOLD] = torch.tensor([self.told_scale])
+        if source is not None:
+            tensors["source"] = self.image_latents(source)
+        negative = row.negative_prompt
+        return Condition(
+            tensors=tensors,
+            unconditional=self.negative_text("", source),
+            negative={} if negative is None else self.negative_text(negative, source),
+            source_names=() if source is None else ("source",),
+        )
+
+    @torch.no_grad()
+    def clean(self, rows: Sequence[Row]) -> Tensor:
+        if absent := [row.uid for row in rows if row.target_image is None]:
+            raise ValueError(f"row {absent[0]!r} has no target_image")
+        return torch.cat([self.image_latents(self._image(row, row.target_image)).float() for row in rows])
+
+    def _image(self, row: Row, data: bytes | None) -> Image.Image:
+        """An image in the row's size, so that the source images of one group share a shape too."""
+        assert data is not None
+        image = Image.fromarray(to_bytes(decode_image(data, row.uid)))
+        return image if image.size == self.size(row) else image.resize(self.size(row), Image.Resampling.LANCZOS)
+
+    def _check_length(self, row: Row) -> None:
+        if self.max_tokens is None or (tokens := self.count_tokens(row.prompt)) <= self.max_tokens:
+            return
+        self.truncated_prompts += 1
+        if self.truncated_prompts == 1:
+            _log.warning(
+                "row %r: its prompt has %d tokens and %s reads %d; longer prompts are cut, and only counted from now on",
+                *(row.uid, tokens, self.name, self.max_tokens),
+            )
+
+    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        inputs = {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in condition.tensors.items()}
+        return self.call(transformer, x_t.to(self.dtype), t.float(), inputs).float()
+
+    @torch.no_grad()
+    def decode(self, x_0: Tensor) -> np.ndarray:
+        images = [self.decode_latents(row[None].to(self.device, self.dtype)).float().cpu() for row in x_0]
+        return (torch.cat(images) / 2 + 0.5).numpy()

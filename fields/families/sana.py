@@ -1,0 +1,66 @@
+"""Sana (not Sprint, whose network lives on another path than the straight one)."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.pipeline import Named, PipelineFamily
+from fields.schedule import Size, time_grid
+
+
+class SanaFamily(PipelineFamily):
+    """Gemma's text with a mask, an instruction before the prompt and none before the negative one."""
+
+    name = "sana"
+    pipelines = ("SanaPipeline",)
+    transformer_class = "SanaTransformer2DModel"
+    vae_class = "AutoencoderDC"
+    max_tokens = 299  # of 300, one ends the instruction
+    spaces_itself = True
+    default_lora_targets = ("to_q", "to_k", "to_v")
+
+    @property
+    def vae_scale(self) -> int:
+        return 2 ** (len(self.vae_config["encoder_block_out_channels"]) - 1)
+
+    @property
+    def multiple(self) -> int:
+        return self.vae_scale
+
+    def grid(self, size: Size | None, steps: int) -> Tensor:
+        """Sana ships a multistep solver; its Euler rollout uses the same shift, u from 1 to 0."""
+        scheduler: dict[str, Any] = self.config("scheduler")
+        if scheduler.get("_class_name") == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
+            return time_grid(steps, scheduler["flow_shift"])
+        return super().grid(size, steps)
+
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        instruction = inspect.signature(type(self.encoders).__call__).parameters["complex_human_instruction"].default
+        text, mask, *_ = self.encoders.encode_prompt(
+            prompt, do_classifier_free_guidance=False, device=self.device, complex_human_instruction=instruction
+        )
+        return {"text": text, "mask": mask}
+
+    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+        """Without the instruction."""
+        *_, text, mask = self.encoders.encode_prompt("", negative_prompt=prompt, device=self.device)
+        return {"text": text, "mask": mask}
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        answer = transformer(
+            x_t,
+            encoder_hidden_states=inputs["text"],
+            encoder_attention_mask=inputs["mask"],
+            timestep=1000 * t * self.network_config["timestep_scale"],
+            return_dict=False,
+        )[0]
+        return answer[:, : x_t.shape[1]]  # a network that also learned a variance answers both
+
+    def image_latents(self, image: Image.Image) -> Tensor:
+        return self.vae.encode(self.pixels(image)).latent * self.vae.config.scaling_factor
+
+    def decode_latents(self, x_0: Tensor) -> Tensor:
+        return self.vae.decode(x_0 / self.vae.config.scaling_factor, return_dict=False)[0]

@@ -1,0 +1,37 @@
+"""Stable Diffusion 3 and 3.5."""
+
+from collections.abc import Mapping
+
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.pipeline import Named, PipelineFamily
+
+
+class SD3Family(PipelineFamily):
+    """Two CLIPs and a T5 without a mask: padding is part of the condition. The network is told 1000 t."""
+
+    name = "sd3"
+    pipelines = ("StableDiffusion3Pipeline",)
+    transformer_class = "SD3Transformer2DModel"
+    tokenizer, max_tokens = "tokenizer_3", 256
+    spaces_itself = True
+    default_lora_targets = (
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    )
+
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        text, _, pooled, _ = self.encoders.encode_prompt(
+            prompt, None, None, device=self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
+        )
+        return {"text": text, "pooled": pooled}
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        return transformer(
+            hidden_states=x_t,
+            timestep=1000 * t,
+            encoder_hidden_states=inputs["text"],
+            pooled_projections=inputs["pooled"],
+            return_dict=False,
+        )[0]

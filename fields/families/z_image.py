@@ -1,0 +1,41 @@
+"""Z-Image."""
+
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.pipeline import Named, PipelineFamily
+from fields.operators import Expression
+from fields.operators.guidance import ALWAYS, Against, Interval
+
+
+class ZImageFamily(PipelineFamily):
+    """Qwen3's text of any length. The network is told 1 - t and answers x_0 - eps; it takes lists of samples."""
+
+    name = "z_image"
+    pipelines = ("ZImagePipeline",)
+    transformer_class = "ZImageTransformer2DModel"
+    max_tokens = 512
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
+        """Z-Image's scale counts from the conditional branch: v_c + scale (v_c - v_u)."""
+        return super().guidance(of, 1 + scale, against, interval)
+
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        (text,), _ = self.encoders.encode_prompt(
+            prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
+        )
+        return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}
+
+    def count_tokens(self, prompt: str) -> int:
+        messages = [{"role": "user", "content": prompt}]
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+        return super().count_tokens(self.encoders.tokenizer.apply_chat_template(messages, **options))
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        texts = [text[mask] for text, mask in zip(inputs["text"], inputs["mask"], strict=True)]
+        velocities = transformer(list(x_t[:, :, None].unbind()), 1 - t, texts, return_dict=False)[0]
+        return -torch.stack(velocities)[:, :, 0]

@@ -1,0 +1,306 @@
+"""What the families of pipelines share: parts load alone, rows encode alone, conditions matter, and bad input is named."""
+
+import io
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_pipelines import PIPELINES, SIZE, Tiny
+
+from fields.carriers import Condition, Variant
+from fields.dataset import Row, decode_image, encode_png
+from fields.families import FAMILIES
+from fields.families.folder import WEIGHTS
+from fields.families.pipeline import PipelineFamily
+from fields.lora import LoraShape, add_lora
+from fields.operators import Network
+
+WIDTH, HEIGHT = SIZE
+EDITORS = ("flux", "flux2", "qwen_image_edit")
+
+
+def png(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).random((3, HEIGHT, WIDTH), dtype=np.float32))
+
+
+def row(family: PipelineFamily, prompt: str = "a red cat", source: int | None = None, **changes) -> Row:
+    image = png(source or 0) if family.source == "required" or source is not None else None
+    return Row("u7", "task", prompt, **{"source_image": image, **changes})
+
+
+def velocity(model, *conditions: Condition) -> torch.Tensor:
+    condition = Condition.concatenate(list(conditions))
+    x_t = torch.randn(1, *model.family.latent_shape(), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.family.velocity(
+            model.network, x_t.expand(len(condition), *x_t.shape[1:]), torch.full((len(condition),), 0.75), condition
+        )
+
+
+def difference(velocities: torch.Tensor) -> float:
+    return float((velocities[1] - velocities[0]).norm() / velocities[0].norm())
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_another_prompt_is_another_velocity(tiny, name):
+    model = tiny(name)
+    conditions = [model.family.encode([row(model.family, prompt)]) for prompt in ("a red cat", "the blue dog under a square")]
+    assert difference(velocity(model, *conditions)) > 0.01
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_another_negative_prompt_is_another_unconditional_branch(tiny, name):
+    model = tiny(name)
+    conditions = [model.family.encode([row(model.family, negative_prompt=text)]) for text in ("dark", "the blue dog on it")]
+    negative, empty = Variant(prompt="negative"), Variant(prompt="empty")
+    assert difference(velocity(model, *conditions)) < 1e-5
+    assert difference(velocity(model, *(condition.variant(negative) for condition in conditions))) > 0.01
+    assert difference(velocity(model, conditions[0].variant(negative), conditions[0].variant(empty))) > 0.01
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_another_source_image_is_another_velocity(tiny, name):
+    model = tiny(name)
+    conditions = [model.family.encode([row(model.family, source=seed)]) for seed in (1, 2)]
+    assert difference(velocity(model, *conditions)) > 0.003
+    assert difference(velocity(model, *(condition.variant(Variant(prompt="empty")) for condition in conditions))) > 0.001
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_row_is_encoded_as_if_it_were_alone(tiny, name):
+    family = tiny(name).family
+    rows = [row(family, "a red cat on a blue square"), row(family, "dog")]
+    together, alone = family.encode(rows), family.encode(rows[1:])
+    for key, tensor in alone.tensors.items():
+        found = together.tensors[key][1:]
+        assert torch.equal(found[:, : tensor.shape[1]] if tensor.ndim > 1 else found, tensor), key
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_model_s_own_grid_falls_from_1_to_0(tiny, name):
+    grid = tiny(name).family.grid(None, 6)
+    assert grid.dtype == torch.float32
+    assert (len(grid), grid[0].item(), grid[-1].item()) == (7, 1.0, 0.0)
+    assert (grid.diff() < 0).all()
+
+
+@pytest.mark.parametrize(("name", "depends"), [("sd3", False), ("flux", True), ("flux2", True), ("qwen_image", True)])
+def test_a_dynamic_shift_depends_on_the_size(tiny, name, depends):
+    family = tiny(name).family
+    assert torch.equal(family.grid((64, 64), 6), family.grid((1024, 1024), 6)) != depends
+    assert torch.equal(family.grid((64, 96), 6), family.grid((96, 64), 6))
+
+
+def test_sana_keeps_the_shift_of_the_solver_that_it_ships(tiny, tmp_path):
+    """The solver's own sigmas, which it rounds to whole timesteps and starts just below 1, are the oracle."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    shutil.copytree(tiny("sana").folder, tmp_path / "sana")
+    solver = DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++", prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    solver.save_pretrained(tmp_path / "sana" / "scheduler")
+    solver.set_timesteps(8)
+    torch.testing.assert_close(FAMILIES["sana"](tmp_path / "sana").grid(None, 8), solver.sigmas, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name != "qwen_image_edit"])
+def test_decoding_gives_the_pipelines_image(tiny, name):
+    model = tiny(name)
+    x_0 = torch.randn(2, *model.family.latent_shape(), generator=torch.Generator().manual_seed(3)) * 0.5
+    mine = model.family.decode(x_0)
+    assert mine.shape == (2, 3, HEIGHT, WIDTH)
+    assert mine.dtype == np.float32
+    np.testing.assert_allclose(mine.clip(0, 1), _decoded_by_stock(model, x_0), atol=2e-5)
+
+
+def _decoded_by_stock(model, x_0: torch.Tensor) -> np.ndarray:
+    """The pipeline's images when its last step ends at x_0."""
+    last = x_0
+    if model.family.name.startswith(("flux", "qwen")):
+        last = x_0.flatten(2).transpose(1, 2) if model.family.name == "flux2" else model.stock._pack_latents(x_0, *x_0.shape)
+    arguments = {"use_resolution_binning": False} if model.family.name == "sana" else {}
+    return _call(model, last, prompt=["a", "a"], **arguments).transpose(0, 3, 1, 2)
+
+
+def _call(model, last: torch.Tensor, **arguments) -> np.ndarray:
+    return model.stock(
+        height=HEIGHT, width=WIDTH, num_inference_steps=2, output_type="np",
+        callback_on_step_end=lambda pipeline, step, t, tensors: {"latents": last}, **arguments,
+    ).images  # fmt: skip
+
+
+def test_a_model_that_was_distilled_to_do_without_has_no_guidance(copy):
+    folder = copy("flux2")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "is_distilled": True}))
+    with pytest.raises(ValueError, match="was distilled to do without"):
+        FAMILIES["flux2"](folder).guidance(Network("self"), 3.0)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_default_lora_targets_are_linear_modules(tiny, name):
+    model = tiny(name)
+    skeleton = model.family.skeleton(model.folder)
+    assert all(parameter.is_meta for parameter in skeleton.parameters()), "a skeleton holds no values"
+    parameters = add_lora(skeleton, LoraShape(2, 2.0, model.family.default_lora_targets), seed=0)
+    assert len(parameters) >= 2 * 3
+
+
+def test_a_transformer_alone_is_a_checkpoint_too(tiny):
+    model = tiny("sd3")
+    alone = model.family.load_transformer(model.folder / "transformer")
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.network.parameters(), strict=True))
+
+
+def test_a_hub_id_that_was_downloaded_needs_no_network(tiny, tmp_path, monkeypatch):
+    model = tiny("z_image")
+    cached = tmp_path / "models--some--model"
+    shutil.copytree(model.folder, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_id = Path("some/model")
+    family = FAMILIES["z_image"](hub_id, size=SIZE)
+    network = family.load_transformer(hub_id)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), model.network.parameters(), strict=True))
+    found, expected = (kind.encode([row(model.family)]).tensors["text"] for kind in (family, model.family))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_sharded_transformer(tiny, tmp_path):
+    model = tiny("sd3")
+    model.stock.transformer.save_pretrained(tmp_path, max_shard_size="200KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = model.family.load_transformer(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sd3", "qwen_image", "z_image"])
+def test_bfloat16_networks_keep_float32_states(tiny, name):
+    model = tiny(name)
+    family = FAMILIES[name](model.folder, torch.bfloat16, SIZE)
+    low = Tiny(model.stock, model.folder, family, family.load_transformer(model.folder))
+    assert {parameter.dtype for parameter in low.network.parameters()} == {torch.bfloat16}
+    condition = family.encode([row(family)])
+    assert condition.tensors["text"].dtype == torch.bfloat16
+    low_velocity, high_velocity = velocity(low, condition), velocity(model, model.family.encode([row(family)]))
+    assert low_velocity.dtype == torch.float32
+    assert 0 < (low_velocity - high_velocity).norm() < 0.1 * high_velocity.norm()
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(tiny(name).folder, tmp_path / name))
+
+    return copied
+
+
+def test_a_folder_of_another_family(tiny):
+    folder = tiny("sd3").folder
+    with pytest.raises(
+        ValueError, match="holds a StableDiffusion3Pipeline; family flux takes FluxPipeline or FluxKontextPipeline"
+    ):
+        FAMILIES["flux"](folder).skeleton(folder)
+
+
+def test_a_transformer_of_another_family(tiny):
+    folder = tiny("sd3").folder / "transformer"
+    with pytest.raises(ValueError, match="holds a SD3Transformer2DModel; family lumina2 takes Lumina2Transformer2DModel"):
+        FAMILIES["lumina2"](folder).skeleton(folder)
+
+
+def test_a_missing_component(copy):
+    folder = copy("sd3")
+    shutil.rmtree(folder / "text_encoder_2")
+    with pytest.raises(ValueError, match="lacks the component text_encoder_2"):
+        FAMILIES["sd3"](folder).skeleton(folder)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_weights_that_were_cut_short(copy, part):
+    folder = copy("sd3")
+    file = folder / part / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{WEIGHTS} is damaged"):
+        FAMILIES["sd3"](folder).load_transformer(folder)
+
+
+def test_weights_of_another_configuration(copy):
+    folder = copy("sd3")
+    file = folder / "transformer" / WEIGHTS
+    tensors = load_file(file)
+    save_file({name: tensor for name, tensor in tensors.items() if "norm_out" not in name}, file)
+    with pytest.raises(ValueError, match=r"tensors don't fit its config.json; first: norm_out.linear.bias is absent"):
+        FAMILIES["sd3"](folder).skeleton(folder)
+
+
+def test_text_encoders_in_another_format(copy):
+    folder = copy("sd3")
+    (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="doesn't load as a StableDiffusion3Pipeline"):
+        FAMILIES["sd3"](folder, size=SIZE).encode([Row("u", "t", "a cat")])
+
+
+def test_a_scheduler_that_is_no_euler_one(copy):
+    from diffusers import FlowMatchHeunDiscreteScheduler
+
+    folder = copy("flux")
+    FlowMatchHeunDiscreteScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(
+        ValueError, match="holds a FlowMatchHeunDiscreteScheduler; family flux takes FlowMatchEulerDiscreteScheduler"
+    ):
+        FAMILIES["flux"](folder).grid(None, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("sd3", {"width": 64, "height": 100}, "row 'u7': its size is 64 x 100; sides are multiples of 16"),
+        ("sana", {"width": 48, "height": 64}, "row 'u7': its size is 48 x 64; sides are multiples of 32"),
+        ("sd3", {"source_image": png(0)}, "row 'u7' has a source image; family sd3 takes none"),
+        ("qwen_image_edit", {"source_image": None}, "row 'u7' has no source image; family qwen_image_edit edits one"),
+        ("flux", {"source_image": b"junk"}, "row 'u7': the image of 4 bytes does not decode"),
+    ],
+)
+def test_a_row_that_cannot_be_encoded(tiny, name, changes, message):
+    family = tiny(name).family
+    for check in (family.check_row, lambda bad: family.encode([bad])):
+        with pytest.raises(ValueError, match=message):
+            check(row(family, **changes))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "I;16", "L"])
+def test_source_images_of_any_mode_and_size(tiny, mode):
+    """As `decode_image` reads them, in the size of the row."""
+    family = tiny("flux").family
+    image = Image.open(io.BytesIO(png(4))).resize((WIDTH * 2, HEIGHT * 2))
+    grey = np.asarray(image.convert("L")).astype(np.uint16)
+    image = Image.fromarray(grey * 257) if mode == "I;16" else image.convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, format="TIFF")
+    found = family.encode([row(family, source_image=stream.getvalue())]).tensors["source"]
+    plain = encode_png(decode_image(stream.getvalue(), "u"))
+    assert torch.equal(found, family.encode([row(family, source_image=plain)]).tensors["source"])
+    assert found.shape == (1, *family.latent_shape())
+
+
+@pytest.mark.parametrize(("name", "most"), [("sd3", 254), ("flux", 510), ("sana", 297)])
+def test_prompts_that_are_too_long_are_counted_and_warned_of_once(tiny, caplog, name, most):
+    """A word is a token here, and two more mark the ends."""
+    family = FAMILIES[name](tiny(name).folder, size=SIZE)
+    fitting, long = (row(family, " ".join(["cat"] * count)) for count in (most, most + 1))
+    with caplog.at_level(logging.WARNING, logger="fields.families.pipeline"):
+        family.encode([fitting, long, fitting, long, long])
+    assert family.truncated_prompts == 3
+    (record,) = [record for record in caplog.records if record.name == "fields.families.pipeline"]
+    assert f"row 'u7': its prompt has {most + 3} tokens" in record.getMessage()
