@@ -14,7 +14,7 @@ from fields.lora import differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
 from fields.student import FullStudent
 from pipelines import build
-from pipelines.columns import columns_wanted
+from pipelines.columns import columns_wanted, expert_columns
 from pipelines.config import Model, RunConfig
 from pipelines.load import ConfigError
 from pipelines.start import start_tensors
@@ -37,8 +37,20 @@ def check_files(config: RunConfig) -> dict[str, int]:
         rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model, wanted)
     _named("routes", build.plan, config, rows)
     if config.eval.every:
-        _named("eval.metrics", build.evaluation, config)
+        _check_evaluation(config)
     return rows
+
+
+def _check_evaluation(config: RunConfig) -> None:
+    """Evaluation asks every expert about every route's rows."""
+    evaluation = _named("eval.metrics", build.evaluation, config)
+    for expert in config.experts:
+        for column in expert_columns(config, expert):
+            if any(getattr(sheet.rows[0], column) is None for sheet in evaluation.sheets):
+                raise ConfigError(
+                    f"experts.{expert}.operator: it wants a {column} in every row, and evaluation asks about rows without one; "
+                    "set eval.every=0"
+                )
 
 
 def check_models(config: RunConfig) -> Family:

@@ -268,3 +268,10 @@ def test_json_schema_is_current():
     from pipelines.config import schema
 
     assert json.loads(Path("docs/config.schema.json").read_text()) == json.loads(schema()), "run `make schema`"
+
+
+def test_an_operator_that_evaluation_cannot_ask(refuse):
+    """The exam has questions without a source image; without evaluation the route's own rows decide."""
+    edit = "experts.local_edit.operator={type: edit_guidance, image_scale: 2, text_scale: 3}"
+    error = "experts.local_edit.operator: it wants a source_image in every row, and evaluation asks about rows without one"
+    assert error in refuse(edit, "eval.every=2")
