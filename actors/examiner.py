@@ -23,9 +23,9 @@ class Examiner:
 
     Args:
         exam: the questions.
-        family: decodes clean states.
+        family: says which size a row has.
         grid: the rollout's times, by size.
-        encoder: client of the condition encoder.
+        encoder: client of the condition encoder, which decodes too: the VAE is loaded there.
         rollouts: the rollout workers.
     """
 
@@ -54,6 +54,6 @@ class Examiner:
         async def answer(sheet: Sheet) -> np.ndarray:
             condition = await self._encoder.call("encode", sheet.rows)
             grid = self._grid(self._family.size(sheet.rows[0]))
-            return self._family.decode(await generate(sheet.noise, grid, condition))
+            return await self._encoder.call("decode", await generate(sheet.noise, grid, condition))
 
         return self.exam.result(await asyncio.gather(*(answer(sheet) for sheet in self.exam.sheets)))

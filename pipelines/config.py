@@ -293,6 +293,8 @@ class RunConfig(Section):
     def _queries_fit_the_rollout(self) -> "RunConfig":
         steps = self.rollout.steps
         if isinstance(self.query, m.FixedQuery):
+            if self.rollout.shift is None and self.model.family != "scene" and self.query.coordinate != "index":
+                return self  # the model's own grid, which is not known here
             grid = time_grid(steps, self.rollout.shift or 1.0)
             states = {index_at(u, grid, self.query.coordinate) for u in self.query.at}
             if len(states) < len(self.query.at):

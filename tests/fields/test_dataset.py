@@ -277,3 +277,11 @@ def test_png_keeps_a_float_image_to_half_a_level(seed):
 def test_bytes_are_rounded_and_clipped():
     image = np.array([-0.5, 0.0, 0.499 / 255, 0.501 / 255, 1.0, 7.0], np.float32).reshape(1, 2, 3).repeat(3, axis=0)
     assert to_bytes(image)[..., 1].tolist() == [[0, 0, 0], [1, 255, 255]]
+
+
+def test_the_size_that_a_row_asks_for(tmp_path):
+    rows = [{"uid": "u", "task": "t", "prompt": "p", "width": w, "height": h} for w, h in ((64, 32), (None, 32), (None, None))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows")
+    assert [Bucket(tmp_path / "rows").size(n) for n in range(3)] == [(64, 32), None, None]
+    pq.write_table(pa.Table.from_pylist(rows).drop_columns(["width"]), tmp_path / "rows")
+    assert Bucket(tmp_path / "rows").size(0) is None

@@ -45,6 +45,24 @@ def test_neither_more_rows_nor_other_batches_change_the_noise_of_a_row(buckets):
     assert not torch.equal(RouteGrids(buckets, 2, 4, FAMILY, 1, {}).sheets[0].noise, few.sheets[0].noise)
 
 
+class Tall(SceneFamily):
+    """A state of two values a pixel, whatever the size."""
+
+    def latent_shape(self, size=None):
+        width, height = size or (1, 1)
+        return 2, height, width
+
+
+def test_a_sheet_has_one_size_and_each_row_the_noise_of_its_number(tmp_path):
+    sizes = [(2, 3), (None, None), (2, 3), (4, 1), (2, 3)]
+    rows = [{"uid": f"{n}", "task": "t", "prompt": "p", "width": w, "height": h} for n, (w, h) in enumerate(sizes)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows")
+    sheets = RouteGrids({"local": Bucket(tmp_path / "rows")}, 5, 3, Tall(), 2, {}).sheets
+    assert [[row.uid for row in sheet.rows] for sheet in sheets] == [["0", "2"], ["4"], ["1"], ["3"]]
+    assert [tuple(sheet.noise.shape[1:]) for sheet in sheets] == [(2, 3, 2), (2, 3, 2), (2, 24, 24), (2, 1, 4)]
+    assert torch.equal(sheets[0].noise, noise(3, [0, 2], (2, 3, 2), Stream.QUESTION_NOISE))
+
+
 def test_images_are_passed_on_without_marks(buckets):
     answers = [np.zeros((3, *SHAPE)), np.zeros((1, *SHAPE)), np.zeros((2, *SHAPE))]
     result = RouteGrids(buckets, 4, 3, FAMILY, 3, {}).result(answers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,25 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_pipelines
 import torch
+from PIL import Image
 from tiny_pipelines import PIPELINES, SIZE
 
-from fields.dataset import encode_png
+from fields.dataset import Bucket, encode_png, to_bytes
 from fields.families import FAMILIES
+from fields.families.guidance import DistilledGuidance, LengthKept
 from fields.families.pipeline import PipelineFamily
 from fields.lora import Adapter, LoraShape, add_lora
+from fields.operators import Guidance, Network
 from fields.peft_files import write_adapter
-from pipelines.config import RunConfig
+from fields.plan import Stream, noise
+from fields.rollout import clean
+from fields.solver import Euler
+from pipelines import build
+from pipelines.config import AFTER, BASE, BEFORE, RunConfig
+from pipelines.generate import main as generate
+from pipelines.load import ConfigError
 from pipelines.outcome import Outcome
+from pipelines.validate import check_files
 from runs import distributed, reference
 
 WIDTH, HEIGHT = SIZE
@@ -35,10 +45,10 @@ def bucket(path: Path, with_source: bool) -> Path:
         width, height = sides[n % 2]
         texts = {"uid": f"r{n}", "task": "task", "prompt": PROMPTS[n % 4], "negative_prompt": "dark"}
         rows.append({**texts, "width": width, "height": height})
-    if with_source:
-        for n, row in enumerate(rows):
-            image = np.random.default_rng(n).random((3, row["height"], row["width"]), dtype=np.float32)
-            row["source_image"] = encode_png(image)
+    for n, row in enumerate(rows):
+        rng = np.random.default_rng(n)
+        for column in ("source_image", "target_image") if with_source else ("target_image",):
+            row[column] = encode_png(rng.random((3, row["height"], row["width"]), dtype=np.float32))
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
 
@@ -89,8 +99,6 @@ def image(pipeline: Any) -> np.ndarray:
     if family == "SanaPipeline":
         arguments["use_resolution_binning"] = False
     if family == "QwenImageEditPipeline":
-        from PIL import Image
-
         arguments["image"] = Image.new("RGB", SIZE, "red")
     return pipeline(**arguments, generator=torch.Generator().manual_seed(0)).images[0]
 
@@ -151,3 +159,69 @@ def test_a_student_over_a_bfloat16_base_is_float32(trained):
     outcome = reference(model.run.model_copy(update={"model": base, "run": run}))
     assert {tensor.dtype for tensor in outcome.weights.tensors.values()} == {torch.float32}
     assert outcome.weights.checksum != model.outcome.weights.checksum
+
+
+def changed(model: Trained, name: str, **sections: Any) -> RunConfig:
+    """The run with other settings and another name; what a preset fills is left to it."""
+    filled = {"state", "query", "routing", "objective"}
+    content = model.run.model_dump(mode="json", exclude_unset=True, exclude=filled)
+    return RunConfig.model_validate({**content, **sections, "run": {**content["run"], "name": name}})
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("qwen_image", "joint_sft"), ("z_image", "flowopd"), ("flux", "offpolicy"), ("sana", "diffusionopd")]
+)
+def test_other_methods_teach_another_student(trained, name, preset):
+    """Target images through the VAE, stochastic rollouts and dense queries, on the grid of each row's size."""
+    outcome = reference(changed(trained(name), preset, preset=preset))
+    assert outcome.steps == 3
+    assert outcome.weights.checksum != trained(name).outcome.weights.checksum
+
+
+def test_an_expert_is_guided_as_its_own_pipeline_does(trained):
+    expression = build.expert_expression(trained("qwen_image").run, "base_expert", build.family(trained("qwen_image").run))
+    assert isinstance(expression, LengthKept)
+    assert expression.of == Guidance(Network("base_expert"), 2.0)
+    told = build.expert_expression(trained("flux").run, "base_expert", build.family(trained("flux").run))
+    assert told == DistilledGuidance(Network("base_expert"), 2.0)
+
+
+def test_a_told_guidance_of_an_interval_is_refused_with_its_key(trained):
+    operator = {"type": "guidance", "scale": 2.0, "interval": [0.2, 0.5]}
+    experts = trained("flux").run.model_dump(mode="json", exclude_unset=True)["experts"]
+    experts["base_expert"]["operator"] = operator
+    with pytest.raises(ConfigError, match=r"experts.base_expert.operator: interval .* family flux is told one guidance scale"):
+        check_files(changed(trained("flux"), "told", experts=experts))
+
+
+def test_grids_show_every_size_in_its_own_shape(trained):
+    outcome = reference(changed(trained("z_image"), "grids", eval={"every": 3, "samples": 4}))
+    shapes = [images.shape for images in outcome.results[AFTER].answers]
+    assert shapes == [(2, 3, HEIGHT, WIDTH), (2, 3, WIDTH, HEIGHT)] * 2
+    assert outcome.results.keys() == {BASE, BEFORE, AFTER, "base_expert", "adapted"}
+
+
+def test_a_regression_merge_of_routes_with_two_sizes(trained):
+    student = {"rank": 4, "alpha": 4, "start": {"type": "regression", "rows": 3}}
+    start = build.start_tensors(changed(trained("sana"), "merged", student=student))
+    assert start is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in start.values())
+
+
+def test_generation_is_in_the_rows_size_on_the_models_own_grid(trained, tmp_path):
+    model = trained("qwen_image")
+    prompts = model.run.routes["plain"].data
+    arguments = ["--model", model.folder / "model", "--family", "qwen_image", "--prompts", prompts, "--steps", 3, "--limit", 2]
+    for out, more in (("plain", []), ("guided", ["--guidance", 3])):
+        assert generate([str(argument) for argument in (*arguments, "--out", tmp_path / out, *more)]) == 0
+    plain, guided = ([Image.open(tmp_path / out / f"{n:05d}-0.png") for n in range(2)] for out in ("plain", "guided"))
+    assert [picture.size for picture in plain] == [(WIDTH, HEIGHT), (HEIGHT, WIDTH)]
+    family = build.family(model.run)
+    row = Bucket(prompts)[1]
+    condition, size = family.encode([row]), (HEIGHT, WIDTH)
+    x_T = noise(0, [1000], family.latent_shape(size), Stream.QUESTION_NOISE)
+    velocity = partial(family.velocity, family.load_transformer(model.folder / "model"))
+    with torch.no_grad():
+        (expected,) = family.decode(clean(velocity, x_T, family.grid(size, 3), condition, Euler()))
+    assert np.abs(np.asarray(plain[1], dtype=int) - to_bytes(expected).astype(int)).max() <= 1
+    assert np.abs(np.asarray(plain[0], dtype=int) - np.asarray(guided[0], dtype=int)).max() > 1

@@ -20,7 +20,7 @@ from fields.families import FAMILIES
 from fields.families.folder import WEIGHTS
 from fields.families.pipeline import PipelineFamily
 from fields.lora import LoraShape, add_lora
-from fields.operators import Network
+from fields.operators import Network, evaluate
 
 WIDTH, HEIGHT = SIZE
 EDITORS = ("flux", "flux2", "qwen_image_edit")
@@ -143,6 +143,49 @@ def test_a_model_that_was_distilled_to_do_without_has_no_guidance(copy):
     (folder / "model_index.json").write_text(json.dumps({**index, "is_distilled": True}))
     with pytest.raises(ValueError, match="was distilled to do without"):
         FAMILIES["flux2"](folder).guidance(Network("self"), 3.0)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "lumina2"])
+def test_outside_its_interval_a_guidance_that_keeps_lengths_is_the_field_itself(tiny, name):
+    model = tiny(name)
+    x_t, (c, u), t = torch.randn(2, 4, 4, 6), (torch.randn(2, 4, 4, 6) for _ in range(2)), torch.tensor([0.9, 0.4])
+    expression = model.family.guidance(Network("self"), 3.0, interval=(0.2, 0.5))
+    condition = Condition(tensors={"n": torch.ones(2)}, unconditional={"n": torch.zeros(2)})
+
+    def network(x_t, t, condition):
+        given = condition.tensors["n"].bool()
+        return torch.cat([c[: int(given.sum())], u[: int((~given).sum())]])
+
+    v = evaluate(expression, {"self": network}, x_t, t, condition)
+    torch.testing.assert_close(v[0], c[0])
+    assert not torch.allclose(v[1], c[1])
+    guided = (u + 3 * (c - u))[1]
+    if name == "lumina2":  # a row of a channel is as long as in v_c
+        torch.testing.assert_close(v[1].norm(dim=-1), c[1].norm(dim=-1))
+        torch.testing.assert_close(v[1] / v[1].norm(dim=-1, keepdim=True), guided / guided.norm(dim=-1, keepdim=True))
+
+
+def test_a_network_that_is_told_its_guidance_has_no_interval(tiny):
+    with pytest.raises(ValueError, match=r"interval \[0.2, 0.5\]: family flux is told one guidance scale for every t"):
+        tiny("flux").family.guidance(Network("self"), 3.0, interval=(0.2, 0.5))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_target_image_is_a_clean_state_in_the_size_of_its_row(tiny, name):
+    """It is what an editor's network sees of a source image, which the stock pipelines are compared with."""
+    family = tiny(name).family
+    rows = [row(family, target_image=png(seed), width=HEIGHT, height=WIDTH) for seed in (1, 2)]
+    x_0 = family.clean(rows)
+    assert x_0.shape == (2, *family.latent_shape((HEIGHT, WIDTH)))
+    assert x_0.dtype == torch.float32
+    assert not torch.allclose(x_0[0], x_0[1])
+    if family.source != "none":
+        edits = [row(family, source_image=png(seed), width=HEIGHT, height=WIDTH) for seed in (1, 2)]
+        condition = family.encode(edits)
+        assert torch.equal(condition.tensors["source"], x_0)
+        assert "source" not in condition.variant(Variant(source=False)).tensors
+    with pytest.raises(ValueError, match="row 'u7' has no target_image"):
+        family.clean([row(family)])
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -134,6 +134,12 @@ def test_decode_is_the_inverse_of_the_states_range(family):
     assert family.decode(torch.full((1, 3, 24, 24), 1.5)).max() == 1.25, "overshoot is left to the checker"
 
 
+def test_a_row_of_another_size_is_refused_before_anything_is_loaded(family):
+    row = Row("u7", "count", "a circle on white", width=512, height=256)
+    with pytest.raises(ValueError, match="row 'u7': its size is 512 x 256; scenes are 24 x 24"):
+        family.check_row(row)
+
+
 def test_clean_states_are_the_target_images_between_minus_1_and_1(family):
     image = render(draw_task("count", np.random.default_rng(0)).target)
     row = Row("u", "count", "a circle on white", target_image=encode_png(image))
