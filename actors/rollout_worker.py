@@ -11,8 +11,7 @@ from fields.carriers import Condition, Query, Weights
 from fields.operators import Guidance, Network, evaluate
 from fields.plan import Group
 from fields.policy import Policy
-from fields.rollout import clean
-from fields.solver import Euler
+from fields.rollout import generate
 from services.process_metrics import ProcessMetrics
 
 
@@ -69,7 +68,7 @@ class RolloutWorker:
         def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return evaluate(expression, {"student": self._policy.velocity}, x_t, t, condition)
 
-        return clean(velocity, noise, grid, condition, Euler())
+        return generate(velocity, noise, grid, condition, self._policy.device)
 
     def _load(self, weights: PublishedWeights | None) -> None:
         checksum = weights.checksum if weights else None

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fields.carriers import Condition
-from fields.solver import Solver, Velocity
+from fields.solver import Euler, Solver, Velocity
 
 TransitionNoise = Callable[[int, Tensor], Tensor]
 
@@ -55,3 +55,14 @@ def clean(
     """The clean states at the end of the rollout: what evaluation and generation look at."""
     indices = torch.full((len(noise), 1), len(grid) - 1, device=noise.device)
     return rollout(velocity, noise, grid, indices, condition, solver)[0]
+
+
+def generate(
+    velocity: Velocity,
+    noise: Float[Tensor, "batch ..."],
+    grid: Float[Tensor, " points"],
+    condition: Condition,
+    device: torch.device,
+) -> Float[Tensor, "batch ..."]:
+    """Clean states on the CPU from inputs on the CPU, by Euler on the field's device: what services and workers answer."""
+    return clean(velocity, noise.to(device), grid.to(device), condition.to(device), Euler()).cpu()

@@ -11,8 +11,8 @@ from fields.carriers import Condition, Example, Query, Weights
 from fields.evaluation import ExamResult
 from fields.plan import Group
 from fields.reference import distill
-from fields.rollout import clean
-from fields.solver import Euler, Velocity
+from fields.rollout import generate
+from fields.solver import Velocity
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.method_config import ExpertRollout
@@ -33,17 +33,17 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     published = {0: distiller.weights(0)}
     exam, exam_grid = build.evaluation(config), build.exam_grid(config)
 
-    def take(velocity: Velocity) -> ExamResult:
+    def take(velocity: Velocity, device: torch.device) -> ExamResult:
         answers = []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
             grid = exam_grid(family.size(sheet.rows[0]))
-            answers.append(family.decode(clean(velocity, sheet.noise, grid, condition, Euler())))
+            answers.append(family.decode(generate(velocity, sheet.noise, grid, condition, device)))
         return exam.result(answers)
 
     def take_with(weights: Weights | None) -> ExamResult:
         policy.load(weights)
-        return take(policy.velocity)
+        return take(policy.velocity, policy.device)
 
     def encode(group: Group) -> Condition:
         rows = [[buckets[group.route][sample.row]] for sample in group.samples]
@@ -68,7 +68,7 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     if config.eval.every:
         display.say("evaluating base, experts and the student's start")
         results = {BASE: take_with(None), BEFORE: take_with(published[0])}
-        results |= {name: take(field.velocity) for name, field in fields.items()}
+        results |= {name: take(field.velocity, field.device) for name, field in fields.items()}
     saved = checkpoint.read(resume) if resume else None
     if saved is not None:
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)

@@ -12,8 +12,7 @@ from fields.field import Field
 from fields.lora_files import load_adapter
 from fields.operators import Network
 from fields.plan import Stream, noise
-from fields.rollout import clean
-from fields.solver import Euler
+from fields.rollout import generate
 
 
 class Sampler:
@@ -64,9 +63,8 @@ class Sampler:
         Raises:
             ValueError: if the row cannot be encoded; names it.
         """
-        device = self._field.device
-        condition = Condition.concatenate([self._family.encode([row])] * len(numbers)).to(device)
+        condition = Condition.concatenate([self._family.encode([row])] * len(numbers))
         size = self._family.size(row)
-        x_T = noise(self._seed, numbers, self._family.latent_shape(size), Stream.QUESTION_NOISE).to(device)
-        grid = self._family.grid(size, self._steps).to(device)
-        return self._family.decode(clean(self._field.velocity, x_T, grid, condition, Euler()))
+        x_T = noise(self._seed, numbers, self._family.latent_shape(size), Stream.QUESTION_NOISE)
+        x_0 = generate(self._field.velocity, x_T, self._family.grid(size, self._steps), condition, self._field.device)
+        return self._family.decode(x_0)

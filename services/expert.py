@@ -11,8 +11,8 @@ from torch import Tensor
 from fields.carriers import Condition, Query, Target
 from fields.field import Field
 from fields.plan import Group
-from fields.rollout import clean
-from fields.solver import Euler, Solver
+from fields.rollout import generate
+from fields.solver import Solver
 from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 
@@ -49,9 +49,9 @@ class ExpertService:
             return await asyncio.to_thread(self._field.queries, group, condition, seed, grid, solver, both_branches)
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
-        """Clean states (batch, ...) by the field's own ODE from the given noise: for evaluation and reports."""
+        """Clean states (batch, ...) by the field's own ODE from the given noise, on the CPU: for evaluation and reports."""
         async with self._turn:
-            return await asyncio.to_thread(clean, self._field.velocity, noise, grid, condition, Euler())
+            return await asyncio.to_thread(generate, self._field.velocity, noise, grid, condition, self._field.device)
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""

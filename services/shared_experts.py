@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
 from fields.plan import Group
-from fields.rollout import clean
+from fields.rollout import generate
 from fields.shared_field import SharedField
-from fields.solver import Euler, Solver
+from fields.solver import Solver
 from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 
@@ -49,7 +49,8 @@ class SharedExpertsService:
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""
         async with self._turn:
-            return await asyncio.to_thread(clean, partial(self._field.velocity, expert), noise, grid, condition, Euler())
+            velocity = partial(self._field.velocity, expert)
+            return await asyncio.to_thread(generate, velocity, noise, grid, condition, self._field.device)
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""

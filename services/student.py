@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fields.carriers import Condition
 from fields.policy import Policy
-from fields.rollout import clean
-from fields.solver import Euler
+from fields.rollout import generate
 from services.resources import Resources
 
 
@@ -31,11 +30,7 @@ class StudentService:
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the student's own ODE from the given noise, on the CPU."""
         async with self._turn:
-            return await asyncio.to_thread(self._generate, noise, grid, condition)
-
-    def _generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
-        device = self._student.device
-        return clean(self._student.velocity, noise.to(device), grid.to(device), condition.to(device), Euler()).cpu()
+            return await asyncio.to_thread(generate, self._student.velocity, noise, grid, condition, self._student.device)
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""
