@@ -159,6 +159,10 @@ class Learner:
         """End the training after the step that goes on now, with a checkpoint."""
         self._stopping = True
 
+    async def close(self) -> None:
+        """Everything recorded is on disk, or with the trackers; nothing is recorded after it."""
+        self._journal.close()
+
     async def progress(self) -> Progress:
         """Where the run is."""
         return self._progress

@@ -41,16 +41,10 @@ def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraS
     Raises:
         ValueError: if no expert has an adapter, or adapters change different modules.
     """
-    changed = {name: adapted_modules(s.adapter.tensors) for name, s in samples.items() if s.adapter}
-    if not changed:
-        raise ValueError("student.start: none of the routes' experts has an adapter; start at the base instead")
-    first = next(iter(changed))
-    for name, modules in changed.items():
-        if modules != changed[first]:
-            raise ValueError(f"adapters {first!r} and {name!r} cannot be merged: they change different modules")
-    grams = {name: _grams(family, sample, changed[first]) for name, sample in samples.items()}
+    modules = common_modules({name: sample.adapter for name, sample in samples.items() if sample.adapter})
+    grams = {name: _grams(family, sample, modules) for name, sample in samples.items()}
     tensors: dict[str, Tensor] = {}
-    for module in changed[first]:
+    for module in modules:
         total = torch.stack([grams[name][module] for name in samples]).sum(dim=0)
         wanted = torch.stack(
             [
@@ -62,6 +56,22 @@ def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraS
         ridge = _RIDGE * total.diagonal().mean() * torch.eye(len(total), dtype=total.dtype)
         tensors |= factorized(module, torch.linalg.solve(total + ridge, wanted.T).T.float(), shape)
     return tensors
+
+
+def common_modules(adapters: Mapping[str, Adapter]) -> list[str]:
+    """The modules that the adapters change, sorted.
+
+    Raises:
+        ValueError: if there is no adapter, or adapters change different modules.
+    """
+    changed = {name: adapted_modules(adapter.tensors) for name, adapter in adapters.items()}
+    if not changed:
+        raise ValueError("student.start: none of the routes' experts has an adapter; start at the base instead")
+    first = next(iter(changed))
+    for name, modules in changed.items():
+        if modules != changed[first]:
+            raise ValueError(f"adapters {first!r} and {name!r} cannot be merged: they change different modules")
+    return changed[first]
 
 
 def _grams(family: Family, sample: Sample, modules: list[str]) -> dict[str, Tensor]:

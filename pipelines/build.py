@@ -271,8 +271,11 @@ def distiller(config: c.RunConfig) -> Distiller:
 
 def start_tensors(config: c.RunConfig) -> Tensors | None:
     """The student's tensors at its start, for who doesn't train it; None is the base."""
-    kind = family(config)
-    return start.start_tensors(config, student(config), kind, kind.load_transformer(config.model.path))
+    if isinstance(config.student.start, c.StartAtBase):
+        return None
+    kind, trained = family(config), student(config)
+    load = kind.load_transformer if isinstance(trained, FullStudent) else kind.skeleton
+    return start.start_tensors(config, trained, kind, load(config.model.path))
 
 
 def recipe(config: c.RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Compare methods over seeds: `python -m pipelines.compare COMPARISON.yaml [--output DIR] [--seeds N] [--rerun VARIANT]`.
+"""Compare methods over seeds: `python -m pipelines.compare COMPARISON.yaml [--seeds N] [--rerun EXPERIMENT.VARIANT]`.
 
 Every (variant, seed) is one distillation on a shared local cluster, whose expert services stay up across runs. Results go to
 `compare.json` as they come; what stands there is not run again. Then the tables and plots are written.
@@ -23,7 +23,7 @@ from actors.journal import METRICS, SKILLS, rows
 from fields.evaluation import Skills
 from pipelines import build
 from pipelines.compare_config import Comparison
-from pipelines.compare_jobs import Job, plan_jobs
+from pipelines.compare_jobs import Job, plan_jobs, weights_digest
 from pipelines.compare_report import write_report
 from pipelines.config import BASE, RunConfig
 from pipelines.distributed import applications, examiner, expert_clients, start_actors
@@ -128,8 +128,10 @@ async def _run_all(
         console.print(f"{done}/{len(jobs)} {job.key} seed {job.config.run.seed}: {result['seconds']:.0f} s")
 
     try:
-        if not store.content["experts"]:
-            store.content["experts"] = await _expert_skills(jobs[0], row_counts[jobs[0].key])
+        judged = f"{weights_digest(jobs[0].config)[:12]} {jobs[0].config.eval.model_dump_json()}"
+        if store.content.get("experts_of") != judged:
+            skills = await _expert_skills(jobs[0], row_counts[jobs[0].key])
+            store.content |= {"experts": skills, "experts_of": judged}
         await asyncio.gather(*(run(job) for job in jobs))
     finally:
         delete(list(services))
@@ -141,7 +143,13 @@ def connect(comparison: Comparison, config: RunConfig) -> None:
     if ray.is_initialized():
         return
     cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in demands(config)))
-    ray.init(num_cpus=max(cpus, os.cpu_count() or 1), log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    ray.init(
+        address="local",
+        num_cpus=max(cpus, os.cpu_count() or 1),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        include_dashboard=False,
+    )
 
 
 async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skills]:

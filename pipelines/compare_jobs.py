@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fields.route_grids import RouteGrids
 from pipelines import build
 from pipelines.compare_config import Comparison, Variant
 from pipelines.config import RunConfig
@@ -53,6 +54,8 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
     """The run's configuration of a variant at a seed."""
     changes = comparison.set | variant.set | {"run.seed": seed, "run.services": f"compare-{comparison.name}"}
     config = load(comparison.base, RunConfig, changes)
+    if isinstance(build.evaluation(config), RouteGrids):
+        raise ConfigError("eval.type: a comparison needs skills; the scene world's exam gives them, grids don't")
     named = config.run.model_copy(update={"name": f"compare-{job_key(config)}-{seed}"})
     return config.model_copy(update={"run": named})
 
@@ -61,15 +64,21 @@ def job_key(config: RunConfig) -> str:
     """A short digest of all that decides a result but the seed."""
     recipe = build.recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
     recipe["run"] = {name: value for name, value in recipe["run"].items() if name != "seed"}
-    recipe["weights"] = _weights_digest((config.model.path, *(e.adapter for e in config.experts.values() if e.adapter)))
+    recipe["weights"] = weights_digest(config)
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def weights_digest(config: RunConfig) -> str:
+    """Of the safetensors that a run reads: results of other weights are other results."""
+    files = [config.model.path, getattr(config.student.start, "adapter", None)]
+    files += [path for expert in config.experts.values() for path in (expert.checkpoint, expert.adapter)]
+    return hashlib.sha256("".join(_digest(path) for path in files if path is not None).encode()).hexdigest()
+
+
 @cache
-def _weights_digest(folders: tuple[Path, ...]) -> str:
-    """Of the safetensors in some folders: results of other experts are other results."""
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    for path in folders:
-        for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
-            digest.update(file.read_bytes())
+    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fields.families import FAMILIES
+from fields.routing import at
 from fields.schedule import index_at, time_grid
 from pipelines import method_config as m
 from pipelines.operator_config import SELF, Operator, references
@@ -319,6 +320,22 @@ class RunConfig(Section):
             raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
         if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
             raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
+        if isinstance(self.objective, m.TransitionKl) and self.objective.form == "sde":
+            if not isinstance(self.state, m.StudentSde):
+                raise ValueError(f"objective.form: sde is of the transitions of a student_sde; state.type is {self.state.type}")
+            if self.state.eta != self.objective.eta:
+                raise ValueError(f"objective.eta: {self.objective.eta:g} is not the rollout's; state.eta is {self.state.eta:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _every_route_fits_into_a_step(self) -> "RunConfig":
+        if isinstance(self.routing, m.GroupedRouting):
+            weights, size = {name: route.weight for name, route in self.routes.items()}, self.learner.batch_size
+            taken = {at(weights, (n + 0.5) / size) for n in range(size)} if any(weights.values()) else set()
+            if absent := [name for name, weight in weights.items() if weight > 0 and taken and name not in taken]:
+                raise ValueError(
+                    f"routing.type: grouped has every route in every step; learner.batch_size {size} has no room for {absent[0]!r}"
+                )
         return self
 
     @model_validator(mode="after")

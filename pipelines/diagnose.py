@@ -14,15 +14,17 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from fields import checkpoint
 from fields.carriers import Condition, Weights
-from fields.dataset import Bucket
+from fields.dataset import Bucket, Row
 from fields.diagnostic import STUDENT, Disagreement, disagreements
 from fields.families.base import Family
 from fields.plan import Stream, noise
-from fields.schedule import Size
+from fields.solver import Velocity
 from pipelines import build
+from pipelines.columns import expert_columns
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.page import template
@@ -30,6 +32,7 @@ from pipelines.sources.scene import prepare_scene
 from pipelines.validate import check_files
 
 Pairs = dict[tuple[str, str], list[Disagreement]]
+Task = tuple[str, str]  # route, task of its rows
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,45 +77,55 @@ def _student(config: RunConfig, path: Path | None) -> Weights | None:
     return Weights.of(saved.step, saved.ema)
 
 
-def measure(config: RunConfig, weights: Weights | None, samples: int) -> dict[str, Pairs]:
-    """Task -> pair of fields -> disagreement at each query point; the tasks are those of the rows, route by route."""
+def measure(config: RunConfig, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
+    """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
+    task's rows lack (a source image, a negative prompt) is left out there."""
     policy = build.policy(config)
     policy.load(weights)
-    experts = {name: build.field(config, name).velocity for name in config.experts}
+    student = _on(policy.device, policy.velocity)
+    fields = {name: build.field(config, name) for name in config.experts}
+    wanted = {name: expert_columns(config, name) for name in config.experts}
     measured = {}
-    for number, (task, size, condition) in enumerate(_conditions(config, samples, policy.family)):
-        x_T = noise(
-            config.run.seed,
-            range(number * samples, number * samples + len(condition)),
-            policy.family.latent_shape(size),
-            Stream.QUESTION_NOISE,
-        )
-        measured[task] = disagreements(policy.velocity, experts, x_T, policy.grid(size), condition)
+    for number, (task, rows) in enumerate(_rows(config, samples, policy.family).items()):
+        size = policy.family.size(rows[0])
+        shape, ids = policy.family.latent_shape(size), range(number * samples, number * samples + len(rows))
+        condition = Condition.concatenate([policy.family.encode([row]) for row in rows])
+        asked = {
+            name: _on(field.device, field.velocity)
+            for name, field in fields.items()
+            if all(getattr(rows[0], column) is not None for column in wanted[name])
+        }
+        x_T = noise(config.run.seed, ids, shape, Stream.QUESTION_NOISE)
+        measured[task] = disagreements(student, asked, x_T, policy.grid(size), condition)
     return measured
 
 
-def _conditions(config: RunConfig, samples: int, family: Family) -> list[tuple[str, Size, Condition]]:
-    """The first rows of every task that have the size of its very first one, encoded."""
-    conditions = []
-    for route in config.routes.values():
+def _on(device: torch.device, velocity: Velocity) -> Velocity:
+    """A field that is asked, and answers, on the CPU: student and experts may be on different devices."""
+
+    def asked(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return velocity(x_t.to(device), t.to(device), condition.to(device)).cpu()
+
+    return asked
+
+
+def _rows(config: RunConfig, samples: int, family: Family) -> dict[Task, list[Row]]:
+    """The first rows of every task that have the size of its very first one."""
+    found: dict[Task, list[Row]] = {}
+    for name, route in config.routes.items():
         bucket = Bucket(route.data)
-        by_task: dict[str, tuple[Size, list[Condition]]] = {}
         for n in range(min(len(bucket), 50 * samples)):
-            row = bucket[n]
-            size, rows = by_task.setdefault(row.task, (family.size(row), []))
-            if len(rows) < samples and family.size(row) == size:
-                rows.append(family.encode([row]))
-        conditions += [(task, size, Condition.concatenate(rows)) for task, (size, rows) in by_task.items()]
-    return conditions
+            rows = found.setdefault((name, bucket[n].task), [])
+            if len(rows) < samples and (not rows or family.size(bucket[n]) == family.size(rows[0])):
+                rows.append(bucket[n])
+    return found
 
 
-def advice(config: RunConfig, measured: Mapping[str, Pairs]) -> list[str]:
+def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
     """A line a route: where its expert differs most from the student, and the share of the squared difference at low noise."""
     lines = []
     for name, route in config.routes.items():
-        bucket = Bucket(route.data)
-        tasks = {bucket[n].task for n in range(min(len(bucket), 200))}
-        series = [measured[task][STUDENT, route.expert] for task in sorted(tasks)]
+        series = [of[STUDENT, route.expert] for (of_route, _), of in measured.items() if of_route == name]
         squared = [sum(s[k].difference ** 2 for s in series) / len(series) for k in range(len(series[0]))]
         if (total := sum(squared)) == 0:
             lines.append(f"{name}: the student equals {route.expert}")
@@ -126,13 +139,18 @@ def advice(config: RunConfig, measured: Mapping[str, Pairs]) -> list[str]:
     return lines
 
 
-def _write(config: RunConfig, measured: Mapping[str, Pairs], source: Path | None) -> None:
-    pairs = list(next(iter(measured.values())))
+def _write(config: RunConfig, measured: Mapping[Task, Pairs], source: Path | None) -> None:
+    pairs = list(dict.fromkeys(pair for of in measured.values() for pair in of))
     content = {
         "student": str(source) if source else "start",
-        "tasks": {
-            task: {" | ".join(pair): [asdict(point) for point in of[pair]] for pair in pairs} for task, of in measured.items()
-        },
+        "tasks": [
+            {
+                "route": route,
+                "task": task,
+                "pairs": {" | ".join(pair): [asdict(p) for p in series] for pair, series in of.items()},
+            }
+            for (route, task), of in measured.items()
+        ],
     }
     (config.folder / "diagnose.json").write_text(json.dumps(content, indent=1) + "\n")
     page = template("diagnose.html.template").render(
@@ -140,7 +158,6 @@ def _write(config: RunConfig, measured: Mapping[str, Pairs], source: Path | None
         student=content["student"],
         pairs=pairs,
         measured=measured,
-        times=[point.t for point in next(iter(measured.values()))[pairs[0]]],
         largest=max(point.difference for of in measured.values() for series in of.values() for point in series) or 1.0,
         advice=advice(config, measured),
     )

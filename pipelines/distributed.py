@@ -17,6 +17,7 @@ from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
+from fields.distiller import Distiller
 from fields.evaluation import ExamResult
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
@@ -155,7 +156,7 @@ def _start_learner(
         ray.remote(Learner)
         .options(name=f"{config.run.name}/learner", **options, **_place(reservation, 0))
         .remote(
-            build_distiller=partial(build.distiller, config),
+            build_distiller=partial(_distiller, config),
             build_stream=partial(_stream, config, rows, workers, range(start, schedule.steps)),
             build_examiner=partial(examiner, config, workers),
             schedule=schedule,
@@ -169,8 +170,12 @@ def _start_learner(
     )
 
 
-def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
+def _distiller(config: RunConfig) -> Distiller:
     prepare_missing(config)  # the learner may be on another node than the driver
+    return build.distiller(config)
+
+
+def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
     return TargetStream(
         plan=build.plan(config, rows),
         buckets=build.buckets(config),
@@ -228,12 +233,14 @@ async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, dis
     await _train(learner, display, report)
     progress = await learner.progress.remote()
     if progress.step < config.run.steps:
+        await learner.close.remote()
         return None
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
         results[AFTER] = await exams.student(averaged)
         await learner.record_skills.remote(progress.step, results[AFTER].skills, results[AFTER].picture)
+    await learner.close.remote()
     return Outcome(steps=progress.step, weights=weights, exam=exams.exam, results=results)
 
 

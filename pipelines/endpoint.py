@@ -11,7 +11,7 @@ from fields.carriers import Weights
 from fields.dataset import Bucket, Row
 from fields.policy import Policy
 from pipelines import build
-from pipelines.config import STUDENT, RunConfig
+from pipelines.config import STUDENT, Encoder, Expert, Rollout, RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.validate import Demand, check_models
 from services.applications import HttpAddress, delete, deploy, start
@@ -58,9 +58,9 @@ class Served:
         config = self.config
         experts = {name: config.experts[name] for name in self.experts}
         return [
-            Demand(STUDENT, self.replicas, config.rollout.num_cpus, config.rollout.num_gpus),
-            Demand(_ENCODER, config.encoder.replicas, config.encoder.num_cpus, config.encoder.num_gpus),
-            *(Demand(f"experts.{name}", e.replicas, e.num_cpus, e.num_gpus) for name, e in experts.items()),
+            _demand(STUDENT, self.replicas, config.rollout),
+            _demand(_ENCODER, config.encoder.replicas, config.encoder),
+            *(_demand(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
         ]
 
 
@@ -158,7 +158,11 @@ def stop_endpoint(served: Served) -> None:
 
 
 def _resources(demand: Demand) -> Resources:
-    return Resources(replicas=demand.count, num_cpus=demand.num_cpus, num_gpus=demand.num_gpus)
+    return Resources(replicas=demand.count, num_cpus=demand.num_cpus, num_gpus=demand.num_gpus, node_labels=demand.node_labels)
+
+
+def _demand(who: str, count: int, section: Rollout | Encoder | Expert) -> Demand:
+    return Demand(who, count, section.num_cpus, section.num_gpus, section.node_labels)
 
 
 def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettings) -> Studio:

@@ -10,7 +10,7 @@ from fields.lora import Adapter, LoraShape
 from fields.lora_files import load_adapter
 from fields.lora_merge import combine, combine_networks, merged_network, rescaled
 from fields.plan import Stream, noise
-from fields.regmean import Sample, regression_merge
+from fields.regmean import Sample, common_modules, regression_merge
 from fields.student import LoraStudent, Student
 from pipelines import config as c
 
@@ -54,12 +54,30 @@ def _lora_start(config: c.RunConfig, start: _NotTheBase, shape: LoraShape, famil
 
 
 def _lora_of(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
-    if config.experts[name].checkpoint is not None:
-        raise ValueError(f"student.start: expert {name!r} is a full checkpoint; only a student of type full can start from it")
+    _refuse_checkpoint(config, name)
     adapter = expert_adapter(config, name, transformer)
     if adapter is None:
         raise ValueError(f"student.start: expert {name!r} has no adapter to start from; start at the base instead")
     return adapter
+
+
+def _refuse_checkpoint(config: c.RunConfig, name: str) -> None:
+    if config.experts[name].checkpoint is not None:
+        raise ValueError(f"student.start: expert {name!r} is a full checkpoint; only a student of type full can start from it")
+
+
+def merged_modules(config: c.RunConfig, transformer: nn.Module) -> list[str]:
+    """The modules that a merge by regression changes, from the files of the adapters alone.
+
+    Raises:
+        ValueError: if no expert of a route has an adapter, one is a full checkpoint, or adapters change different modules.
+    """
+    adapters = {}
+    for route in config.routes.values():
+        _refuse_checkpoint(config, route.expert)
+        if (adapter := expert_adapter(config, route.expert, transformer)) is not None:
+            adapters[route.expert] = adapter
+    return common_modules(adapters)
 
 
 def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Family) -> Tensors:
@@ -69,6 +87,7 @@ def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Famil
         bucket = Bucket(route.data)
         size = family.size(bucket[0])
         rows = [row for row in range(min(count, len(bucket))) if family.size(bucket[row]) == size]
+        _refuse_checkpoint(config, route.expert)
         network = expert_network(config, route.expert, family)
         samples[name] = Sample(
             transformer=Field.build(route.expert, family, {route.expert: network}).transformers[route.expert],

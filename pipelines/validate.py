@@ -12,12 +12,12 @@ from fields.dataset import Bucket, Row, decode_image
 from fields.families.base import Family
 from fields.lora import differences, listed, load_into, put_adapter
 from fields.lora_files import load_adapter
-from fields.student import FullStudent
+from fields.student import FullStudent, LoraStudent
 from pipelines import build
 from pipelines.columns import columns_wanted, expert_columns
-from pipelines.config import Model, RunConfig
+from pipelines.config import Model, RunConfig, StartAtRegression
 from pipelines.load import ConfigError
-from pipelines.start import start_tensors
+from pipelines.start import merged_modules, start_tensors
 
 _MOST_ROWS_CHECKED = 20_000
 
@@ -30,11 +30,11 @@ def check_files(config: RunConfig) -> dict[str, int]:
     """
     _named("run.loggers", check_loggers, config.run.loggers)
     family = check_models(config)
-    _named("student", _check_student, config, family)
     rows = {}
     for name, route in config.routes.items():
         wanted = tuple(columns_wanted(config, name).items())
         rows[name] = _named(f"routes.{name}.data", _checked_rows, route.data, config.model, wanted)
+    _named("student", _check_student, config, family)
     _named("routes", build.plan, config, rows)
     if config.eval.every:
         _check_evaluation(config)
@@ -46,7 +46,7 @@ def _check_evaluation(config: RunConfig) -> None:
     evaluation = _named("eval.metrics", build.evaluation, config)
     for expert in config.experts:
         for column in expert_columns(config, expert):
-            if any(getattr(sheet.rows[0], column) is None for sheet in evaluation.sheets):
+            if any(getattr(row, column) is None for sheet in evaluation.sheets for row in sheet.rows):
                 raise ConfigError(
                     f"experts.{expert}.operator: it wants a {column} in every row, and evaluation asks about rows without one; "
                     "set eval.every=0"
@@ -84,6 +84,10 @@ def _check_student(config: RunConfig, family: Family) -> None:
     student = build.student(config)
     load = family.load_transformer if isinstance(student, FullStudent) else family.skeleton
     transformer = load(config.model.path)  # a full student may start as a sum of weights
+    if isinstance(config.student.start, StartAtRegression) and isinstance(student, LoraStudent):
+        merged_modules(config, transformer)  # the merge itself runs every expert
+        student.attach(transformer, seed=0)
+        return
     start = start_tensors(config, student, family, transformer)
     parameters = student.attach(transformer, seed=0)
     if start is not None:
@@ -96,11 +100,12 @@ def _checked_rows(path: Path, model: Model, wanted: tuple[tuple[str, str], ...])
     family can tell without a network. A process checks a file once."""
     bucket, family = Bucket(path), build.family_of(model)
     stride = -(-len(bucket) // _MOST_ROWS_CHECKED)
-    with_source = bucket[0].source_image is not None
+    first = bucket[0]
     for n in range(0, len(bucket), stride):
         row = bucket[n]
-        if (row.source_image is not None) != with_source:
-            raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a source image in every row or in none")
+        for column, what in (("source_image", "source image"), ("negative_prompt", "negative prompt")):
+            if (getattr(row, column) is None) != (getattr(first, column) is None):
+                raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a {what} in every row or in none")
         try:
             _check_row(row, family, wanted)
         except ValueError as error:  # names the row by its uid

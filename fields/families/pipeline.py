@@ -89,6 +89,8 @@ class PipelineFamily(PipelineParts):
             return super().guidance(of, scale, against, interval)
         if interval != ALWAYS:
             raise ValueError(f"interval {list(interval)}: family {self.name} is told one guidance scale for every t")
+        if against == "negative":
+            raise ValueError(f"negative_prompt: family {self.name} is told its guidance scale; it takes no negative prompt")
         return DistilledGuidance(of, scale)
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:

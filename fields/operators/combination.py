@@ -26,6 +26,9 @@ class Mix(Expression):
             total = total + weight * part.value(answers, variant)
         return total
 
+    def conditional(self) -> Expression:
+        return Mix(tuple((part.conditional(), weight) for part, weight in self.parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Interpolation(Expression):
@@ -41,3 +44,6 @@ class Interpolation(Expression):
 
     def value(self, answers: Answers, variant: Variant) -> Tensor:
         return (1 - self.weight) * self.a.value(answers, variant) + self.weight * self.b.value(answers, variant)
+
+    def conditional(self) -> Expression:
+        return Interpolation(self.a.conditional(), self.b.conditional(), self.weight)
