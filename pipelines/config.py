@@ -334,7 +334,7 @@ class RunConfig(Section):
             taken = {at(weights, (n + 0.5) / size) for n in range(size)} if any(weights.values()) else set()
             if absent := [name for name, weight in weights.items() if weight > 0 and taken and name not in taken]:
                 raise ValueError(
-                    f"routing.type: grouped has every route in every step; learner.batch_size {size} has no room for {absent[0]!r}"
+                    f"routing.type: grouped has every route in every step; a batch_size of {size} has no room for {absent[0]!r}"
                 )
         return self
 
