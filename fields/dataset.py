@@ -31,7 +31,7 @@ class Row:
         prompt: a caption, or for edits the instruction.
         source_image: for edits the encoded image (PNG, JPEG, ...) to edit.
         target_image: one right answer, encoded.
-        negative_prompt: what guidance leads away from; None drops the prompt instead.
+        negative_prompt: what the operator of that name leads away from.
         width, height: of the image to make, in pixels; None leaves it to the model family.
     """
 
