@@ -123,8 +123,8 @@ def objective(config: c.RunConfig) -> Objective:
             return VelocityMse(power)
         case m.Pdm(weight=weight):
             return PredictionDifference(weight)
-        case m.TransitionKl(form=form, eta=eta):
-            return TransitionKl(eta if form == "sde" else None)
+        case m.TransitionKl(form=form):
+            return TransitionKl(config.state.eta if form == "sde" and isinstance(config.state, m.StudentSde) else None)
 
 
 def teaching(config: c.RunConfig) -> Teaching:

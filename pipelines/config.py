@@ -320,11 +320,9 @@ class RunConfig(Section):
             raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
         if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
             raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
-        if isinstance(self.objective, m.TransitionKl) and self.objective.form == "sde":
-            if not isinstance(self.state, m.StudentSde):
-                raise ValueError(f"objective.form: sde is of the transitions of a student_sde; state.type is {self.state.type}")
-            if self.state.eta != self.objective.eta:
-                raise ValueError(f"objective.eta: {self.objective.eta:g} is not the rollout's; state.eta is {self.state.eta:g}")
+        sde = isinstance(self.objective, m.TransitionKl) and self.objective.form == "sde"
+        if sde and not isinstance(self.state, m.StudentSde):
+            raise ValueError(f"objective.form: sde is of the transitions of a student_sde; state.type is {self.state.type}")
         return self
 
     @model_validator(mode="after")

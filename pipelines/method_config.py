@@ -134,8 +134,7 @@ class TransitionKl(Section):
     """KL of the rollout's transitions, summed over a sample's queries, with each step's own dt."""
 
     type: Literal["transition_kl"]
-    form: Literal["ode", "sde"] = "ode"
-    eta: PositiveFloat = Field(default=0.7, description="of the sde form")
+    form: Literal["ode", "sde"] = Field(default="ode", description="sde is of a student_sde, with its eta")
 
 
 class Pdm(Section):
@@ -176,7 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "state": {"type": "student_sde", "eta": 0.7},
         "query": {"type": "dense"},
         "routing": {"type": "hard", "granularity": "step"},
-        "objective": {"type": "transition_kl", "form": "sde", "eta": 0.7},
+        "objective": {"type": "transition_kl", "form": "sde"},
     },
     "offpolicy": _ON_POLICY | {"state": {"type": "noised_data"}, "query": {"type": "uniform"}},
     "joint_sft": _ON_POLICY | {"state": {"type": "noised_data", "target": "data"}, "query": {"type": "uniform"}},

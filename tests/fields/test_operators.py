@@ -122,6 +122,14 @@ FORMULAS = {
         Rescale(EditGuidance(A, 1.5, 7.0), 0.7),
         each(rescale, V_0 + 1.5 * (V_U - V_0) + 7.0 * (V_C - V_U), V_C),
     ),
+    "rescale of a mix of guided fields": (
+        Rescale(Mix(((Guidance(A, 6.0), 0.25), (B, 0.75))), 0.7),
+        each(rescale, 0.25 * guided(6.0) + 0.75 * V_B, 0.25 * V_C + 0.75 * V_B),
+    ),
+    "rescale of an interpolation of guided fields": (
+        Rescale(Interpolation(Guidance(A, 6.0), B, 0.4), 0.7),
+        each(rescale, 0.6 * guided(6.0) + 0.4 * V_B, 0.6 * V_C + 0.4 * V_B),
+    ),
     "guidance of guidance": (Guidance(Guidance(A, 3.0), 2.0), V_U + 2.0 * (guided(3.0) - V_U)),
     "negative prompt of guidance": (
         Guidance(Guidance(A, 3.0), 2.0, prompt="negative"),

@@ -106,6 +106,11 @@ def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
     return table.set_column(column, "source_image", pa.array(values, pa.binary()))
 
 
+def _with_first_negative(table: pa.Table, value: str) -> pa.Table:
+    values = [value, *[None] * (table.num_rows - 1)]
+    return table.set_column(table.column_names.index("negative_prompt"), "negative_prompt", pa.array(values, pa.string()))
+
+
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
@@ -116,6 +121,7 @@ def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
         (lambda table: table.slice(0, 0), "has no rows"),
         (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
         (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),
+        (lambda table: _with_first_negative(table, "red"), "a bucket has a negative prompt in every row or in none"),
     ],
 )
 def test_data(refuse, scene_data, tmp_path, edit, expected):

@@ -59,7 +59,7 @@ def test_the_default_is_danceopd(read):
         (("preset=danceopd", "query.k=2"), "query", {"type": "beta", "a": 5.0, "b": 2.0, "coordinate": "index", "k": 2}),
         (("preset=danceopd", "query={type: uniform, k: 3}"), "query", {"type": "uniform", "coordinate": "index", "k": 3}),
         (("preset=flowopd", "state.eta=0.3"), "state", {"type": "student_sde", "eta": 0.3}),
-        (("preset=flowopd", "state.type=student_ode"), "state", {"type": "student_ode"}),
+        (("preset=softmix", "state={type: student_sde, eta: 0.2}"), "state", {"type": "student_sde", "eta": 0.2}),
         (("preset=flowopd", "routing.granularity=sample"), "routing", {"type": "hard", "granularity": "sample"}),
         (("preset=flowopd", "objective={type: mse}"), "objective", {"type": "mse"}),
         (("preset=joint_sft", "state.target=expert"), "state", {"type": "noised_data", "target": "expert"}),
@@ -188,7 +188,19 @@ BAD_TOGETHER = [
     (("preset=offpolicy", "rollout.solver=heun"), "rollout.solver: heun solves an ODE; a state of type noised_data has none"),
     (("preset=joint_sft", "objective={type: pdm, weight: 1}"), "objective.type: pdm needs an expert's answer"),
     (("query={type: stratified, k: 5}", "rollout.steps=4"), "query.k: 5 queries a sample"),
+    (
+        ("preset=flowopd", "state.type=student_ode"),
+        "objective.form: sde is of the transitions of a student_sde; state.type is student_ode",
+    ),
+    (
+        ("routing={type: grouped}", "routes.a.weight=9", "learner.batch_size=4"),
+        "routing.type: grouped has every route in every step; a batch_size of 4 has no room for 'b'",
+    ),
 ]
+
+
+def test_the_kl_is_of_the_rollouts_own_transitions(read):
+    assert build.objective(read("preset=flowopd", "state.eta=0.3")) == TransitionKl(0.3)
 
 
 @pytest.mark.parametrize(("overrides", "expected"), BAD_TOGETHER, ids=[expected for _, expected in BAD_TOGETHER])
