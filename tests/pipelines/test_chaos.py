@@ -45,7 +45,10 @@ def watched(cluster, make_config) -> Watched:
     run = threading.Thread(target=lambda: outcomes.append(distributed(config)))
     run.start()
     _wait_for(lambda: "field_step" in _metrics() and len(trained_ids(config.folder)) > 0)
-    actors = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)}
+    actors = {
+        actor.name
+        for actor in list_actors(address=ray.get_runtime_context().gcs_address, filters=[("state", "=", "ALIVE")], limit=1000)
+    }
     applications = set(serve.status().applications)
     _kill_at_work("SERVE_REPLICA::chaos-local_edit#")
     _wait_for(lambda: "field_call_retries_total{" in _metrics())
@@ -74,7 +77,9 @@ def test_a_disturbed_run_is_visible_and_ends_with_the_same_student(watched):
 
 def _kill_at_work(prefix: str) -> None:
     """SIGKILL the one actor of that name while it computes: when two thirds of the last 30 ms were CPU time."""
-    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000, detail=True)
+    actors = list_actors(
+        address=ray.get_runtime_context().gcs_address, filters=[("state", "=", "ALIVE")], limit=1000, detail=True
+    )
     (pid,) = [actor.pid for actor in actors if actor.name and actor.name.startswith(prefix)]
     process = psutil.Process(pid)
     deadline = time.monotonic() + 60
