@@ -100,8 +100,3 @@ class DenseQuery:
 
 
 QueryDistribution = BetaQuery | UniformQuery | StratifiedQuery | FixedQuery | DenseQuery
-
-
-def queries_per_sample(query: QueryDistribution, grid: Tensor) -> int:
-    """How many states of each sample are queried: the same number for all."""
-    return len(query.draw(0, np.random.default_rng(0), grid))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fields.query import BetaQuery, DenseQuery, FixedQuery, StratifiedQuery, UniformQuery, queries_per_sample
+from fields.query import BetaQuery, DenseQuery, FixedQuery, StratifiedQuery, UniformQuery
 from fields.schedule import time_grid
 
 DRAWS = 20_000
@@ -143,5 +143,5 @@ def test_dense_is_every_state_but_the_clean_one(steps):
     ("query", "count"),
     [(BetaQuery(), 1), (UniformQuery(k=3), 3), (StratifiedQuery(k=2), 2), (FixedQuery((0.1, 0.9)), 2), (DenseQuery(), 16)],
 )
-def test_the_number_of_queries_is_known_before_a_draw(query, count):
-    assert queries_per_sample(query, time_grid(16)) == count
+def test_a_sample_has_as_many_queries_as_it_says(query, count):
+    assert len(query.draw(0, np.random.default_rng(0), time_grid(16))) == count
