@@ -30,7 +30,7 @@ class Examiner:
     """
 
     def __init__(self, exam: Evaluation, family: Family, grid: Grid, encoder: ServiceClient, rollouts: RolloutPool):
-        self.exam = exam
+        self._exam = exam
         self._family = family
         self._grid = grid
         self._encoder = encoder
@@ -56,4 +56,4 @@ class Examiner:
             grid = self._grid(self._family.size(sheet.rows[0]))
             return await self._encoder.call("decode", await generate(sheet.noise, grid, condition))
 
-        return self.exam.result(await asyncio.gather(*(answer(sheet) for sheet in self.exam.sheets)))
+        return self._exam.result(await asyncio.gather(*(answer(sheet) for sheet in self._exam.sheets)))

@@ -1,7 +1,10 @@
-"""The written record of a run: metrics.jsonl with a row an optimizer step, skills.jsonl, and what the loggers keep."""
+"""The written record of a run: metrics.jsonl with a row an optimizer step, skills.jsonl, changes.jsonl, and what the
+loggers keep."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from fields.distiller import Update
 
 METRICS = "metrics.jsonl"
 SKILLS = "skills.jsonl"
+CHANGES = "changes.jsonl"
 
 
 class Journal:
@@ -27,8 +31,11 @@ class Journal:
     def __init__(self, folder: Path, start: int, loggers: Sequence[str]):
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in rows(folder / METRICS) if row["step"] < start]
+        exams = [row for row in rows(folder / SKILLS) if row["step"] <= start]
         _rewrite(folder / METRICS, kept)
-        _rewrite(folder / SKILLS, [row for row in rows(folder / SKILLS) if row["step"] <= start])
+        _rewrite(folder / SKILLS, exams)
+        self._folder = folder
+        self._examined = {row["step"] for row in exams}
         self._earlier_seconds = kept[-1]["seconds"] if kept else 0.0
         self._metrics = (folder / METRICS).open("a")
         self._skills = (folder / SKILLS).open("a")
@@ -64,6 +71,18 @@ class Journal:
         for logger in self._loggers:
             logger.scalars(scalars, step)
             logger.picture("student", grid, step)
+
+    def has_skills(self, step: int) -> bool:
+        """Whether an evaluation after `step` optimizer steps stands in the record of an earlier session."""
+        return step in self._examined
+
+    def record_change(self, step: int, settings: Mapping[str, Any]) -> None:
+        """That settings change from an optimizer step on; on disk when this returns."""
+        row = {"step": step, "set": settings, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        with (self._folder / CHANGES).open("a") as changes:
+            changes.write(json.dumps(row) + "\n")
+            changes.flush()
+            os.fsync(changes.fileno())
 
     def close(self) -> None:
         """Flush everything to disk."""

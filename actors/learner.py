@@ -6,27 +6,33 @@
 
 `train` consumes the stream in plan order and waits for nothing else. What unblocks it is the window of steps that
 earlier publications admitted; with lag >= 1 that window fills while the update runs in its thread.
+
+The rollout workers are the learner's own actors: they come and go by `scale_rollout`, and end with it.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from actors.curriculum import Curriculum
 from actors.examiner import Examiner
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
+from actors.rollout_pool import RolloutPool
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
 from fields.evaluation import ExamResult, Skills
+from services.expert_client import ExpertClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +53,9 @@ class Learner:
 
     Args:
         build_distiller: loads the student, on this actor's device.
-        build_stream: connects to services and workers; called inside the actor's event loop.
-        build_examiner: likewise; examines the student while it learns.
+        build_rollouts: starts the rollout workers.
+        build_stream: connects to the services; called inside the actor's event loop, once they are deployed.
+        build_examiner: likewise; examines students and experts.
         schedule: of the run.
         folder: of the run.
         resume: a checkpoint to continue from.
@@ -62,8 +69,9 @@ class Learner:
         self,
         *,
         build_distiller: Callable[[], Distiller],
-        build_stream: Callable[[], TargetStream],
-        build_examiner: Callable[[], Examiner],
+        build_rollouts: Callable[[], RolloutPool],
+        build_stream: Callable[[RolloutPool], TargetStream],
+        build_examiner: Callable[[RolloutPool], Examiner],
         schedule: Schedule,
         folder: Path,
         resume: Path | None,
@@ -73,8 +81,10 @@ class Learner:
         loggers: Sequence[str],
     ):
         torch.set_num_threads(threads)
+        self._rollouts = build_rollouts()  # they load while the learner does
         self._distiller = build_distiller()
         self._build_stream = build_stream
+        self._stream: TargetStream | None = None
         self._build_examiner = build_examiner
         self._schedule = schedule
         self._folder = folder
@@ -99,10 +109,11 @@ class Learner:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
         schedule = self._schedule
-        stream = self._build_stream()
-        examiner = self._build_examiner()
+        stream = self._stream = self._build_stream(self._rollouts)
         for _, weights in sorted(self._published.items()):
             stream.publish(weights)
+        if schedule.start and schedule.evaluates_after(schedule.start) and not self._journal.has_skills(schedule.start):
+            await self._examine(schedule.start)  # its checkpoint was saved, and then the run was interrupted
         began = time.monotonic()
         for step in range(schedule.start, schedule.steps):
             asked = time.monotonic()
@@ -117,11 +128,14 @@ class Learner:
                 return
             if schedule.evaluates_after(step + 1):
                 examined = time.monotonic()
-                result = await examiner.student(self._distiller.averaged_weights(step + 1))
-                self._journal.record_skills(step + 1, result.skills, result.picture)
-                self._exam = self._distiller.weights(step + 1), result
-                self._progress = replace(self._progress, examined=step + 1)
+                await self._examine(step + 1)
                 began += time.monotonic() - examined  # an exam is no training time
+
+    async def _examine(self, step: int) -> None:
+        result = await self._examiner.student(self._distiller.averaged_weights(step))
+        self._journal.record_skills(step, result.skills, result.picture)
+        self._exam = self._distiller.weights(step), result
+        self._progress = replace(self._progress, examined=step)
 
     def _publish(self, version: int, stream: TargetStream) -> None:
         began = time.monotonic()
@@ -150,6 +164,54 @@ class Learner:
             examined=self._progress.examined,
         )
         self._metrics.record(self._progress, update, waited, depth, len(ids))
+
+    @cached_property
+    def _examiner(self) -> Examiner:
+        return self._build_examiner(self._rollouts)
+
+    async def ready(self) -> None:
+        """Returns once the student and every rollout worker are loaded."""
+        await self._rollouts.ready()
+
+    async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
+        """The exam of a student with these weights, None is the bare base, by the rollout workers."""
+        return await self._examiner.student(weights, guidance)
+
+    async def examine_expert(self, build_client: Callable[[], ExpertClient]) -> ExamResult:
+        """The exam of an expert, by its service."""
+        return await self._examiner.expert(build_client())
+
+    async def rollout_workers(self) -> int:
+        """How many rollout workers there are."""
+        return self._rollouts.size
+
+    async def scale_rollout(self, workers: int) -> None:
+        """Start or end rollout workers until there are so many; returns when they are at work."""
+        await self._rollouts.resize(workers)
+
+    async def change(
+        self, step: int, build_curriculum: Callable[[], Curriculum], settings: Mapping[str, Any], recipe: Mapping[str, Any]
+    ) -> None:
+        """Teach otherwise from `step` on, and record it: the run repeats it where it continues from an earlier checkpoint.
+
+        Args:
+            step: that the change takes effect at.
+            build_curriculum: of the whole run; it has the same samples as today's in the steps before.
+            settings: what changes, for the record.
+            recipe: that is stored with checkpoints from now on.
+
+        Raises:
+            ValueError: if targets of that step are asked for already; names the first step that can change.
+        """
+        first = self._stream.first_open if self._stream else None
+        if self._stream is None or first is None:
+            raise ValueError(f"step {step} cannot change: the run {'is at its end' if self._stream else 'does not train yet'}")
+        if step < first:
+            raise ValueError(f"step {step} cannot change: its samples are asked for already; the first that can is {first}")
+        curriculum = build_curriculum()
+        self._journal.record_change(step, settings)
+        self._stream.change(curriculum)
+        self._recipe = recipe
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
         """Write an exam taken after `step` steps, by whom ever, into the run's journal."""

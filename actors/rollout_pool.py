@@ -1,12 +1,12 @@
 """The rollout workers as one pool: a call goes to whoever is free, and a lost one is made again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
 _PAUSE_S = 0.5
 _LATENCY_BOUNDARIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60]
@@ -16,26 +16,57 @@ class RolloutPool:
     """Spreads calls over rollout workers, one at a time each, used from one event loop.
 
     Which worker answers doesn't matter: a rollout is decided by its request. So a call that a dying worker lost is
-    simply made again, while Ray restarts the worker.
+    simply made again, while Ray restarts the worker; and workers may come and go while calls are made.
 
     Args:
-        workers: the actors, created with restarts allowed.
+        start_worker: starts the worker of a number, restarts allowed.
+        size: workers at first, numbered from 0.
         run: name of the run, for the metrics.
         timeout_s: of one attempt.
         patience_s: after this long without an answer the last error is raised.
     """
 
-    def __init__(self, workers: Sequence[Any], run: str, timeout_s: float = 300.0, patience_s: float = 900.0):
-        self._idle: asyncio.Queue[Any] = asyncio.Queue()
-        for worker in workers:
-            self._idle.put_nowait(worker)
+    def __init__(
+        self, start_worker: Callable[[int], Any], size: int, run: str, timeout_s: float = 300.0, patience_s: float = 900.0
+    ):
+        self._start_worker = start_worker
+        self._workers = {number: start_worker(number) for number in range(size)}
+        self._idle: asyncio.Queue[int] = asyncio.Queue()
+        for number in self._workers:
+            self._idle.put_nowait(number)
+        self._resizing = asyncio.Lock()
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._tags = {"run": run}
         self._latency = Histogram(
             "field_rollout_seconds", "Time of a rollout call.", boundaries=_LATENCY_BOUNDARIES_S, tag_keys=("run",)
         )
+        self._size = Gauge("field_rollout_workers", "Workers that there should be.", ("run",))
+        self._size.set(size, self._tags)
         self._retries = Counter("field_rollout_retries", "Rollouts repeated after a lost one.", ("run",))
+
+    @property
+    def size(self) -> int:
+        """Workers that there are, or that are starting."""
+        return len(self._workers)
+
+    async def ready(self) -> None:
+        """Returns once every worker has loaded the base."""
+        await asyncio.gather(*(_loaded(worker) for worker in self._workers.values()))
+
+    async def resize(self, size: int) -> None:
+        """Start or end workers until there are `size`, at least 1. A new one gets calls once it has loaded the base; one
+        that is ended finishes its call before; the others are not disturbed."""
+        async with self._resizing:
+            self._size.set(size, self._tags)
+            free = [number for number in range(size) if number not in self._workers][: max(0, size - len(self._workers))]
+            started = {number: self._start_worker(number) for number in free}
+            self._workers |= started
+            for number, worker in started.items():
+                await _loaded(worker)
+                self._idle.put_nowait(number)
+            while len(self._workers) > size:
+                ray.kill(self._workers.pop(await self._idle.get()))
 
     async def call(self, method: str, *arguments: Any) -> tuple[ray.ObjectRef, Any]:
         """The answer of `method(*arguments)` by a free worker, and its reference to pass on without the bytes.
@@ -47,9 +78,9 @@ class RolloutPool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         while True:
-            worker = await self._idle.get()
+            number = await self._idle.get()
             started = loop.time()
-            reference = getattr(worker, method).remote(*arguments)
+            reference = getattr(self._workers[number], method).remote(*arguments)
             try:
                 answer = await asyncio.wait_for(asyncio.wrap_future(reference.future()), self._timeout_s)
             except (RayActorError, ObjectLostError, TimeoutError):
@@ -61,5 +92,9 @@ class RolloutPool:
                 self._latency.observe(loop.time() - started, tags=self._tags)
                 return reference, answer
             finally:
-                self._idle.put_nowait(worker)
+                self._idle.put_nowait(number)
             await asyncio.sleep(_PAUSE_S)
+
+
+async def _loaded(worker: Any) -> None:
+    await asyncio.wrap_future(worker.ready.remote().future())

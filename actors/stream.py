@@ -10,19 +10,19 @@ the steps up to v + lag, and nothing else does. A slow learner publishes later, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from actors.curriculum import Curriculum
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Example, Query, Target, Weights
-from fields.dataset import Bucket
-from fields.plan import Group, SamplePlan
+from fields.plan import Group
 from fields.schedule import Grid
 from fields.solver import Solver
 from fields.teaching import Teaching
 from services.client import ServiceClient
-from services.expert_client import ExpertClient, ask
+from services.expert_client import ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +39,9 @@ class TargetStream:
     """Routed targets of future steps, used from the learner's event loop.
 
     Args:
-        plan: which samples a step has.
-        buckets: route -> its rows.
+        curriculum: the samples, and the experts that answer them.
         encoder: client of the condition encoder.
         rollouts: the rollout workers.
-        experts: name -> the way to the expert.
-        teaching: which experts answer a route.
         expert_rollouts: None when the student rolls out (or data is noised), which the workers do.
         with_clean: whether the encoder encodes the rows' target images too.
         steps: the steps to stream.
@@ -54,23 +51,17 @@ class TargetStream:
     def __init__(
         self,
         *,
-        plan: SamplePlan,
-        buckets: Mapping[str, Bucket],
+        curriculum: Curriculum,
         encoder: ServiceClient,
         rollouts: RolloutPool,
-        experts: Mapping[str, ExpertClient],
-        teaching: Teaching,
         expert_rollouts: ExpertRollouts | None,
         with_clean: bool,
         steps: range,
         lag: int,
     ):
-        self._plan = plan
-        self._buckets = buckets
+        self._curriculum = curriculum
         self._encoder = encoder
         self._rollouts = rollouts
-        self._experts = experts
-        self._teaching = teaching
         self._expert_rollouts = expert_rollouts
         self._with_clean = with_clean
         self._lag = lag
@@ -83,12 +74,22 @@ class TargetStream:
         """Steps that are asked for or ready, and not yet handed over."""
         return len(self._in_flight)
 
+    @property
+    def first_open(self) -> int | None:
+        """The first step that nothing is asked for yet; None when there is none."""
+        return self._next
+
+    def change(self, curriculum: Curriculum) -> None:
+        """Another curriculum for the steps from `first_open` on."""
+        self._curriculum = curriculum
+
     def publish(self, weights: Weights) -> None:
         """Admit the steps that roll out with this version."""
         version = weights.policy_version
         published = PublishedWeights.put(weights)
         while self._next is not None and max(0, self._next - self._lag) == version:
-            self._in_flight[self._next] = asyncio.create_task(self._examples(self._next, published))
+            examples = self._examples(self._next, published, self._curriculum)
+            self._in_flight[self._next] = asyncio.create_task(examples)
             self._next = next(self._waiting, None)
 
     async def examples(self, step: int) -> list[Example]:
@@ -102,49 +103,27 @@ class TargetStream:
         finally:
             del self._in_flight[step]
 
-    async def _examples(self, step: int, weights: PublishedWeights) -> list[Example]:
-        groups = self._plan.groups(step)
-        states = {group: asyncio.ensure_future(self._states(group, weights)) for group in groups}
-        calls = self._calls(groups)
-        answers = await asyncio.gather(*(self._answers(call, states) for call in calls))
+    async def _examples(self, step: int, weights: PublishedWeights, taught: Curriculum) -> list[Example]:
+        groups = taught.plan.groups(step)
+        states = {group: asyncio.ensure_future(self._states(group, weights, taught)) for group in groups}
+        calls = _calls(groups, taught)
+        answers = await asyncio.gather(*(_answers(call, states, taught) for call in calls))
         queries = {group: (await state)[1] for group, state in states.items()}  # of routes without an expert, too
         targets = {
             pair: own for call, answered in zip(calls, answers, strict=True) for pair, own in zip(call, answered, strict=True)
         }
-        return [example for group in groups for example in self._taught(group, queries[group], targets)]
+        return [example for group in groups for example in _learned(group, queries[group], targets, taught.teaching)]
 
-    def _taught(self, group: Group, queries: Sequence[Query], targets: Mapping[tuple[Group, str], Sequence[Target]]):
-        """The group's queries, each with what the experts of its route said to it."""
-        names = self._teaching.asked(group.route)
-        for n, query in enumerate(queries):
-            yield self._teaching.example(query, {name: targets[group, name][n] for name in names})
-
-    def _calls(self, groups: Sequence[Group]) -> list[list[tuple[Group, str]]]:
-        """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
-        calls: list[list[tuple[Group, str]]] = []
-        shared: list[tuple[Group, str]] = []
-        for pair in [(group, name) for group in groups for name in self._teaching.asked(group.route)]:
-            if self._experts[pair[1]].name is None:
-                calls.append([pair])
-                continue
-            if sum(len(group.samples) for group, _ in [*shared, pair]) > self._plan.group_size:
-                calls.append(shared)
-                shared = []
-            shared.append(pair)
-        return [call for call in (*calls, shared) if call]
-
-    async def _answers(self, call: Sequence[tuple[Group, str]], states: Mapping[Group, Awaitable]) -> list[tuple[Target, ...]]:
-        references = [(await states[group])[0] for group, _ in call]
-        return await ask([self._experts[name] for _, name in call], references)
-
-    async def _states(self, group: Group, weights: PublishedWeights):
+    async def _states(self, group: Group, weights: PublishedWeights, taught: Curriculum):
         """The group's queries, and what an expert is sent for them."""
-        rows = [self._buckets[group.route][sample.row] for sample in group.samples]
+        rows = [taught.buckets[group.route][sample.row] for sample in group.samples]
         condition = await self._encoder.call("encode", rows, self._with_clean)
         if self._expert_rollouts is None:
             return await self._student_queries(group, condition, weights)
-        (expert,) = self._teaching.shares[group.route]
-        queries = await self._expert_queries(group, condition, expert, self._expert_rollouts)
+        (expert,) = taught.teaching.shares[group.route]
+        how = self._expert_rollouts
+        call = ("queries", group, condition, how.seed, how.grid(group.size), how.solver, how.both_branches)
+        queries = await taught.experts[expert].call(*call)
         return queries, queries
 
     async def _student_queries(self, group: Group, condition: Condition, weights: PublishedWeights):
@@ -160,6 +139,33 @@ class TargetStream:
                 raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
         return reference, queries
 
-    async def _expert_queries(self, group: Group, condition: Condition, expert: str, how: ExpertRollouts) -> tuple[Query, ...]:
-        grid = how.grid(group.size)
-        return await self._experts[expert].call("queries", group, condition, how.seed, grid, how.solver, how.both_branches)
+
+def _calls(groups: Sequence[Group], taught: Curriculum) -> list[list[tuple[Group, str]]]:
+    """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
+    calls: list[list[tuple[Group, str]]] = []
+    shared: list[tuple[Group, str]] = []
+    for pair in [(group, name) for group in groups for name in taught.teaching.asked(group.route)]:
+        if taught.experts[pair[1]].name is None:
+            calls.append([pair])
+            continue
+        if sum(len(group.samples) for group, _ in [*shared, pair]) > taught.plan.group_size:
+            calls.append(shared)
+            shared = []
+        shared.append(pair)
+    return [call for call in (*calls, shared) if call]
+
+
+async def _answers(
+    call: Sequence[tuple[Group, str]], states: Mapping[Group, Awaitable], taught: Curriculum
+) -> list[tuple[Target, ...]]:
+    references = [(await states[group])[0] for group, _ in call]
+    return await ask([taught.experts[name] for _, name in call], references)
+
+
+def _learned(
+    group: Group, queries: Sequence[Query], targets: Mapping[tuple[Group, str], Sequence[Target]], teaching: Teaching
+) -> Iterator[Example]:
+    """The group's queries, each with what the experts of its route said to it."""
+    names = teaching.asked(group.route)
+    for n, query in enumerate(queries):
+        yield teaching.example(query, {name: targets[group, name][n] for name in names})

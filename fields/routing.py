@@ -76,4 +76,35 @@ class GroupedRouting:
         return at(self.weights, (n % batch_size + 0.5) / batch_size)
 
 
-Routing = HardRouting | GroupedRouting
+@dataclass(frozen=True, slots=True)
+class ChangingRouting:
+    """Other weights from given optimizer steps on. What is drawn before a change is what would be drawn without it.
+
+    Attributes:
+        stages: first step -> the routing from there on, ascending from step 0; all of them name the same routes.
+    """
+
+    stages: Mapping[int, HardRouting | GroupedRouting]
+
+    def __post_init__(self) -> None:
+        if list(self.stages) != sorted(self.stages) or next(iter(self.stages), None) != 0:
+            raise ValueError(f"stages start at the steps {list(self.stages)}; they must ascend from 0")
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weights at the start."""
+        return self.stages[0].weights
+
+    def unit(self, n: int, group_size: int, batch_size: int) -> int:
+        """The number of the draw that decides sample `n`."""
+        return self._at(n // batch_size).unit(n, group_size, batch_size)
+
+    def route(self, n: int, batch_size: int, rng: np.random.Generator) -> str:
+        """The route of sample `n`; `rng` belongs to its unit."""
+        return self._at(n // batch_size).route(n, batch_size, rng)
+
+    def _at(self, step: int) -> HardRouting | GroupedRouting:
+        return self.stages[max(first for first in self.stages if first <= step)]
+
+
+Routing = HardRouting | GroupedRouting | ChangingRouting

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,7 @@ from fields.plan import SamplePlan, Stream, generator
 from fields.policy import Policy
 from fields.query import BetaQuery, DenseQuery, FixedQuery, QueryDistribution, StratifiedQuery, UniformQuery
 from fields.route_grids import RouteGrids
-from fields.routing import GroupedRouting, HardRouting, Routing
+from fields.routing import ChangingRouting, GroupedRouting, HardRouting, Routing
 from fields.scene.exam import Exam
 from fields.schedule import Grid, Size
 from fields.shared_field import Member, SharedField
@@ -85,10 +84,13 @@ def _sizes(config: c.RunConfig) -> Callable[[str, int], Size | None]:
 
 
 def _routing(config: c.RunConfig) -> Routing:
-    weights = {name: route.weight for name, route in config.routes.items()}
-    if isinstance(config.routing, m.GroupedRouting):
-        return GroupedRouting(weights)
-    return HardRouting(weights, config.routing.granularity)
+    def constant(weights: dict[str, float]) -> HardRouting | GroupedRouting:
+        if isinstance(config.routing, m.GroupedRouting):
+            return GroupedRouting(weights)
+        return HardRouting(weights, config.routing.granularity)
+
+    stages = {step: constant(weights) for step, weights in config.route_weights.items()}
+    return stages[0] if len(stages) == 1 else ChangingRouting(stages)
 
 
 def _query(query: m.Query) -> QueryDistribution:
@@ -276,33 +278,3 @@ def start_tensors(config: c.RunConfig) -> Tensors | None:
     kind, trained = family(config), student(config)
     load = kind.load_transformer if isinstance(trained, FullStudent) else kind.skeleton
     return start.start_tensors(config, trained, kind, load(config.model.path))
-
-
-def recipe(config: c.RunConfig) -> dict[str, Any]:
-    """The settings that decide the student, as plain values: a run continues only with the same ones.
-
-    Left out is what may change on the way: the run's name, folder and length, and everything about resources.
-    """
-    everything = config.model_dump(mode="json")
-    resources = {"replicas", "workers", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
-
-    def essential(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: essential(item) for key, item in value.items() if key not in resources}
-        return value
-
-    recipe = {
-        key: essential(value) for key, value in everything.items() if key not in ("checkpoint", "eval", "encoder", "preset")
-    }
-    recipe["run"] = {key: recipe["run"][key] for key in ("seed", "threads")}
-    return recipe
-
-
-def recipe_differences(now: dict[str, Any], saved: dict[str, Any], key: str = "") -> list[str]:
-    """Where two recipes differ, as `dotted.key: saved -> now`."""
-    if not (isinstance(now, dict) and isinstance(saved, dict)):
-        return [] if now == saved else [f"{key}: {saved} -> {now}"]
-    differences = []
-    for name in sorted(now.keys() | saved.keys()):
-        differences += recipe_differences(now.get(name), saved.get(name), f"{key}.{name}".lstrip("."))  # type: ignore[arg-type]
-    return differences

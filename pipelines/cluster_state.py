@@ -9,10 +9,10 @@ from urllib.error import URLError
 import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
-from ray.util.state import list_actors
 
-from pipelines.config import SHARED, RunConfig
-from pipelines.distributed import application_name
+from pipelines import deployment
+from pipelines.config import RunConfig
+from pipelines.connect import live_actors
 
 _SCRAPE_TIMEOUT_S = 2.0
 _SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$", re.MULTILINE)
@@ -37,6 +37,7 @@ class ClusterState:
     Attributes:
         learner: whether it lives.
         workers: rollout workers that live.
+        workers_wanted: rollout workers that should, as the run was configured or scaled.
         depth: future steps in flight or ready.
         repeated: rollouts made again.
         services: expert, the shared experts or encoder -> its state; only those that are deployed.
@@ -44,6 +45,7 @@ class ClusterState:
 
     learner: bool
     workers: int
+    workers_wanted: int
     depth: int
     repeated: int
     services: Mapping[str, ServiceState]
@@ -52,15 +54,14 @@ class ClusterState:
 def read_cluster(config: RunConfig) -> ClusterState:
     """The run's state on the cluster that Ray is connected to."""
     run = config.run.name
-    connected = ray.get_runtime_context().gcs_address  # or the state API looks for a cluster of its own
-    actors = list_actors(connected, filters=[("state", "=", "ALIVE")], limit=10_000)
-    alive = [actor.name or "" for actor in actors]  # type: ignore[attr-defined]
+    alive = [actor.name for actor in live_actors()]
     metrics = _Metrics.scrape()
     applications = serve.status().applications
-    services = {name: applications.get(application_name(config, name)) for name in (*config.experts, SHARED, "encoder")}
+    services = {name: applications.get(deployment.application_name(config, name)) for name in config.services}
     return ClusterState(
         learner=f"{run}/learner" in alive,
         workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
+        workers_wanted=metrics.total("ray_field_rollout_workers", run=run) or config.rollout.workers,
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
         services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
@@ -69,7 +70,7 @@ def read_cluster(config: RunConfig) -> ClusterState:
 
 def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
     replicas = [item for deployment in application.deployments.values() for item in deployment.replica_states.items()]
-    where = {"application": application_name(config, name)}
+    where = {"application": deployment.application_name(config, name)}
     return ServiceState(
         running=sum(number for state, number in replicas if state == "RUNNING"),
         wanted=sum(number for _, number in replicas),

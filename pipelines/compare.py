@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,17 @@ from rich.console import Console
 
 from actors.journal import METRICS, SKILLS, rows
 from fields.evaluation import Skills
-from pipelines import build
+from pipelines import deployment
 from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs, weights_digest
 from pipelines.compare_report import write_report
 from pipelines.config import BASE, RunConfig
-from pipelines.distributed import applications, examiner, expert_clients, start_actors
+from pipelines.distributed import start_learner
 from pipelines.load import ConfigError, load
 from pipelines.outcome import package_versions
+from pipelines.recipe import recipe
 from pipelines.sources.scene import prepare_scene
-from pipelines.validate import check_files, demands
-from services.applications import delete, deploy
+from pipelines.validate import actor_demands, check_files, service_demands
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,8 +107,7 @@ async def _run_all(
 ) -> None:
     """Deploy the services once, then every job, a few at a time."""
     connect(comparison, jobs[0].config)
-    services = applications(jobs[0].config)
-    deploy(services)
+    deployment.deploy(jobs[0].config)
     slots = asyncio.Semaphore(comparison.concurrency)
     done = 0
 
@@ -134,7 +134,7 @@ async def _run_all(
             store.content |= {"experts": skills, "experts_of": judged}
         await asyncio.gather(*(run(job) for job in jobs))
     finally:
-        delete(list(services))
+        deployment.delete(jobs[0].config)
 
 
 def connect(comparison: Comparison, config: RunConfig) -> None:
@@ -142,7 +142,10 @@ def connect(comparison: Comparison, config: RunConfig) -> None:
     starts a process for each."""
     if ray.is_initialized():
         return
-    cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in demands(config)))
+    cpus = ceil(
+        comparison.concurrency
+        * sum(demand.count * demand.num_cpus for demand in (*actor_demands(config), *service_demands(config).values()))
+    )
     ray.init(
         address="local",
         num_cpus=max(cpus, os.cpu_count() or 1),
@@ -154,32 +157,32 @@ def connect(comparison: Comparison, config: RunConfig) -> None:
 
 async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skills]:
     """What the base and the experts can do, on the same exam."""
-    actors = start_actors(job.config, row_counts)
+    learner = start_learner(job.config, row_counts)
     try:
-        exams = examiner(job.config, actors.workers)
-        skills = {BASE: (await exams.student(None)).skills}
-        for name, expert in expert_clients(job.config).items():
-            skills[name] = (await exams.expert(expert)).skills
+        skills = {BASE: (await learner.examine_student.remote(None)).skills}
+        for name in job.config.experts:
+            build_client = partial(deployment.expert_client, job.config, name)
+            skills[name] = (await learner.examine_expert.remote(build_client)).skills
         return skills
     finally:
-        actors.kill()
+        ray.kill(learner)
 
 
 async def _run(job: Job, row_counts: dict[str, int]) -> dict[str, Any]:
     """Train and examine one student; its folder is deleted once the result is taken."""
     config = job.config
     shutil.rmtree(config.folder, ignore_errors=True)
-    actors = start_actors(config, row_counts)
+    learner = start_learner(config, row_counts)
     try:
-        await actors.learner.train.remote()
-        weights, averaged = await actors.learner.student.remote()
-        exams = examiner(config, actors.workers)
-        skills = {f"{scale:g}": (await exams.student(averaged, scale)).skills for scale in job.guidance}
+        await learner.train.remote()
+        weights, averaged = await learner.student.remote()
+        exams = {f"{scale:g}": await learner.examine_student.remote(averaged, scale) for scale in job.guidance}
+        skills = {scale: exam.skills for scale, exam in exams.items()}
     finally:
-        actors.kill()
+        ray.kill(learner)
     steps = rows(config.folder / METRICS)
     result = {
-        "settings": build.recipe(config) | {"steps": config.run.steps},
+        "settings": recipe(config) | {"steps": config.run.steps},
         "weights_sha256": weights.checksum,
         "seconds": steps[-1]["seconds"] if steps else 0.0,
         "samples": sum(row["samples"] for row in steps),

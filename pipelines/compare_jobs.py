@@ -11,6 +11,7 @@ from pipelines import build
 from pipelines.compare_config import Comparison, Variant
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load
+from pipelines.recipe import recipe as run_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
 
 def job_key(config: RunConfig) -> str:
     """A short digest of all that decides a result but the seed."""
-    recipe = build.recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
+    recipe = run_recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
     recipe["run"] = {name: value for name, value in recipe["run"].items() if name != "seed"}
     recipe["weights"] = weights_digest(config)
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]

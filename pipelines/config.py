@@ -18,13 +18,15 @@ Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's b
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
 LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
 STUDENT = "student"  # how the endpoint calls it beside the experts
 SHARED = "shared"  # the application of experts that share a base
-RESERVED = (BASE, BEFORE, AFTER, SHARED, "encoder", STUDENT, "endpoint")
+ENCODER = "encoder"
+RESERVED = (BASE, BEFORE, AFTER, SHARED, ENCODER, STUDENT, "endpoint")
 
 
 class Run(Section):
@@ -32,7 +34,9 @@ class Run(Section):
 
     name: Name = "scene"
     dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
-    services: Name | None = Field(default=None, description="whose Serve applications the run uses; none is its own")
+    services: Name | None = Field(
+        default=None, description="standing services that the run uses (pipelines.serve_experts); none deploys its own"
+    )
     steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
@@ -61,7 +65,30 @@ class Model(Section):
         return self
 
 
-class Expert(Section):
+class Autoscaling(Section):
+    """Serve adds and removes replicas by itself, from `replicas` up."""
+
+    most: PositiveInt = Field(description="replicas at most")
+    target: PositiveFloat = Field(default=2.0, description="calls, in work or waiting, that each replica should have")
+
+
+class Service(Section):
+    """What a service gets of the cluster."""
+
+    replicas: PositiveInt = Field(default=1, description="with autoscaling the least")
+    autoscaling: Autoscaling | None = Field(default=None, description="none keeps the number, until pipelines.scale changes it")
+    num_cpus: Cpus = 1
+    num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> "Service":
+        if self.autoscaling and self.autoscaling.most < self.replicas:
+            raise ValueError(f"autoscaling.most: {self.autoscaling.most} is less than replicas, {self.replicas}")
+        return self
+
+
+class Expert(Service):
     """One frozen field, and what its service gets of the cluster."""
 
     checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
@@ -72,10 +99,6 @@ class Expert(Section):
         default="separate",
         description="an application of its own, or one with the other shared experts and one copy of the base",
     )
-    replicas: PositiveInt = 1
-    num_cpus: Cpus = 1
-    num_gpus: Gpus = 0
-    node_labels: NodeLabels = Field(default={})
 
 
 class Route(Section):
@@ -83,17 +106,19 @@ class Route(Section):
 
     expert: str = Field(description="name of the expert that answers")
     data: Path = Field(description="Parquet file with the columns uid, task, prompt and, for edits, source_image")
-    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="how often the route is drawn")
+    weight: Weight = Field(default=1.0, description="how often the route is drawn")
+    weight_changes: dict[PositiveInt, Weight] = Field(default={}, description="other weights from given optimizer steps on")
+
+    def weight_at(self, step: int) -> float:
+        """The weight at an optimizer step."""
+        changed = [first for first in self.weight_changes if first <= step]
+        return self.weight_changes[max(changed)] if changed else self.weight
 
 
-class Encoder(Section):
+class Encoder(Service):
     """The condition encoder's service."""
 
-    replicas: PositiveInt = 1
     cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
-    num_cpus: Cpus = 1
-    num_gpus: Gpus = 0
-    node_labels: NodeLabels = Field(default={})
 
 
 class StartAtBase(Section):
@@ -327,14 +352,20 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _every_route_fits_into_a_step(self) -> "RunConfig":
-        if isinstance(self.routing, m.GroupedRouting):
-            weights, size = {name: route.weight for name, route in self.routes.items()}, self.learner.batch_size
+        size = self.learner.batch_size
+        for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRouting) else ():
             taken = {at(weights, (n + 0.5) / size) for n in range(size)} if any(weights.values()) else set()
             if absent := [name for name, weight in weights.items() if weight > 0 and taken and name not in taken]:
                 raise ValueError(
                     f"routing.type: grouped has every route in every step; a batch_size of {size} has no room for {absent[0]!r}"
                 )
         return self
+
+    @property
+    def route_weights(self) -> dict[int, dict[str, float]]:
+        """First step -> the weights of all routes from there on, ascending from step 0."""
+        steps = {0}.union(*(route.weight_changes for route in self.routes.values()))
+        return {step: {name: route.weight_at(step) for name, route in self.routes.items()} for step in sorted(steps)}
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "RunConfig":
@@ -353,7 +384,7 @@ class RunConfig(Section):
                         f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
                     )
             first = next(iter(shared))
-            for key in ("replicas", "num_cpus", "num_gpus", "node_labels"):
+            for key in ("replicas", "autoscaling", "num_cpus", "num_gpus", "node_labels"):
                 own, others = getattr(expert, key), getattr(shared[first], key)
                 if own != others:
                     raise ValueError(
@@ -371,6 +402,15 @@ class RunConfig(Section):
     def shared_experts(self) -> dict[str, Expert]:
         """The experts that are placed in one application."""
         return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """The services of the run, with what each gets of the cluster: experts, those that share a base as one, the encoder."""
+        return {self.service_of(name): expert for name, expert in self.experts.items()} | {ENCODER: self.encoder}
+
+    def service_of(self, expert: str) -> str:
+        """The service that holds an expert."""
+        return SHARED if self.experts[expert].placement == "shared" else expert
 
     @model_validator(mode="after")
     def _microbatches_fill_the_batch(self) -> "RunConfig":

@@ -16,11 +16,12 @@ from rich.console import Console
 
 from fields import checkpoint
 from fields.scene.exam import Exam
-from pipelines import build
+from pipelines.changes import with_recorded_changes
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.outcome import Outcome, write_config, write_summary
 from pipelines.progress import Display
+from pipelines.recipe import recipe, recipe_differences
 from pipelines.report import write_report
 from pipelines.sources.scene import prepare_missing
 from pipelines.tables import skill_table
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     try:
         config = load_config(options.config, options.overrides)
+        if options.resume != "never":
+            config = with_recorded_changes(config)
         prepare_missing(config)
         rows = check_files(config)
         resume = _checkpoint(config, options.resume)
@@ -99,7 +102,7 @@ def _start(config: RunConfig, resume: Path | None) -> int:
         saved = checkpoint.read(resume)
     except ValueError as error:
         raise ConfigError(f"--resume: {error}") from error
-    if differences := build.recipe_differences(build.recipe(config), dict(saved.recipe)):
+    if differences := recipe_differences(recipe(config), saved.recipe, saved.step):
         raise ConfigError(
             f"{resume} was written with other settings: {'; '.join(differences)}. Restore them, name another run, "
             "or start over with --resume never"
@@ -122,7 +125,7 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         return None
     import ray
 
-    from pipelines.distributed import delete_leftovers
+    from pipelines import deployment
     from pipelines.reserve import reserve
 
     if address:
@@ -135,7 +138,10 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         total = ray.cluster_resources()
         check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
         return None
-    delete_leftovers(config)
+    if config.run.services is None:
+        deployment.delete(config, wait=True)  # what an earlier try left: applications outlive a driver that was killed
+    else:
+        deployment.require_standing(config)
     return reserve(config, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
 
 

@@ -1,16 +1,15 @@
-"""A run on a Ray cluster: expert and encoder services, rollout workers, the learner."""
+"""A run on a Ray cluster: expert and encoder services, the learner with its rollout workers."""
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.serve import Application
 
+from actors.curriculum import Curriculum
 from actors.examiner import Examiner
 from actors.learner import Learner
 from actors.rollout_pool import RolloutPool
@@ -18,29 +17,22 @@ from actors.rollout_worker import RolloutWorker
 from actors.stream import ExpertRollouts, TargetStream
 from fields.carriers import Weights
 from fields.distiller import Distiller
-from fields.evaluation import ExamResult
-from pipelines import build
-from pipelines.config import AFTER, BASE, BEFORE, SHARED, Encoder, Expert, RunConfig
+from fields.evaluation import Evaluation, ExamResult
+from pipelines import build, deployment
+from pipelines.changes import with_recorded_changes
+from pipelines.config import AFTER, BASE, BEFORE, ENCODER, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.recipe import recipe
 from pipelines.report import report_so_far
 from pipelines.reserve import Reservation
 from pipelines.sources.scene import prepare_missing
 from pipelines.stopping import stop_requests
-from services.applications import delete, delete_and_wait, deploy
-from services.client import CallLimits, ServiceClient
-from services.encoder import encoder_application
-from services.expert import expert_application
-from services.expert_client import ExpertClient
-from services.resources import Resources
-from services.shared_experts import shared_experts_application
 
-_ENCODER = "encoder"
 _POLL_S = 0.5
 
 Actor = Any  # a handle: the types that Ray gives know only methods marked by `ray.method`
-Workers = list[Actor]
 
 
 def run_distributed(
@@ -51,118 +43,50 @@ def run_distributed(
     Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
     """
     torch.set_num_threads(config.run.threads)  # the student's start is computed here too, for its exam
-    services = applications(config)
-    display.say(f"starting the learner, {config.rollout.workers} rollout workers and the services {', '.join(services)}")
-    actors = start_actors(config, rows, resume, start, reservation)
+    names = ", ".join(deployment.application_name(config, service) for service in config.services)
+    own = config.run.services is None
+    display.say(
+        f"starting the learner, {config.rollout.workers} rollout workers and the services {names}"
+        if own
+        else f"starting the learner and {config.rollout.workers} rollout workers; using the services {names}"
+    )
+    learner = start_learner(config, rows, resume, start, reservation)
     try:
         reservation.make_room()
-        deploy(services)
-        ray.get([worker.ready.remote() for worker in actors.workers])
-        return asyncio.run(_train_and_evaluate(config, actors, start, display))
+        if own:
+            deployment.deploy(config)
+        ray.get(learner.ready.remote())
+        return asyncio.run(_train_and_evaluate(config, learner, start, display))
     finally:
-        actors.kill()
-        delete(list(services))
+        ray.kill(learner)  # and with it the rollout workers
+        if own:
+            deployment.delete(with_recorded_changes(config))
         reservation.release()
 
 
-def applications(config: RunConfig) -> dict[str, Application]:
-    """The Serve applications of a run's experts and encoder, by name."""
-    experts = {
-        application_name(config, name): expert_application(
-            partial(build.field, config, name), config.run.threads, _resources(expert)
-        )
-        for name, expert in config.experts.items()
-        if expert.placement == "separate"
-    }
-    if shared := config.shared_experts:
-        experts[application_name(config, SHARED)] = shared_experts_application(
-            partial(build.shared_field, config), config.run.threads, _resources(next(iter(shared.values())))
-        )
-    encoder = encoder_application(
-        partial(build.family, config, config.encoder.num_gpus),
-        config.encoder.cache_bytes,
-        config.run.threads,
-        config.run.name,
-        _resources(config.encoder),
-    )
-    return experts | {application_name(config, _ENCODER): encoder}
-
-
-@dataclass(frozen=True, slots=True)
-class Actors:
-    """A run's own actors."""
-
-    learner: Actor
-    workers: Workers
-
-    def kill(self) -> None:
-        """End them, whatever they are doing."""
-        for actor in (self.learner, *self.workers):
-            ray.kill(actor)
-
-
-def start_actors(
+def start_learner(
     config: RunConfig,
     rows: dict[str, int],
     resume: Path | None = None,
     start: int = 0,
     reservation: Reservation | None = None,
-) -> Actors:
-    """Start the rollout workers and the learner, in what is reserved for them; the stream connects once training begins."""
-    workers = _start_workers(config, reservation)
-    return Actors(_start_learner(config, rows, workers, resume, start, reservation), workers)
-
-
-def application_name(config: RunConfig, service: str) -> str:
-    """The Serve application of one of the run's services."""
-    return f"{config.run.services or config.run.name}-{service}"
-
-
-def delete_leftovers(config: RunConfig) -> None:
-    """Delete what an earlier try of the run left: Serve's applications outlive a driver that was killed."""
-    delete_and_wait([application_name(config, service) for service in (*config.experts, SHARED, _ENCODER)])
-
-
-def _resources(section: Expert | Encoder) -> Resources:
-    return Resources(
-        replicas=section.replicas,
-        num_cpus=section.num_cpus,
-        num_gpus=section.num_gpus,
-        node_labels=section.node_labels,
-    )
-
-
-def _place(reservation: Reservation | None, bundle: int) -> dict[str, Any]:
-    return reservation.place(bundle) if reservation else {}
-
-
-def _start_workers(config: RunConfig, reservation: Reservation | None) -> Workers:
-    rollout = config.rollout
-    options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
-    return [
-        ray.remote(RolloutWorker)
-        .options(name=f"{config.run.name}/rollout-{n}", **options, **_place(reservation, 1 + n))
-        .remote(partial(build.policy, config), config.run.threads)
-        for n in range(rollout.workers)
-    ]
-
-
-def _start_learner(
-    config: RunConfig, rows: dict[str, int], workers: Workers, resume: Path | None, start: int, reservation: Reservation | None
 ) -> Actor:
+    """Start the learner, and by it the rollout workers, in what is reserved for them; services are connected to when
+    training begins."""
     schedule = build.schedule(config, start)
     options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
     return (
         ray.remote(Learner)
-        .options(name=f"{config.run.name}/learner", **options, **_place(reservation, 0))
+        .options(name=f"{config.run.name}/learner", **options, **(reservation.place(0) if reservation else {}))
         .remote(
             build_distiller=partial(_distiller, config),
-            build_stream=partial(_stream, config, rows, workers, range(start, schedule.steps)),
-            build_examiner=partial(examiner, config, workers),
+            build_rollouts=partial(_rollouts, config, reservation),
+            build_stream=partial(_stream, config, rows, range(start, schedule.steps)),
+            build_examiner=partial(_examiner, config),
             schedule=schedule,
             folder=config.folder.absolute(),
             resume=resume.absolute() if resume else None,
-            recipe=build.recipe(config),
+            recipe=recipe(config),
             threads=config.run.threads,
             run=config.run.name,
             loggers=config.run.loggers,
@@ -175,18 +99,44 @@ def _distiller(config: RunConfig) -> Distiller:
     return build.distiller(config)
 
 
-def _stream(config: RunConfig, rows: dict[str, int], workers: Workers, steps: range) -> TargetStream:
+def _rollouts(config: RunConfig, reservation: Reservation | None) -> RolloutPool:
+    return RolloutPool(partial(_start_worker, config, reservation), config.rollout.workers, config.run.name)
+
+
+def _start_worker(config: RunConfig, reservation: Reservation | None, number: int) -> Actor:
+    """A rollout worker: one of those that the run began with in its reserved bundle, one that came later where there is
+    room."""
+    rollout = config.rollout
+    options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
+    place: dict[str, Any] = {"label_selector": dict(rollout.node_labels)}
+    if reservation and number < rollout.workers:
+        place = reservation.place(1 + number)
+    return (
+        ray.remote(RolloutWorker)
+        .options(name=f"{config.run.name}/rollout-{number}", **options, **place)
+        .remote(partial(build.policy, config), config.run.threads)
+    )
+
+
+def _stream(config: RunConfig, rows: dict[str, int], steps: range, rollouts: RolloutPool) -> TargetStream:
     return TargetStream(
-        plan=build.plan(config, rows),
-        buckets=build.buckets(config),
-        encoder=client(config, _ENCODER),
-        rollouts=RolloutPool(workers, config.run.name),
-        experts=expert_clients(config),
-        teaching=build.teaching(config),
+        curriculum=curriculum(config, rows),
+        encoder=deployment.client(config, ENCODER),
+        rollouts=rollouts,
         expert_rollouts=_expert_rollouts(config),
         with_clean=build.with_clean(config),
         steps=steps,
         lag=config.learner.lag,
+    )
+
+
+def curriculum(config: RunConfig, rows: dict[str, int]) -> Curriculum:
+    """What a run teaches; built where it is used, once the services are deployed."""
+    return Curriculum(
+        plan=build.plan(config, rows),
+        buckets=build.buckets(config),
+        experts=deployment.expert_clients(config),
+        teaching=build.teaching(config),
     )
 
 
@@ -199,60 +149,61 @@ def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
     )
 
 
-def examiner(config: RunConfig, workers: Workers) -> Examiner:
-    """Gives the exam to students, by these workers, and to experts; used from one event loop."""
-    pool = RolloutPool(workers, config.run.name)
-    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), client(config, _ENCODER), pool)
+def _examiner(config: RunConfig, rollouts: RolloutPool) -> Examiner:
+    encoder = deployment.client(config, ENCODER)
+    return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), encoder, rollouts)
 
 
-def expert_clients(config: RunConfig) -> dict[str, ExpertClient]:
-    """The way to every expert; those that share an application share its client."""
-    shared = client(config, SHARED) if config.shared_experts else None
-    separate = {name: ExpertClient(client(config, name)) for name in config.experts if name not in config.shared_experts}
-    return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
-
-
-def client(config: RunConfig, service: str) -> ServiceClient:
-    """A client of one of the run's services."""
-    return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
-
-
-async def _train_and_evaluate(config: RunConfig, actors: Actors, start: int, display: Display) -> Outcome | None:
-    learner, exams = actors.learner, examiner(config, actors.workers)
+async def _train_and_evaluate(config: RunConfig, learner: Actor, start: int, display: Display) -> Outcome | None:
+    exam = build.evaluation(config)
     results: dict[str, ExamResult] = {}
     if config.eval.every:
         display.say("evaluating base, experts and the student's start")
-        results = await _evaluate_before(config, exams)
+        results = await _evaluate_before(config, learner)
         if start == 0:
             await learner.record_skills.remote(0, results[BEFORE].skills, results[BEFORE].picture)
 
     def report(student: Weights, result: ExamResult) -> None:
         answers = {**results, AFTER: result}
-        report_so_far(config, Outcome(steps=student.policy_version, weights=student, exam=exams.exam, results=answers))
+        report_so_far(config, Outcome(steps=student.policy_version, weights=student, exam=exam, results=answers))
 
     await _train(learner, display, report)
     progress = await learner.progress.remote()
     if progress.step < config.run.steps:
         await learner.close.remote()
         return None
+    return await _evaluate_after(config, learner, exam, results, display)
+
+
+async def _evaluate_before(config: RunConfig, learner: Actor) -> dict[str, ExamResult]:
+    """The exams of base, experts and the student's start, in flight together."""
+    tensors = build.start_tensors(config)
+    takers = {BASE: learner.examine_student.remote(None)}
+    takers |= {name: _examine_expert(config, learner, name) for name in config.experts}
+    if tensors is not None:
+        takers[BEFORE] = learner.examine_student.remote(Weights.of(0, tensors))
+    results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
+    return {BEFORE: results[BASE]} | results
+
+
+def _examine_expert(config: RunConfig, learner: Actor, name: str):
+    return learner.examine_expert.remote(partial(deployment.expert_client, config, name))
+
+
+async def _evaluate_after(
+    config: RunConfig, learner: Actor, exam: Evaluation, results: dict[str, ExamResult], display: Display
+) -> Outcome:
+    """The exams of the student and of experts that came while it learned."""
+    progress = await learner.progress.remote()
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
-        results[AFTER] = await exams.student(averaged)
+        final = with_recorded_changes(config)
+        results |= {name: await _examine_expert(final, learner, name) for name in final.experts if name not in results}
+        results[AFTER] = await learner.examine_student.remote(averaged)
         await learner.record_skills.remote(progress.step, results[AFTER].skills, results[AFTER].picture)
     await learner.close.remote()
-    return Outcome(steps=progress.step, weights=weights, exam=exams.exam, results=results)
-
-
-async def _evaluate_before(config: RunConfig, exams: Examiner) -> dict[str, ExamResult]:
-    """The exams of base, experts and the student's start, in flight together."""
-    tensors = build.start_tensors(config)
-    takers = {BASE: exams.student(None)}
-    takers |= {name: exams.expert(expert) for name, expert in expert_clients(config).items()}
-    if tensors is not None:
-        takers[BEFORE] = exams.student(Weights.of(0, tensors))
-    results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
-    return {BEFORE: results[BASE]} | results
+    return Outcome(steps=progress.step, weights=weights, exam=exam, results=results)
 
 
 async def _train(learner: Actor, display: Display, report: Callable[[Weights, ExamResult], None]) -> None:

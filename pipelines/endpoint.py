@@ -12,6 +12,7 @@ from fields.dataset import Bucket, Row
 from fields.policy import Policy
 from pipelines import build
 from pipelines.config import STUDENT, Encoder, Expert, Rollout, RunConfig
+from pipelines.deployment import identity
 from pipelines.load import ConfigError, load_config
 from pipelines.validate import Demand, check_models
 from services.applications import HttpAddress, delete, deploy, start
@@ -132,10 +133,14 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
             config.encoder.cache_bytes,
             threads,
             config.run.name,
+            identity(config, _ENCODER),
             resources[_ENCODER],
         ),
         STUDENT: student_application(build_student, threads, resources[STUDENT]),
-        **{name: expert_application(partial(build.field, config, name), threads, resources[name]) for name in served.experts},
+        **{
+            name: expert_application(partial(build.field, config, name), threads, identity(config, name), resources[name])
+            for name in served.experts
+        },
     }
     _require_alone(config.run.name)
     start(http)

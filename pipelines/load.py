@@ -1,6 +1,6 @@
 """From a YAML file and `dotted.key=value` overrides to a configuration, or to one line that says what is wrong, and where."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +17,22 @@ class ConfigError(ValueError):
     """What is wrong with a configuration, in one line."""
 
 
-def load_config(path: Path, overrides: list[str]) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str]) -> RunConfig:
     """Read a run's YAML file and apply `dotted.key=value` overrides; values are YAML.
 
     Raises:
         ConfigError: names the file and line where the key stands, the key, the value and what is allowed.
     """
-    return load(path, RunConfig, dict(_split(override) for override in overrides))
+    return load(path, RunConfig, settings(overrides))
+
+
+def settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """`dotted.key=value` as dotted key -> value.
+
+    Raises:
+        ConfigError: for one that is not written so.
+    """
+    return dict(_split(override) for override in overrides)
 
 
 def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
@@ -42,7 +51,7 @@ def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of sections, not {type(content).__name__}")
     for key, value in changes.items():
-        _apply(content, key, value)
+        put(content, key, value)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -62,7 +71,24 @@ def _split(override: str) -> tuple[str, Any]:
         raise ConfigError(f"{override!r}: the value is not YAML") from error
 
 
-def _apply(content: dict[str, Any], key: str, value: Any) -> None:
+def validated(content: Mapping[str, Any], kind: type[S]) -> S:
+    """Plain values as a section of some kind.
+
+    Raises:
+        ConfigError: names the key, the value and what is allowed.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_first_error(error, kind)[1]) from error
+
+
+def put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested mappings.
+
+    Raises:
+        ConfigError: if a part of the key stands for a value.
+    """
     *parts, last = key.split(".")
     section = content
     for part in parts:

@@ -18,6 +18,7 @@ from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
+from pipelines.recipe import recipe as run_recipe
 from pipelines.report import report_so_far
 
 
@@ -75,7 +76,7 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
         published = dict(saved.published)
     when = build.schedule(config, saved.step if saved else 0)
     journal = Journal(config.folder, when.start, config.run.loggers)
-    recipe = build.recipe(config)
+    recipe = run_recipe(config)
     began = time.monotonic()
     samples = 0
     steps = range(when.start, when.steps)

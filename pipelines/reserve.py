@@ -28,7 +28,7 @@ class Reservation:
     """What a run holds of the cluster; the actors' bundles are the learner's and then one a rollout worker."""
 
     actors: PlacementGroup
-    services: PlacementGroup
+    services: PlacementGroup | None
 
     def place(self, bundle: int) -> dict[str, Any]:
         """The actor options that start a process in its bundle."""
@@ -36,11 +36,12 @@ class Reservation:
 
     def make_room(self) -> None:
         """Give the services' part back, to deploy them into it at once."""
-        remove_placement_group(self.services)
+        if self.services:
+            remove_placement_group(self.services)
 
     def release(self) -> None:
         """Give everything back."""
-        remove_placement_group(self.services)
+        self.make_room()
         remove_placement_group(self.actors)
 
 
@@ -55,8 +56,10 @@ def reserve(config: RunConfig, wait_s: float, say: Callable[[str], None]) -> Res
         check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
     learner, rollout, *services = demands(config)
     deadline = time.monotonic() + max(wait_s, _GRACE_S)
-    reservation = Reservation(_group([learner, rollout]), _group(services))
-    parts = ((reservation.actors, [learner, rollout]), (reservation.services, services))
+    reservation = Reservation(_group([learner, rollout]), _group(services) if services else None)
+    parts = [(reservation.actors, [learner, rollout])]
+    if reservation.services:
+        parts.append((reservation.services, services))
     try:
         for group, _ in parts:
             if group.wait(_PATIENCE_S):

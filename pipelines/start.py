@@ -73,17 +73,22 @@ def merged_modules(config: c.RunConfig, transformer: nn.Module) -> list[str]:
         ValueError: if no expert of a route has an adapter, one is a full checkpoint, or adapters change different modules.
     """
     adapters = {}
-    for route in config.routes.values():
+    for route in _drawn_at_the_start(config).values():
         _refuse_checkpoint(config, route.expert)
         if (adapter := expert_adapter(config, route.expert, transformer)) is not None:
             adapters[route.expert] = adapter
     return common_modules(adapters)
 
 
+def _drawn_at_the_start(config: c.RunConfig) -> dict[str, c.Route]:
+    """A route that comes later doesn't change where the student started."""
+    return {name: route for name, route in config.routes.items() if route.weight > 0}
+
+
 def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Family) -> Tensors:
     """The merge of the routes' experts, each run on the first rows of its route, of one size."""
     samples, times = {}, family.times(config.rollout.steps, config.rollout.shift)
-    for number, (name, route) in enumerate(config.routes.items()):
+    for number, (name, route) in enumerate(_drawn_at_the_start(config).items()):
         bucket = Bucket(route.data)
         size = family.size(bucket[0])
         rows = [row for row in range(min(count, len(bucket))) if family.size(bucket[row]) == size]

@@ -1,9 +1,6 @@
 """One screen about a run: `python -m pipelines.status [RUN] [--watch]`."""
 
 import argparse
-import logging
-import os
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.cluster_state import ClusterState, read_cluster
+from pipelines.connect import join
 from pipelines.load import ConfigError
 from pipelines.run_state import RECENT, RunState, read_run
 
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     try:
         folder = find_run(options.run)
-        reachable = _connect(options.address)
+        reachable = join(options.address)
         state, cluster = look(folder, reachable)
         with Live(screen(state, cluster), console=console, auto_refresh=False, transient=False) as live:
             while options.watch and not state.finished:
@@ -69,28 +67,6 @@ def look(folder: Path, reachable: bool) -> tuple[RunState, ClusterState | None]:
     """The run's files, and its processes where a cluster is reachable."""
     state = read_run(folder, time.time())
     return state, read_cluster(state.config) if reachable else None
-
-
-def _connect(address: str | None) -> bool:
-    """Whether there is a cluster: one that is named must answer, one on this machine may."""
-    import ray
-
-    named = address or os.environ.get("RAY_ADDRESS")
-    if named and named != "auto":
-        _require_open(named)  # Ray itself would try for minutes
-    try:
-        ray.init(named or "auto", log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    except ConnectionError:
-        return False
-    return True
-
-
-def _require_open(address: str) -> None:
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--address: no Ray cluster answers at {address!r}; it is written HOST:PORT") from error
 
 
 def screen(state: RunState, cluster: ClusterState | None) -> Group:
@@ -127,8 +103,8 @@ def warnings(state: RunState, cluster: ClusterState | None) -> list[str]:
         lines.append(f"the gradient was clipped in {100 * state.clipped:.0f} % of the last {RECENT} steps")
     if cluster is None or now == "stopped":
         return lines
-    if now == "running" and cluster.workers < (wanted := state.config.rollout.workers):
-        lines.append(f"{cluster.workers} of {wanted} rollout workers live")
+    if now == "running" and cluster.workers < cluster.workers_wanted:
+        lines.append(f"{cluster.workers} of {cluster.workers_wanted} rollout workers live")
     if cluster.repeated:
         lines.append(f"{cluster.repeated} rollouts were lost and made again")
     for name, service in cluster.services.items():

@@ -15,7 +15,7 @@ from fields.lora_files import load_adapter
 from fields.student import FullStudent, LoraStudent
 from pipelines import build
 from pipelines.columns import columns_wanted, expert_columns
-from pipelines.config import Model, RunConfig, StartAtRegression
+from pipelines.config import ENCODER, SHARED, Model, RunConfig, StartAtRegression
 from pipelines.load import ConfigError
 from pipelines.start import merged_modules, start_tensors
 
@@ -143,16 +143,23 @@ class Demand:
 
 
 def demands(config: RunConfig) -> list[Demand]:
-    """Everything that a run starts: the learner, the rollout workers, then the services."""
-    separate = {name: expert for name, expert in config.experts.items() if expert.placement == "separate"}
-    parts = [
-        ("learner", 1, config.learner),
-        ("rollout", config.rollout.workers, config.rollout),
-        ("encoder", config.encoder.replicas, config.encoder),
-        *((f"experts.{name}", expert.replicas, expert) for name, expert in separate.items()),
-        *(("shared experts", expert.replicas, expert) for expert in list(config.shared_experts.values())[:1]),
-    ]
+    """Everything that a run starts: the learner, the rollout workers, then the services that are its own."""
+    return actor_demands(config) + (list(service_demands(config).values()) if config.run.services is None else [])
+
+
+def actor_demands(config: RunConfig) -> list[Demand]:
+    """The learner's demand and the rollout workers'."""
+    parts = (("learner", 1, config.learner), ("rollout", config.rollout.workers, config.rollout))
     return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
+
+
+def service_demands(config: RunConfig) -> dict[str, Demand]:
+    """Service -> what it asks for."""
+    called = {ENCODER: ENCODER, SHARED: "shared experts"}
+    return {
+        name: Demand(called.get(name, f"experts.{name}"), part.replicas, part.num_cpus, part.num_gpus, part.node_labels)
+        for name, part in config.services.items()
+    }
 
 
 def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:

@@ -2,13 +2,20 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve._private.common import DeploymentID, ReplicaState
+from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
 
+Identity = Mapping[str, Any]  # plain values
+
+_ANSWER_S = 60.0
 _DELETION_S = 60.0
 _POLL_S = 0.2
 
@@ -47,14 +54,59 @@ def start(http: HttpAddress | None = None) -> None:
         raise RuntimeError(f"Serve listens at {listening} on this cluster already, not at {http}")
 
 
-def deploy(applications: Mapping[str, Application], route_prefix: str | None = None) -> None:
+def deploy(applications: Mapping[str, Application], route_prefix: str | None = None, autoscaled: Collection[str] = ()) -> None:
     """Deploy applications side by side; returns when all of them run. With `route_prefix` they answer HTTP there.
+
+    Those that Serve scales by itself are named; the others can be scaled by `scale`.
 
     Raises:
         RuntimeError: if an application fails to start; Serve's message names it.
     """
     start()
-    serve.run_many([serve.RunTarget(target=app, name=name, route_prefix=route_prefix) for name, app in applications.items()])
+    targets = [
+        serve.RunTarget(target=app, name=name, route_prefix=route_prefix, external_scaler_enabled=name not in autoscaled)
+        for name, app in applications.items()
+    ]
+    serve.run_many(targets)
+
+
+def running() -> list[str]:
+    """The names of the applications that run, or are about to."""
+    return list(serve.status().applications)
+
+
+def identity(name: str) -> Identity:
+    """What decides the answers of an application, as it was deployed."""
+    return serve.get_app_handle(name).identity.remote().result(timeout_s=_ANSWER_S)
+
+
+def replicas(name: str) -> int:
+    """The replicas of an application that run."""
+    return sum(
+        deployment.replica_states.get(ReplicaState.RUNNING, 0)
+        for deployment in serve.status().applications[name].deployments.values()
+    )
+
+
+def scale(name: str, count: int, timeout_s: float) -> None:
+    """Give an application so many replicas; the ones that it keeps go on. Returns when they run.
+
+    Raises:
+        ValueError: if Serve scales the application by itself.
+        TimeoutError: if they don't run in time; they may still come.
+    """
+    client = _get_global_client()  # the public way is HTTP, to the dashboard
+    assert client is not None
+    (deployment,) = serve.status().applications[name].deployments
+    try:
+        ray.get(client._controller.update_deployment_replicas.remote(DeploymentID(deployment, name), count))
+    except ExternalScalerDisabledError as error:
+        raise ValueError(f"{name} is scaled by Serve itself") from error
+    deadline = time.monotonic() + timeout_s
+    while (now := replicas(name)) != count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{now} of {count} replicas of {name} run after {timeout_s:.0f} s")
+        time.sleep(_POLL_S)
 
 
 def delete(names: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The condition encoder as a Serve application: text encoders and the VAE live here, once, behind a cache."""
 
-import asyncio
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
@@ -13,8 +12,11 @@ from torch import Tensor
 from fields.carriers import Condition
 from fields.dataset import Row
 from fields.families.base import Family
+from services.applications import Identity
 from services.condition_cache import ConditionCache, content_key, kind
+from services.process_metrics import ProcessMetrics
 from services.resources import Resources
+from services.turn import Turn
 
 
 class EncoderService:
@@ -28,13 +30,16 @@ class EncoderService:
         cache_bytes: of the encoded rows that are kept, least recently used out first.
         threads: torch threads, the same in every process of a run.
         run: name of the run, for the metrics.
+        identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str):
+    def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity):
         torch.set_num_threads(threads)
+        self._identity = identity
         self._family = build_family()
         self._cache = ConditionCache(cache_bytes)
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
+        self._process = ProcessMetrics()
         self._hits = Counter("field_encoder_cache_hits", "Rows found encoded.", ("run",))
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))
         self._evictions = Counter("field_encoder_cache_evictions", "Encoded rows dropped for want of room.", ("run",))
@@ -47,13 +52,13 @@ class EncoderService:
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
-        async with self._turn:
-            return await asyncio.to_thread(self._encode, rows, with_clean)
+        condition = await self._turn(self._encode, rows, with_clean)
+        self._process.record_memory()
+        return condition
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
-        async with self._turn:
-            return await asyncio.to_thread(self._family.decode, x_0)
+        return await self._turn(self._family.decode, x_0)
 
     def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
         keys = [content_key(row) for row in rows]
@@ -87,13 +92,17 @@ class EncoderService:
             encoded |= {key: batch.select(torch.tensor([n])) for n, key in enumerate(keys)}
         return encoded
 
+    async def identity(self) -> Identity:
+        """What decides the answers."""
+        return self._identity
+
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""
 
 
 def encoder_application(
-    build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, resources: Resources
+    build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity, resources: Resources
 ) -> Application:
     """The Serve application of the condition encoder."""
     deployment = serve.deployment(name="encoder", **resources.deployment_options())(EncoderService)
-    return deployment.bind(build_family, cache_bytes, threads, run)
+    return deployment.bind(build_family, cache_bytes, threads, run, identity)

@@ -1,6 +1,5 @@
 """Experts that are adapters over one base as one Serve application, with one copy of the base a replica."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,8 +13,10 @@ from fields.plan import Group
 from fields.rollout import generate
 from fields.shared_field import SharedField
 from fields.solver import Solver
+from services.applications import Identity
 from services.process_metrics import ProcessMetrics
 from services.resources import Resources
+from services.turn import Turn
 
 
 class SharedExpertsService:
@@ -24,18 +25,19 @@ class SharedExpertsService:
     Args:
         build_field: loads the base and the adapters, on this replica's device.
         threads: torch threads; the same in every process of a run, or sums are reordered.
+        identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, build_field: Callable[[], SharedField], threads: int):
+    def __init__(self, build_field: Callable[[], SharedField], threads: int, identity: Identity):
         torch.set_num_threads(threads)
+        self._identity = identity
         self._field = build_field()
         self._metrics = ProcessMetrics()
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
-        async with self._turn:
-            targets = await asyncio.to_thread(self._field.answer, experts, queries)
+        targets = await self._turn(self._field.answer, experts, queries)
         self._metrics.record_memory()
         return targets
 
@@ -43,20 +45,24 @@ class SharedExpertsService:
         self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
     ) -> tuple[Query, ...]:
         """States of one expert's own rollout, for students that learn off-policy."""
-        async with self._turn:
-            return await asyncio.to_thread(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
+        return await self._turn(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""
-        async with self._turn:
-            velocity = partial(self._field.velocity, expert)
-            return await asyncio.to_thread(generate, velocity, noise, grid, condition, self._field.device)
+        velocity = partial(self._field.velocity, expert)
+        return await self._turn(generate, velocity, noise, grid, condition, self._field.device)
+
+    async def identity(self) -> Identity:
+        """What decides the answers."""
+        return self._identity
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""
 
 
-def shared_experts_application(build_field: Callable[[], SharedField], threads: int, resources: Resources) -> Application:
+def shared_experts_application(
+    build_field: Callable[[], SharedField], threads: int, identity: Identity, resources: Resources
+) -> Application:
     """The Serve application of all experts that share a base."""
     deployment = serve.deployment(name="experts", **resources.deployment_options())(SharedExpertsService)
-    return deployment.bind(build_field, threads)
+    return deployment.bind(build_field, threads, identity)

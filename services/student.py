@@ -1,6 +1,5 @@
 """The trained student as a Serve application: one checkpoint merged into the base."""
 
-import asyncio
 from collections.abc import Callable
 
 import torch
@@ -12,6 +11,7 @@ from fields.carriers import Condition
 from fields.policy import Policy
 from fields.rollout import generate
 from services.resources import Resources
+from services.turn import Turn
 
 
 class StudentService:
@@ -25,12 +25,11 @@ class StudentService:
     def __init__(self, build_student: Callable[[], Policy], threads: int):
         torch.set_num_threads(threads)
         self._student = build_student()
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the student's own ODE from the given noise, on the CPU."""
-        async with self._turn:
-            return await asyncio.to_thread(generate, self._student.velocity, noise, grid, condition, self._student.device)
+        return await self._turn(generate, self._student.velocity, noise, grid, condition, self._student.device)
 
     async def check_health(self) -> None:
         """Async on purpose: Serve notices a hung event loop only through an async check."""

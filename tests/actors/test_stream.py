@@ -7,6 +7,7 @@ import pytest
 import ray
 import torch
 
+from actors.curriculum import Curriculum
 from actors.stream import TargetStream
 from fields.carriers import Condition, Query, Target, Weights
 from fields.dataset import Row
@@ -80,12 +81,14 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
 
     async def first_step():
         stream = TargetStream(
-            plan=PLAN,
-            buckets=dict.fromkeys(ROUTES, rows),
+            curriculum=Curriculum(
+                plan=PLAN,
+                buckets=dict.fromkeys(ROUTES, rows),
+                experts=experts,
+                teaching=Teaching(shares={route: {f"expert-{route}": 1.0} for route in ROUTES}),
+            ),
             encoder=Encoder(),
             rollouts=Rollouts(),
-            experts=experts,
-            teaching=Teaching(shares={route: {f"expert-{route}": 1.0} for route in ROUTES}),
             expert_rollouts=None,
             with_clean=False,
             steps=range(1),
@@ -123,12 +126,14 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
 
     async def first_step():
         stream = TargetStream(
-            plan=PLAN,
-            buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
+            curriculum=Curriculum(
+                plan=PLAN,
+                buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
+                experts={"expert": ExpertClient(own)},
+                teaching=Teaching(shares={route: {} for route in ROUTES}),
+            ),
             encoder=CleanEncoder(),
             rollouts=Rollouts(),
-            experts={"expert": ExpertClient(own)},
-            teaching=Teaching(shares={route: {} for route in ROUTES}),
             expert_rollouts=None,
             with_clean=True,
             steps=range(1),
@@ -143,3 +148,37 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
         clean = example.query.condition.tensors["row"]
         torch.testing.assert_close(example.target.velocity, (example.query.x_t - clean) / 0.5)
     assert own.calls == []
+
+
+def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
+    """With a lag of 1 two steps are asked for at once: the change comes to the third."""
+    rows = [Row(str(n), "t", "p") for n in range(3)]
+
+    def taught(route):
+        return Curriculum(
+            plan=replace(PLAN, routing=HardRouting({r: float(r == route) for r in ROUTES})),
+            buckets=dict.fromkeys(ROUTES, rows),
+            experts={"expert": ExpertClient(Experts())},
+            teaching=Teaching(shares={r: {"expert": 1.0} for r in ROUTES}),
+        )
+
+    async def four_steps():
+        stream = TargetStream(
+            curriculum=taught("a"),
+            encoder=Encoder(),
+            rollouts=Rollouts(),
+            expert_rollouts=None,
+            with_clean=False,
+            steps=range(4),
+            lag=1,
+        )
+        assert stream.first_open == 0
+        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        assert stream.first_open == 2
+        stream.change(taught("b"))
+        for version in (1, 2):
+            stream.publish(Weights.of(version, {"w": torch.zeros(1)}))
+        assert stream.first_open is None
+        return [{example.query.route for example in await stream.examples(step)} for step in range(4)]
+
+    assert asyncio.run(four_steps()) == [{"a"}, {"a"}, {"b"}, {"b"}]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import fields
 from fields.plan import SamplePlan, Stream, generator, noise
 from fields.query import BetaQuery, DenseQuery, FixedQuery, StratifiedQuery, UniformQuery
-from fields.routing import GroupedRouting, HardRouting
+from fields.routing import ChangingRouting, GroupedRouting, HardRouting
 from fields.schedule import time_grid
 
 ROWS = {"a": 7, "b": 100, "c": 3}
@@ -75,7 +75,7 @@ def test_another_process_with_other_hashes_has_the_same_plan_and_noise():
 import json, sys
 from fields.plan import SamplePlan, noise
 from fields.query import *
-from fields.routing import GroupedRouting, HardRouting
+from fields.routing import ChangingRouting, GroupedRouting, HardRouting
 from fields.schedule import time_grid
 plans = [
     SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing({"a": 1.0, "b": 2.0, "c": 1.0}), query=eval(query),
@@ -268,3 +268,15 @@ def test_the_parts_of_a_sample_have_noise_of_their_own():
     parts = [generator(0, Stream.TRANSITION, 5, part).bytes(16) for part in range(50)]
     assert len(set(parts)) == 50
     assert generator(0, Stream.TRANSITION, 5).bytes(16) == parts[0]
+
+
+@FEW
+@given(SEEDS, st.integers(1, 5), st.sampled_from(["sample", "microbatch", "step"]))
+def test_a_change_of_weights_leaves_the_steps_before_it_as_they_were(seed, first, granularity):
+    before = HardRouting({"a": 1.0, "b": 2.0, "c": 0.0}, granularity)
+    after = HardRouting({"a": 1.0, "b": 0.0, "c": 1.0}, granularity)
+    constant, changing = (make_plan(seed=seed, routing=r) for r in (before, ChangingRouting({0: before, first: after})))
+    assert [changing.groups(step) for step in range(first)] == [constant.groups(step) for step in range(first)]
+    later = [sample.route for step in range(first, first + 40) for group in changing.groups(step) for sample in group.samples]
+    assert set(later) == {"a", "c"}
+    assert [changing.sample(n).indices for n in range(80)] == [constant.sample(n).indices for n in range(80)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fields.routing import GroupedRouting, HardRouting
+from fields.routing import ChangingRouting, GroupedRouting, HardRouting
 
 DRAWS = 20_000
 
@@ -78,3 +78,19 @@ def test_grouped_routing_refuses_the_same_weights(weights):
 
 def test_a_step_of_one_sample_takes_the_heavier_route():
     assert GroupedRouting({"a": 1.0, "b": 3.0}).route(0, 1, np.random.default_rng(0)) == "b"
+
+
+def test_changing_routing_is_each_stages_own_from_its_first_step_on():
+    stages = {0: HardRouting({"a": 1.0, "b": 0.0}), 3: GroupedRouting({"a": 1.0, "b": 3.0}), 5: HardRouting({"a": 0.0, "b": 1.0})}
+    routing = ChangingRouting(stages)
+    rng = np.random.default_rng(0)
+    routes = [[routing.route(n, 4, rng) for n in range(4 * step, 4 * step + 4)] for step in range(7)]
+    assert routes == [["a"] * 4] * 3 + [["a", "b", "b", "b"]] * 2 + [["b"] * 4] * 2
+    assert ChangingRouting({0: stages[0], 3: HardRouting({"a": 1.0, "b": 1.0}, "step")}).unit(13, 2, 4) == 3
+    assert list(routing.weights) == ["a", "b"]
+
+
+@pytest.mark.parametrize("steps", [(), (1,), (0, 5, 3)])
+def test_stages_ascend_from_the_start(steps):
+    with pytest.raises(ValueError, match="must ascend from 0"):
+        ChangingRouting({step: HardRouting({"a": 1.0}) for step in steps})

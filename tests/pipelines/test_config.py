@@ -30,11 +30,3 @@ def test_a_configuration_survives_its_own_yaml(make_config, tmp_path):
     config = make_config("query={type: uniform}")
     write_config(config)
     assert load_config(config.folder / "config.yaml", []) == config
-
-
-def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
-    before = build.recipe(make_config())
-    resources = ("rollout.workers=5", "experts.local_edit.replicas=2", "learner.node_labels.role=x", "encoder.num_gpus=1")
-    assert build.recipe(make_config(*resources, "run.steps=99", "run.name=x")) == before
-    changed = build.recipe(make_config("run.seed=1", "learner.learning_rate=0.5"))
-    assert build.recipe_differences(changed, before) == ["learner.learning_rate: 0.001 -> 0.5", "run.seed: 0 -> 1"]

@@ -82,7 +82,7 @@ def test_a_run_of_a_preset_is_the_run_of_its_axes(read):
     config = read("preset=flowopd")
     axes = json.loads(config.model_dump_json(include={"state", "query", "routing", "objective"}))
     written = read(*(f"{axis}={json.dumps(value)}" for axis, value in axes.items()))
-    assert build.recipe(config) == build.recipe(written)
+    assert recipe(config) == recipe(written)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
 
     def make(models: Mapping[str, Caller] | None = None, **settings: Any) -> FastAPI:
         services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
-        encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test")
+        encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test", identity={})
         studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 

@@ -41,7 +41,7 @@ def encode(service: EncoderService, *wanted):
 
 
 def new_service(family, cache_bytes: int = MEGABYTE) -> EncoderService:
-    return EncoderService(lambda: family, cache_bytes=cache_bytes, threads=1, run="test")
+    return EncoderService(lambda: family, cache_bytes=cache_bytes, threads=1, run="test", identity={})
 
 
 @pytest.mark.parametrize("encodes_batches", [True, False])
@@ -116,7 +116,7 @@ def test_calls_at_once_load_the_encoders_once(cluster):
 def test_the_counters_are_on_the_metrics_port(cluster):
     import urllib.request
 
-    service = EncoderService(CountingFamily, cache_bytes=1500, threads=1, run="counted")
+    service = EncoderService(CountingFamily, cache_bytes=1500, threads=1, run="counted", identity={})
     for row in [*rows("two", 3), *rows("two", 3)[2:]]:
         encode(service, row)
     wanted = {"hits_total": 1.0, "misses_total": 3.0}

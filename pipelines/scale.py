@@ -1,0 +1,107 @@
+"""Other numbers of processes while a run goes on: `python -m pipelines.scale RUN experts.NAME=4 rollout=6 encoder=2`.
+
+Nothing restarts: replicas and rollout workers that stay go on with what they do, those that end finish it first, and the
+student becomes the same. A run that is stopped and continued begins with the numbers of its configuration again.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError
+from rich.console import Console
+
+from pipelines import connect, deployment
+from pipelines.changes import with_recorded_changes
+from pipelines.config import ENCODER, RunConfig
+from pipelines.load import ConfigError, load_config
+from pipelines.status import find_run
+from pipelines.validate import Demand, check_demands
+from services import applications
+
+_ROLLOUT = "rollout"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, check, scale. Returns the exit status: 2 for what is wrong with the input, 1 for what did not come in time."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.scale", description=__doc__)
+    parser.add_argument("run", help="run folder, or its name in runs")
+    parser.add_argument("numbers", nargs="+", metavar="PART=N", help="experts.NAME, encoder or rollout, and how many")
+    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for new processes; default 300")
+    options = parser.parse_args(arguments)
+    console, complaints = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        config = with_recorded_changes(load_config(find_run(options.run) / "config.yaml", []))
+        wanted = numbers(config, options.numbers)
+        connect.require_cluster(options.address)
+        learner = connect.learner(config.run.name)
+        _require_room(config, wanted, learner)
+        for part, count in wanted.items():
+            before = _count(config, part, learner)
+            _scale(config, part, count, learner, options.timeout)
+            console.print(f"{part}: {before} -> {count}")
+    except (ConfigError, TimeoutError) as error:
+        complaints.print(f"error: {error}", style="red", markup=False)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def numbers(config: RunConfig, written: Sequence[str]) -> dict[str, int]:
+    """`PART=N` as part -> number; experts that share an application are one part.
+
+    Raises:
+        ConfigError: for an unknown part or a number that is none.
+    """
+    parts = {f"experts.{name}": config.service_of(name) for name in config.experts}
+    parts |= {ENCODER: ENCODER, _ROLLOUT: _ROLLOUT}
+    wanted: dict[str, int] = {}
+    for text in written:
+        name, _, number = text.partition("=")
+        if name not in parts:
+            raise ConfigError(f"{text!r}: unknown part {name!r}; allowed: {', '.join(parts)}")
+        if not number.isdecimal() or int(number) < 1:
+            raise ConfigError(f"{text!r}: write PART=N with a whole number N, at least 1")
+        if wanted.setdefault(parts[name], int(number)) != int(number):
+            raise ConfigError(f"{text!r}: the shared experts are one application; they have one number")
+    return wanted
+
+
+def _require_room(config: RunConfig, wanted: Mapping[str, int], learner: Any) -> None:
+    """Compare what comes with what the cluster has free.
+
+    Raises:
+        ConfigError: says what is missing.
+    """
+    growing = []
+    for part, count in wanted.items():
+        section = config.rollout if part == _ROLLOUT else config.services[part]
+        held = config.rollout.workers if part == _ROLLOUT else 0  # their room stays reserved for the run
+        if (more := count - max(held, _count(config, part, learner))) > 0:
+            growing.append(Demand(part, more, section.num_cpus, section.num_gpus, section.node_labels))
+    free = ray.available_resources()
+    check_demands(growing, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
+
+
+def _count(config: RunConfig, part: str, learner: Any) -> int:
+    if part == _ROLLOUT:
+        return ray.get(learner.rollout_workers.remote())
+    return applications.replicas(deployment.application_name(config, part))
+
+
+def _scale(config: RunConfig, part: str, count: int, learner: Any, timeout_s: float) -> None:
+    if part != _ROLLOUT:
+        try:
+            return applications.scale(deployment.application_name(config, part), count, timeout_s)
+        except ValueError as error:
+            raise ConfigError(f"{part}: {error}") from error
+    try:
+        ray.get(learner.scale_rollout.remote(count), timeout=timeout_s)
+    except GetTimeoutError as error:
+        raise TimeoutError(f"{count} rollout workers are not at work after {timeout_s:.0f} s; they may still come") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Experts that outlive runs: `python -m pipelines.serve_experts CONFIG.yaml [dotted.key=value ...] [--delete]`.
+
+Deploys the experts and the encoder of a configuration on a running cluster, under the name `run.services` (else `run.name`).
+They stand until they are deleted, and every run with that `run.services` uses them, several at the same time. What stands
+already stays as it is; what stands with other settings is refused.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import connect, deployment
+from pipelines.config import RunConfig
+from pipelines.load import ConfigError, load_config
+from pipelines.sources.scene import prepare_missing
+from pipelines.validate import check_demands, check_models, service_demands
+from services import applications
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, check, deploy or delete. Returns the exit status: 2 for what is wrong with the input."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.serve_experts", description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value")
+    parser.add_argument("--delete", action="store_true", help="delete them; runs that use them wait, and fail in the end")
+    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
+    options = parser.parse_intermixed_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        config = standing(load_config(options.config, options.overrides))
+        if options.delete:
+            connect.require_cluster(options.address)
+            deployment.delete(config, wait=True)
+            console.print(f"deleted: {', '.join(_names(config))}")
+            return 0
+        prepare_missing(config)
+        check_models(config)
+        connect.require_cluster(options.address)
+        missing = deployment.missing(config)
+        _require_room(config, missing)
+        if missing:
+            deployment.deploy(config, only=missing)
+    except ConfigError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        return 2
+    console.print(_table(config, missing))
+    console.print(f"runs use them with run.services={config.run.services}")
+    return 0
+
+
+def standing(config: RunConfig) -> RunConfig:
+    """The configuration with a name for its services."""
+    run = config.run
+    return config.model_copy(update={"run": run.model_copy(update={"services": run.services or run.name})})
+
+
+def _names(config: RunConfig) -> list[str]:
+    return [deployment.application_name(config, service) for service in config.services]
+
+
+def _require_room(config: RunConfig, missing: Sequence[str]) -> None:
+    asked = [demand for name, demand in service_demands(config).items() if name in missing]
+    free = ray.available_resources()
+    check_demands(asked, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
+
+
+def _table(config: RunConfig, new: Sequence[str]) -> Table:
+    table = Table("application", "replicas", "", box=box.SIMPLE_HEAD)
+    for service in config.services:
+        name = deployment.application_name(config, service)
+        table.add_row(name, str(applications.replicas(name)), "deployed" if service in new else "stood already")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

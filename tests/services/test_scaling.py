@@ -1,0 +1,68 @@
+"""Replicas come and go while those that stay go on, by command or by Serve's own autoscaler."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from ray import serve
+
+from services.applications import delete_and_wait, deploy, replicas, scale
+from services.resources import Autoscaling, Resources
+
+APPLICATION = "scaled"
+
+
+class Sleeper:
+    """Says which process it is, after a while."""
+
+    async def who(self, seconds: float) -> int:
+        import asyncio
+
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
+
+def start(resources: Resources, autoscaled: tuple[str, ...] = ()) -> None:
+    deployment = serve.deployment(name="sleeper", **resources.deployment_options())(Sleeper)
+    deploy({APPLICATION: deployment.bind()}, autoscaled=autoscaled)
+
+
+@pytest.fixture(autouse=True)
+def _deleted(cluster) -> Iterator[None]:
+    yield
+    delete_and_wait([APPLICATION])
+
+
+def processes(calls: int, seconds: float) -> set[int]:
+    """The processes that answer calls made together."""
+    handle = serve.get_app_handle(APPLICATION)
+    return {response.result() for response in [handle.who.remote(seconds) for _ in range(calls)]}
+
+
+def test_scaling_up_and_down_keeps_the_process_that_stays():
+    start(Resources(num_cpus=0.1))
+    (first,) = processes(4, 0.0)
+    scale(APPLICATION, 3, timeout_s=120)
+    assert replicas(APPLICATION) == 3
+    with ThreadPoolExecutor(1) as pool:
+        during = pool.submit(processes, 12, 2.0)
+        time.sleep(0.5)
+        scale(APPLICATION, 1, timeout_s=120)
+        answered = during.result()
+    assert first in answered, "the old replica went on"
+    assert len(answered) > 1, "the new ones answered, and finished what they were asked"
+    assert len(processes(4, 0.0) & answered) == 1
+
+
+def test_serve_itself_adds_a_replica_for_a_queue():
+    start(Resources(num_cpus=0.1, autoscaling=Autoscaling(most=2, target=1.0)), autoscaled=(APPLICATION,))
+    (first,) = processes(4, 0.0)
+    assert replicas(APPLICATION) == 1
+    deadline = time.monotonic() + 120
+    while replicas(APPLICATION) < 2:
+        assert time.monotonic() < deadline, "a queue of 8 calls brought no second replica"
+        assert first in processes(8, 1.0)
+    with pytest.raises(ValueError, match="scaled is scaled by Serve itself"):
+        scale(APPLICATION, 3, timeout_s=1)
