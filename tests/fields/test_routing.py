@@ -81,7 +81,11 @@ def test_a_step_of_one_sample_takes_the_heavier_route():
 
 
 def test_changing_routing_is_each_stages_own_from_its_first_step_on():
-    stages = {0: HardRouting({"a": 1.0, "b": 0.0}), 3: GroupedRouting({"a": 1.0, "b": 3.0}), 5: HardRouting({"a": 0.0, "b": 1.0})}
+    stages = {
+        0: HardRouting({"a": 1.0, "b": 0.0}),
+        3: GroupedRouting({"a": 1.0, "b": 3.0}),
+        5: HardRouting({"a": 0.0, "b": 1.0}),
+    }
     routing = ChangingRouting(stages)
     rng = np.random.default_rng(0)
     routes = [[routing.route(n, 4, rng) for n in range(4 * step, 4 * step + 4)] for step in range(7)]

@@ -1,25 +1,26 @@
 """Replicas come and go while those that stay go on, by command or by Serve's own autoscaler."""
 
+import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ray import serve
+from ray import cloudpickle, serve
 
 from services.applications import delete_and_wait, deploy, replicas, scale
 from services.resources import Autoscaling, Resources
 
 APPLICATION = "scaled"
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # replicas cannot import a test module
 
 
 class Sleeper:
     """Says which process it is, after a while."""
 
     async def who(self, seconds: float) -> int:
-        import asyncio
-
         await asyncio.sleep(seconds)
         return os.getpid()
 
