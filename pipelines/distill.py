@@ -123,6 +123,8 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
     if options.reference or (options.dry_run and not address):
         check_resources(config, *here)
         return None
+    if not console.is_terminal:
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # Ray's own warnings go to the same log
     import ray
 
     from pipelines import deployment

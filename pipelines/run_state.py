@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.journal import METRICS
+from pipelines.changes import with_recorded_changes
 from pipelines.config import RunConfig
 from pipelines.load import load_config
 
@@ -57,7 +58,7 @@ def read_run(folder: Path, now: float) -> RunState:
     Raises:
         ConfigError: if the folder's configuration is missing or damaged.
     """
-    config = load_config(folder / "config.yaml", [])
+    config = with_recorded_changes(load_config(folder / "config.yaml", []))
     rows = _recent_rows(folder / METRICS)
     pace = _pace(rows)
     checkpoints = sorted(folder.glob("checkpoints/step-*/state.json"))  # renamed into place whole, so the last one counts

@@ -71,6 +71,15 @@ def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config):
     assert apart < 1e-3 * learned
 
 
+def test_a_student_that_is_its_expert_already_learns_nothing(cluster, make_config):
+    """Versions then differ in their number alone, and every rollout still names the one that it was asked for."""
+    alone = ("routes.text_to_image.weight=0", "routes.global_edit.weight=0", "run.steps=3")
+    config = make_config(*alone, "run.name=same")
+    assert distributed(config).weights.checksum == reference(make_config(*alone, "run.name=reference")).weights.checksum
+    journal = rows(config.folder / METRICS)
+    assert [(row["loss"], row["policy_version"]) for row in journal] == [(0.0, 0), (0.0, 1), (0.0, 2)]
+
+
 def test_another_lag_is_another_student(make_config):
     """Or the equality above would hold for a run that ignores its lag."""
     assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum

@@ -1,4 +1,4 @@
-"""A run as a Ray job, by the commands that a user types: start a cluster, submit, stop, submit again."""
+"""A run as a Ray job, by the commands that a user types: start a cluster, submit, watch, scale, change, stop, submit again."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from fields import checkpoint
 from pipelines.distill import main
 from runs import reference, trained_ids
 
-STEPS = 60
-OVERRIDES = ("learner.lag=2", "learner.batch_size=6", f"run.steps={STEPS}", "checkpoint.every=1000")
+FOREVER = 100_000  # steps of the first submission, which is stopped
+OVERRIDES = ("learner.lag=2", "learner.batch_size=6", "rollout.steps=4", "rollout.num_cpus=0.05", "checkpoint.every=1000000")
 PLACES = [f"{part}.node_labels.role=everything" for part in ("learner", "rollout", "encoder", "experts.local_edit")]
 TOKEN = "0123456789abcdef" * 4
 RAY = Path(sys.executable).with_name("ray")
@@ -34,7 +34,8 @@ RAY = Path(sys.executable).with_name("ray")
 class Head:
     """A cluster of one node with a single CPU: two runs of the tiny models don't fit side by side."""
 
-    address: str
+    address: str  # of the dashboard, which takes jobs
+    cluster: str
     environment: dict[str, str]
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,71 +43,142 @@ class Head:
             [RAY, *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
         )
 
+    def fieldweave(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"pipelines.{command}", *arguments, "--address", self.cluster],
+            env=self.environment | {"COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def replicas(self, application: str) -> set[str]:
+        """The ids of an application's running replicas, as Serve's command line tells them."""
+        command = ["list", "actors", "--address", self.address, "--format=json", "--limit=1000", "--filter=state=ALIVE"]
+        listed = json.loads(self.ray(*command).stdout)
+        return {actor["actor_id"] for actor in listed if (actor["name"] or "").startswith(f"SERVE_REPLICA::{application}#")}
+
 
 @pytest.fixture
 def head() -> Iterator[Head]:
     folder = tempfile.mkdtemp(prefix="fw-")  # short: Ray makes sockets below it
-    dashboard, agent = _free_port(), _free_port()
+    gcs, dashboard, agent = _free_port(), _free_port(), _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_TMPDIR": folder, "PATH": f"{RAY.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    ports = [f"--port={_free_port()}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     command = [RAY, "start", "--head", "--block", "--num-cpus=1", "--labels=role=everything", *ports]
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(lambda: _healthy(dashboard, "gcs_healthz") and _healthy(agent, "local_raylet_healthz"))
-        yield Head(f"http://127.0.0.1:{dashboard}", environment)
+        yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.timeout(600)
-def test_a_job_is_submitted_stopped_submitted_again_and_ends_with_the_student_of_the_reference(head, config_file, make_config):
-    undisturbed = reference(make_config(*OVERRIDES, "run.name=undisturbed"))
+@pytest.mark.timeout(900)
+def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_end(head, config_file, make_config):
     folder = make_config("run.name=job").folder
     submit = ["job", "submit", "--address", head.address, "--working-dir", "."]
     entrypoint = ["python", "-m", "pipelines.distill", str(config_file), *OVERRIDES, *PLACES, "run.name=job"]
 
     patient = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "100"}})
-    submitted = head.ray(*submit, "--no-wait", "--submission-id=first", f"--runtime-env-json={patient}", "--", *entrypoint)
+    first = [*entrypoint, f"run.steps={FOREVER}"]
+    submitted = head.ray(*submit, "--no-wait", "--submission-id=first", f"--runtime-env-json={patient}", "--", *first)
     assert submitted.returncode == 0, submitted.stdout
     client = JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {TOKEN}"})
     _wait_for(lambda: "step" in (client.get_job_info("first").metadata or {}), lambda: client.get_job_logs("first"))
-    (uploaded,) = Path(head.environment["RAY_TMPDIR"]).glob(
-        "ray/session_latest/runtime_resources/working_dir_files/_ray_pkg_*/"
-    )
-    assert {"pipelines", "fields"} <= {path.name for path in uploaded.iterdir()}
-    assert {path.name for path in uploaded.iterdir()} & {"runs", "data", "tests", "docs", ".venv", ".git"} == set()
-    assert sum(path.stat().st_size for path in uploaded.rglob("*")) < 20e6
+    _the_upload_is_small(Path(head.environment["RAY_TMPDIR"]))
     metadata = client.get_job_info("first").metadata
-    assert metadata == {"run": "job", "step": metadata["step"], "steps": str(STEPS)}
+    assert metadata == {"run": "job", "step": metadata["step"], "steps": str(FOREVER)}
+    _scales(head, folder)
+    change = _changes(head, folder)
+
     stopped = head.ray("job", "stop", "--address", head.address, "first")
     assert stopped.returncode == 0, stopped.stdout
     assert client.get_job_status("first") == "STOPPED"
-
     log = client.get_job_logs("first")
-    assert re.search(rf"^step \d+/{STEPS}  loss (global_edit|local_edit|text_to_image) \d+\.\d+", log, re.MULTILINE), log
+    assert re.search(rf"^step \d+/{FOREVER}  loss (global_edit|local_edit|text_to_image) \d+\.\d+", log, re.MULTILINE), log
     assert "stopped as asked, with a checkpoint" in log
     assert [character for character in log if not character.isprintable() and character not in "\n\t"] == []
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
-    assert 0 < checkpoint.read(newest).step < STEPS
     assert checkpoint.read(newest).step == len(rows(folder / METRICS)), "the checkpoint is of the last step that was done"
 
-    check = [sys.executable, *entrypoint[1:], "--address", "auto", "--dry-run", "learner.num_cpus=5"]
-    refused = subprocess.run(check, env=head.environment, capture_output=True, text=True, timeout=120)
+    refused = head.fieldweave("distill", *entrypoint[3:], "--dry-run", "learner.num_cpus=5")
     assert refused.returncode == 2
-    assert "error: num_cpus: the run needs 5.6 (learner 1 x 5, rollout 2 x 0.1, " in refused.stderr
+    assert "error: num_cpus: the run needs 5.5 (learner 1 x 5, rollout 2 x 0.05, " in refused.stderr
     assert "; the cluster has 1" in refused.stderr
 
-    resumed = head.ray(*submit, "--", *entrypoint)
+    steps = max(change + 5, checkpoint.read(newest).step + 1)
+    resumed = head.ray(*submit, "--", *entrypoint, f"run.steps={steps}")
     assert resumed.returncode == 0, resumed.stdout
     assert f"from {newest}" in resumed.stdout
     summary = json.loads((folder / "summary.json").read_text())
+    planned = f"routes.local_edit.weight_changes={{{change}: 9}}"
+    undisturbed = reference(make_config(*OVERRIDES, planned, f"run.steps={steps}", "run.name=undisturbed"))
     assert summary["weights_sha256"] == undisturbed.weights.checksum
-    assert sorted(trained_ids(folder)) == list(range(STEPS * 6))
+    assert sorted(trained_ids(folder)) == list(range(steps * 6))
+    finished = head.fieldweave("status", str(folder))
+    assert f"job  finished  step {steps} of {steps} (100 %)" in finished.stdout
+
+
+def _the_upload_is_small(folder: Path) -> None:
+    (uploaded,) = folder.glob("ray/session_latest/runtime_resources/working_dir_files/_ray_pkg_*/")
+    assert {"pipelines", "fields"} <= {path.name for path in uploaded.iterdir()}
+    assert {path.name for path in uploaded.iterdir()} & {"runs", "data", "tests", "docs", ".venv", ".git"} == set()
+    assert sum(path.stat().st_size for path in uploaded.rglob("*")) < 20e6
+
+
+def _scales(head: Head, folder: Path) -> None:
+    """Up and down while the run goes on; the replica that stays is the old one."""
+    (old,) = head.replicas("job-local_edit")
+    up = head.fieldweave("scale", str(folder), "experts.local_edit=3", "rollout=4")
+    assert (up.returncode, _said(up)) == (0, "local_edit: 1 -> 3\nrollout: 2 -> 4\n"), up.stderr
+    many = head.replicas("job-local_edit")
+    assert len(many) == 3
+    assert old in many
+    screen = head.fieldweave("status", str(folder)).stdout
+    assert re.search(r"local_edit +3 of 3 ", screen), screen
+    assert "4 rollout workers" in screen, screen
+    assert "warning" not in screen, screen
+    down = head.fieldweave("scale", str(folder), "experts.local_edit=1", "rollout=1")
+    assert (down.returncode, _said(down)) == (0, "local_edit: 3 -> 1\nrollout: 4 -> 1\n"), down.stderr
+    assert head.replicas("job-local_edit") < many
+    for wrong, message in {
+        "experts.nobody=2": "'experts.nobody=2': unknown part 'experts.nobody'; allowed: experts.text_to_image, ",
+        "rollout=0": "'rollout=0': write PART=N with a whole number N, at least 1",
+        "encoder=99": "num_cpus: the run needs 9.8 (encoder 98 x 0.1); the cluster's free part has ",
+    }.items():
+        refused = head.fieldweave("scale", str(folder), wrong)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+    before = len(rows(folder / METRICS))
+    _wait_for(lambda: len(rows(folder / METRICS)) > before + 2)
+
+
+def _said(command: subprocess.CompletedProcess[str]) -> str:
+    """Without the lines in which Ray complains about this small machine."""
+    return "".join(line for line in command.stdout.splitlines(keepends=True) if "(raylet)" not in line)
+
+
+def _changes(head: Head, folder: Path) -> int:
+    """The step from which one route is drawn more often."""
+    refused = head.fieldweave("change", str(folder), "--at", "2", "routes.local_edit.weight=9")
+    assert refused.returncode == 2
+    assert re.search(r"--at 2: step 2 cannot change: .* the first that can is \d+", refused.stderr), refused.stderr
+    for seconds in (10, 20, 40):  # the run goes on while the command starts: at some pace of this machine it is in time
+        done_before, began = len(rows(folder / METRICS)), time.monotonic()
+        time.sleep(2)
+        now = len(rows(folder / METRICS))
+        step = now + 20 + round(seconds * (now - done_before) / (time.monotonic() - began))
+        done = head.fieldweave("change", str(folder), "--at", str(step), "routes.local_edit.weight=9")
+        if done.returncode == 0:
+            break
+    assert _said(done) == f"from step {step} on: routes.local_edit.weight=9\n", done.stderr
+    return step
 
 
 def test_a_run_folder_in_the_jobs_copy_of_the_checkout_is_warned_about(config_file, tmp_path, monkeypatch, capsys):

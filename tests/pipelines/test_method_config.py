@@ -15,6 +15,7 @@ from fields.solver import Euler, EulerMaruyama, Heun
 from pipelines import build
 from pipelines.load import ConfigError, load_config
 from pipelines.operator_config import SELF, expression
+from pipelines.recipe import recipe
 
 
 @pytest.fixture

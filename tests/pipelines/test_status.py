@@ -22,6 +22,7 @@ NOW = 1_000_000.0
 PROCESSES = ClusterState(
     learner=True,
     workers=1,
+    workers_wanted=2,
     depth=2,
     repeated=3,
     services={"local_edit": ServiceState(running=1, wanted=2, in_work=4, queued=5, repeated=6)},
