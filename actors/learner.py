@@ -189,6 +189,10 @@ class Learner:
         """Start or end rollout workers until there are so many; returns when they are at work."""
         await self._rollouts.resize(workers)
 
+    async def end_rollouts(self) -> None:
+        """End all rollout workers at once; by themselves they go a little after the learner, and keep their names till then."""
+        self._rollouts.end()
+
     async def change(
         self, step: int, build_curriculum: Callable[[], Curriculum], settings: Mapping[str, Any], recipe: Mapping[str, Any]
     ) -> None:

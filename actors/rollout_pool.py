@@ -68,6 +68,11 @@ class RolloutPool:
             while len(self._workers) > size:
                 ray.kill(self._workers.pop(await self._idle.get()))
 
+    def end(self) -> None:
+        """End all workers, whatever they are doing."""
+        for worker in self._workers.values():
+            ray.kill(worker)
+
     async def call(self, method: str, *arguments: Any) -> tuple[ray.ObjectRef, Any]:
         """The answer of `method(*arguments)` by a free worker, and its reference to pass on without the bytes.
 

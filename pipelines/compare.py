@@ -27,7 +27,7 @@ from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs, weights_digest
 from pipelines.compare_report import write_report
 from pipelines.config import BASE, RunConfig
-from pipelines.distributed import start_learner
+from pipelines.distributed import end, start_learner
 from pipelines.load import ConfigError, load
 from pipelines.outcome import package_versions
 from pipelines.recipe import recipe
@@ -165,7 +165,7 @@ async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skil
             skills[name] = (await learner.examine_expert.remote(build_client)).skills
         return skills
     finally:
-        ray.kill(learner)
+        end(learner)
 
 
 async def _run(job: Job, row_counts: dict[str, int]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ async def _run(job: Job, row_counts: dict[str, int]) -> dict[str, Any]:
         exams = {f"{scale:g}": await learner.examine_student.remote(averaged, scale) for scale in job.guidance}
         skills = {scale: exam.skills for scale, exam in exams.items()}
     finally:
-        ray.kill(learner)
+        end(learner)
     steps = rows(config.folder / METRICS)
     result = {
         "settings": recipe(config) | {"steps": config.run.steps},

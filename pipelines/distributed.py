@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from actors.curriculum import Curriculum
 from actors.examiner import Examiner
@@ -31,6 +33,7 @@ from pipelines.sources.scene import prepare_missing
 from pipelines.stopping import stop_requests
 
 _POLL_S = 0.5
+_END_S = 10.0
 
 Actor = Any  # a handle: the types that Ray gives know only methods marked by `ray.method`
 
@@ -58,7 +61,7 @@ def run_distributed(
         ray.get(learner.ready.remote())
         return asyncio.run(_train_and_evaluate(config, learner, start, display))
     finally:
-        ray.kill(learner)  # and with it the rollout workers
+        end(learner)
         if own:
             deployment.delete(with_recorded_changes(config))
         reservation.release()
@@ -92,6 +95,13 @@ def start_learner(
             loggers=config.run.loggers,
         )
     )
+
+
+def end(learner: Actor) -> None:
+    """End the learner and the rollout workers, whatever they are doing."""
+    with suppress(RayError):  # it died, or its loop hangs: they go with it
+        ray.get(learner.end_rollouts.remote(), timeout=_END_S)
+    ray.kill(learner)
 
 
 def _distiller(config: RunConfig) -> Distiller:
