@@ -3,11 +3,13 @@
 import io
 from pathlib import Path
 
+import ray
 from rich.console import Console
 
 from actors.journal import METRICS, rows
+from fields.carriers import Weights
 from pipelines.config import RunConfig
-from pipelines.distributed import run_distributed
+from pipelines.distributed import run_distributed, start_actors
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from pipelines.reference import run_reference
@@ -22,6 +24,17 @@ def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
 def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome | None:
     """None if the run was stopped."""
     return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
+
+
+def trained(config: RunConfig) -> Weights:
+    """The student of learner and workers alone, on services that are deployed already."""
+    actors = start_actors(config, check_files(config))
+    try:
+        ray.get(actors.learner.train.remote())
+        weights, _ = ray.get(actors.learner.student.remote())
+        return weights
+    finally:
+        actors.kill()
 
 
 def trained_ids(folder: Path) -> list[int]:
