@@ -1,5 +1,6 @@
 """A finished or running run as an endpoint: its newest student, its experts, and what the endpoint says about them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ from ray import serve
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.dataset import Bucket, Row
+from fields.families.base import Family
 from fields.policy import Policy
 from pipelines import build
+from pipelines.columns import expert_columns
 from pipelines.config import STUDENT, Encoder, Expert, Rollout, RunConfig
 from pipelines.deployment import identity
 from pipelines.load import ConfigError, load_config
@@ -20,12 +23,14 @@ from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application
 from services.endpoint import EndpointSettings, endpoint_application
 from services.expert import expert_application
+from services.image_api import Need
 from services.resources import Resources
 from services.student import student_application
 from services.studio import Studio
 
 _ENCODER, _ENDPOINT = "encoder", "endpoint"
 _EXAMPLES_A_ROUTE = 6
+_PARAMETERS: Mapping[str, Need] = {"source_image": "image", "negative_prompt": "negative_prompt"}  # as a request calls columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +97,13 @@ def endpoint_settings(
     served: Served, *, queue: int, timeout_s: float, most_bytes: int, digest: bytes | None
 ) -> EndpointSettings:
     """What the endpoint says about a run, with its limits."""
-    config = served.config
-    width, height = build.family(config).default_size
+    config, family = served.config, build.family(served.config)
+    width, height = family.default_size
     return EndpointSettings(
         run=config.run.name,
         step=served.step,
-        models=served.models,
+        models={model: _needs(config, family, model) for model in served.models},
+        edits=family.source != "none",
         size=f"{width}x{height}",
         examples=_examples(config),
         queue=queue,
@@ -105,6 +111,14 @@ def endpoint_settings(
         most_bytes=most_bytes,
         digest=digest,
     )
+
+
+def _needs(config: RunConfig, family: Family, model: str) -> tuple[Need, ...]:
+    """What a request must have for a model: an expert's operator wants it, or the family of all of them."""
+    columns = set() if model == STUDENT else set(expert_columns(config, model))
+    if family.source == "required":
+        columns.add("source_image")
+    return tuple(parameter for column, parameter in _PARAMETERS.items() if column in columns)
 
 
 def _examples(config: RunConfig) -> list[Row]:

@@ -1,6 +1,8 @@
 """From a YAML file and `dotted.key=value` overrides to a configuration, or to one line that says what is wrong, and where."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +45,7 @@ def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
     """
     try:
         text = path.read_text()
-        content = yaml.safe_load(text)
+        content = deepcopy(_parsed(text))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -59,6 +61,12 @@ def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
         written_here = not any(f"{key}.".startswith(f"{change}.") for change in changes)
         line = _line(text, key.split(".")) if written_here else None
         raise ConfigError(f"{path}:{line}: {message}" if line else message) from error
+
+
+@cache
+def _parsed(text: str) -> Any:
+    """A YAML text; a comparison reads its base once a run."""
+    return yaml.safe_load(text)
 
 
 def _split(override: str) -> tuple[str, Any]:

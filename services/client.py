@@ -1,20 +1,24 @@
 """Calls to a service: bounded, timed, and repeated when a replica is lost.
 
 Every call of this system is pure, so repeating one is safe. What the service itself raises (bad input, a velocity that
-is not finite) is not repeated: it would be raised again.
+is not finite) is not repeated: it would be raised again. Nor is a rollout that takes long: once a replica has it, only
+the replica's end ends the wait, which Ray and Serve's health checks notice.
 """
 
 import asyncio
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentResponse
 from ray.util.metrics import Counter, Histogram
 
 LOST = (RayActorError, ObjectLostError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError, TimeoutError)
 
+_ROLLOUTS = ("generate", "queries")  # many forwards, on a large model many minutes
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _LATENCY_BOUNDARIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60]
@@ -26,8 +30,8 @@ class CallLimits:
 
     Attributes:
         concurrency: most calls in flight; Serve's own queue limit rejects bursts, so the client waits instead.
-        timeout_s: of one attempt; without a replica a call would wait for ever.
-        patience_s: after this long without an answer the last error is raised.
+        timeout_s: of one attempt, or of a rollout until a replica takes it; without a replica a call would wait for ever.
+        patience_s: this long after a call was first lost, the last error is raised.
     """
 
     concurrency: int = 16
@@ -65,15 +69,15 @@ class ServiceClient:
         """
         async with self._slots:
             loop = asyncio.get_running_loop()
-            deadline = loop.time() + self._limits.patience_s
-            pause = _FIRST_PAUSE_S
+            deadline, pause = inf, _FIRST_PAUSE_S
             while True:
                 started = loop.time()
                 response = getattr(self._handle, method).remote(*arguments)
                 try:
-                    answer = await asyncio.wait_for(response, self._limits.timeout_s)
+                    answer = await self._answer(response, method)
                 except LOST:
                     response.cancel()  # a timeout alone doesn't stop the replica
+                    deadline = min(deadline, loop.time() + self._limits.patience_s)
                     if loop.time() + pause > deadline:
                         raise
                     self._retries.inc(tags=self._tags)
@@ -85,3 +89,9 @@ class ServiceClient:
                     return answer
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def _answer(self, response: DeploymentResponse, method: str) -> Any:
+        if method not in _ROLLOUTS:
+            return await asyncio.wait_for(response, self._limits.timeout_s)
+        await asyncio.wait_for(response._to_object_ref(), self._limits.timeout_s)  # returns when a replica has taken it
+        return await response

@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +30,7 @@ from services.image_api import (
     ImageParameters,
     ModelCard,
     ModelList,
+    Need,
 )
 from services.studio import Studio
 
@@ -50,7 +51,8 @@ class EndpointSettings:
     Attributes:
         run: name of the run.
         step: optimizer steps of the checkpoint that is served.
-        models: ids of the models, the student first.
+        models: id -> the parameters that the model needs beside a prompt; the student first.
+        edits: whether the models take images at all.
         size: of an image in pixels, as the API writes it: WIDTHxHEIGHT.
         examples: rows that the page offers to try.
         queue: most requests at a time.
@@ -61,7 +63,8 @@ class EndpointSettings:
 
     run: str
     step: int
-    models: Sequence[str]
+    models: Mapping[str, Sequence[Need]]
+    edits: bool
     size: str
     examples: Sequence[Row]
     queue: int
@@ -79,11 +82,12 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
     started = int(time.time())
 
     async def images(request: ImageParameters, source: bytes | None) -> ImageAnswer:
-        _check(request, settings)
+        _check(request, source, settings)
         seed = secrets.randbelow(_LARGEST_DRAWN_SEED) if request.seed is None else request.seed
+        row = Row("request", "request", request.prompt, source, negative_prompt=request.negative_prompt)
         with admission.place():
             async with asyncio.timeout(settings.timeout_s):
-                pictures = await studio.pictures(request.model, request.prompt, source, seed, request.n)
+                pictures = await studio.pictures(request.model, row, seed, request.n)
         data = [ImageData(b64_json=b64encode(picture).decode()) for picture in pictures]
         return ImageAnswer(created=int(time.time()), data=data, size=settings.size, seed=seed)
 
@@ -100,16 +104,26 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
     @api.get("/v1/models")
     async def models() -> ModelList:
         """The student and its experts."""
-        return ModelList(data=[ModelCard(id=name, created=started, owned_by=settings.run) for name in settings.models])
+        cards = [
+            ModelCard(id=name, created=started, owned_by=settings.run, needs=list(needs))
+            for name, needs in settings.models.items()
+        ]
+        return ModelList(data=cards)
 
     @api.get("/about")
     async def about() -> dict:
         """What the page shows of the run, and examples to try."""
         examples = [
-            {"task": row.task, "prompt": row.prompt, "source": row.source_image and b64encode(row.source_image).decode()}
+            {
+                "task": row.task,
+                "prompt": row.prompt,
+                "source": row.source_image and b64encode(row.source_image).decode(),
+                "negative_prompt": row.negative_prompt,
+            }
             for row in settings.examples
         ]
-        return {"run": settings.run, "step": settings.step, "size": settings.size, "examples": examples}
+        about = {"run": settings.run, "step": settings.step, "size": settings.size}
+        return {**about, "edits": settings.edits, "examples": examples}
 
     @api.get("/healthz")
     async def healthz() -> dict:
@@ -124,12 +138,25 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
     return api
 
 
-def _check(request: ImageParameters, settings: EndpointSettings) -> None:
+def _check(request: ImageParameters, source: bytes | None, settings: EndpointSettings) -> None:
     if request.model not in settings.models:
         allowed = ", ".join(settings.models)
         raise Failure(404, f"model: unknown model {request.model!r}; allowed: {allowed}", param="model", code="model_not_found")
     if request.size not in ("auto", settings.size):
         raise Failure(400, f"size: {request.size!r} is not offered; allowed: auto, {settings.size}", param="size")
+    needs = settings.models[request.model]
+    if "image" in needs and source is None:
+        raise _missing("image", f"model {request.model!r} needs an image to edit; send one to /v1/images/edits")
+    if "negative_prompt" in needs and request.negative_prompt is None:
+        raise _missing("negative_prompt", f"model {request.model!r} needs one")
+    if "negative_prompt" not in needs and request.negative_prompt is not None:
+        who = ", ".join(name for name, needs in settings.models.items() if "negative_prompt" in needs) or "none"
+        message = f"negative_prompt: model {request.model!r} doesn't look at it; models that do: {who}"
+        raise Failure(400, message, param="negative_prompt", code="unsupported_parameter")
+
+
+def _missing(param: Need, message: str) -> Failure:
+    return Failure(400, f"{param}: {message}", param=param, code="missing_required_parameter")
 
 
 class Endpoint:

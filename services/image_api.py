@@ -7,6 +7,7 @@ from fastapi import UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+Need = Literal["image", "negative_prompt"]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="decides the noise; drawn and returned if none is given")]
 
 
@@ -20,6 +21,9 @@ class ImageParameters(BaseModel):
     n: int = Field(default=1, ge=1, le=10, description="images")
     size: str = Field(default="auto", description="`auto` or the model's own size, as WIDTHxHEIGHT in pixels")
     seed: Seed | None = None
+    negative_prompt: str | None = Field(
+        default=None, min_length=1, max_length=4000, description="what to lead away from, for the models that need one"
+    )
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png"] = "png"
 
@@ -51,12 +55,13 @@ class ImageAnswer(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """One model that answers."""
+    """One model that answers, and the parameters that it needs beside a prompt."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    needs: list[Need]
 
 
 class ModelList(BaseModel):

@@ -39,13 +39,13 @@ class Studio:
         self._latent_shape = latent_shape
         self._grid = grid
 
-    async def pictures(self, model: str, prompt: str, source: bytes | None, seed: int, n: int) -> list[bytes]:
-        """PNG images; image k is decided by (model, prompt, source, seed, k), whatever n is.
+    async def pictures(self, model: str, row: Row, seed: int, n: int) -> list[bytes]:
+        """PNG images; image k is decided by (model, row, seed, k), whatever n is.
 
         Raises:
-            Refused: for a prompt or a source image that the model family cannot encode; says why.
+            Refused: for a row that the model family cannot encode; says why.
         """
-        condition = await self._condition(Row("request", "request", prompt, source))
+        condition = await self._condition(row)
 
         async def picture(k: int) -> bytes:
             x_T = noise(seed, (k,), self._latent_shape)

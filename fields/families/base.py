@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,11 +28,15 @@ class Family(ABC):
         size: width and height in pixels of images whose row doesn't say; None is the family's own.
         device: where `encode` and `decode` compute.
 
+    Attributes:
+        source: whether a row has a source image.
+
     Raises:
         ValueError: for a dtype or size that the family doesn't have.
     """
 
     name: ClassVar[str]
+    source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
     default_lora_targets: ClassVar[tuple[str, ...]]
     encodes_batches: ClassVar[bool] = (

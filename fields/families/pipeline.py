@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,14 +27,13 @@ class PipelineFamily(PipelineParts):
     """A model whose own pipeline class encodes, so that templates, padding and layers are the model's own.
 
     Attributes:
-        source: whether a row has a source image.
         tokenizer: the component that decides how long a prompt may be.
         max_tokens: of a prompt; None reads all.
         told_scale: the guidance scale that a guidance-distilled network is told, unless an operator tells it another.
         spaces_itself: the model's pipeline gives its scheduler the number of steps alone.
     """
 
-    source: ClassVar[Literal["none", "optional", "required"]] = "none"
+    source = "none"
     tokenizer: ClassVar[str] = "tokenizer"
     max_tokens: ClassVar[int | None]
     told_scale: ClassVar[float | None] = None

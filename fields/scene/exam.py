@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -51,14 +52,19 @@ class Exam:
 
     def __init__(self, samples: int, seed: int):
         self.samples = samples
-        self.sheets: list[Sheet] = []
-        for categories in ROUTE_CATEGORIES.values():
-            for category in categories:
-                first = CATEGORIES.index(category) * 100_000  # more questions leave the earlier ones as they are
-                ids = range(first, first + samples)
-                tasks = [draw_task(category, generator(seed, Stream.QUESTION, n)) for n in ids]
-                questions = tuple(Question(n, t, task_row(f"exam-{n}", t)) for n, t in zip(ids, tasks, strict=True))
-                self.sheets.append(Sheet(questions, noise(seed, ids, (3, SIZE, SIZE), Stream.QUESTION_NOISE)))
+        self.seed = seed
+
+    @cached_property
+    def sheets(self) -> list[Sheet]:
+        """One a category, drawn when they are first looked at."""
+        return [self._sheet(category) for categories in ROUTE_CATEGORIES.values() for category in categories]
+
+    def _sheet(self, category: str) -> Sheet:
+        first = CATEGORIES.index(category) * 100_000  # more questions leave the earlier ones as they are
+        ids = range(first, first + self.samples)
+        tasks = [draw_task(category, generator(self.seed, Stream.QUESTION, n)) for n in ids]
+        questions = tuple(Question(n, t, task_row(f"exam-{n}", t)) for n, t in zip(ids, tasks, strict=True))
+        return Sheet(questions, noise(self.seed, ids, (3, SIZE, SIZE), Stream.QUESTION_NOISE))
 
     @property
     def questions(self) -> list[Question]:

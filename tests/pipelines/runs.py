@@ -3,11 +3,13 @@
 import io
 from pathlib import Path
 
+import ray
 from rich.console import Console
 
 from actors.journal import METRICS, rows
+from fields.carriers import Weights
 from pipelines.config import RunConfig
-from pipelines.distributed import run_distributed
+from pipelines.distributed import end, run_distributed, start_learner
 from pipelines.outcome import Outcome
 from pipelines.progress import Display
 from pipelines.reference import run_reference
@@ -22,6 +24,17 @@ def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
 def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome | None:
     """None if the run was stopped."""
     return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
+
+
+def trained(config: RunConfig) -> Weights:
+    """The student of learner and workers alone, on services that are deployed already."""
+    learner = start_learner(config, check_files(config))
+    try:
+        ray.get(learner.train.remote())
+        weights, _ = ray.get(learner.student.remote())
+        return weights
+    finally:
+        end(learner)
 
 
 def trained_ids(folder: Path) -> list[int]:

@@ -43,7 +43,13 @@ def comparison_file(config_file: Path, tmp_path: Path) -> Path:
         "name": "tiny",
         "base": str(config_file),
         "seeds": [0, 1],
-        "set": {"run.steps": 2, "learner.batch_size": 4, "eval.every": 1, "run.dir": str(tmp_path / "runs")},
+        "set": {
+            "run.steps": 2,
+            "learner.batch_size": 4,
+            "eval.every": 1,
+            "rollout.workers": 1,
+            "run.dir": str(tmp_path / "runs"),
+        },
         "experiments": {
             "k": {
                 "title": "Queries",
@@ -73,12 +79,16 @@ def test_a_comparison_runs_what_is_missing_and_a_row_comes_again(cluster, compar
         assert both["runs"][key]["0"] == seeds["0"], "what stood there was not run again"
     hashes = {result["weights_sha256"] for seeds in both["runs"].values() for result in seeds.values()}
     assert len(hashes) == 5, "seeds and variants differ; the start is the same expert for both seeds"
-    assert compare.main([*arguments, "--rerun", "k.two"]) == 0
     key = next(key for key, seeds in both["runs"].items() if seeds["0"]["settings"]["query"].get("k") == 2)
     both["runs"][key]["1"]["weights_sha256"] = "another"
     (output / "compare.json").write_text(json.dumps(both))
     assert compare.main([*arguments, "--rerun", "k.two"]) == 1
-    assert "another student" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert f"{key} seed 0: the same student, to the last bit" in said
+    assert f"{key} seed 1: DIFFERENT" in said
+    assert [line for line in said if "another student" in line] == [
+        f"{key} seed 1: another student than in {output / 'compare.json'}"
+    ]
     page = (output / "compare.md").read_text()
     assert "| **one** |" in page
     assert "| start @ 2 |" in page

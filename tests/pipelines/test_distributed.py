@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
-from runs import distributed, reference, trained_ids
+from pipelines import deployment
+from pipelines.config import RunConfig
+from runs import distributed, reference, trained, trained_ids
 
 
 @pytest.mark.parametrize(("lag", "workers"), [(0, 2), (2, 2), (2, 1)])
@@ -40,19 +43,33 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("overrides", METHODS.values(), ids=METHODS.keys())
-def test_every_method_distributed_equals_the_reference(cluster, make_config, overrides):
-    short = [*overrides, "run.steps=4", "rollout.steps=6", "learner.batch_size=6", "learner.lag=1"]
-    config = make_config(*short, "run.name=distributed")
-    expected = reference(make_config(*short, "run.name=reference"))
-    assert distributed(config).weights.checksum == expected.weights.checksum
+SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1", "run.services=methods")
+
+
+@pytest.fixture(scope="module")
+def methods(cluster) -> Iterator[list[RunConfig]]:
+    """Runs on one set of services, which stand till the last of them: what a method asks of them is all that differs."""
+    configs: list[RunConfig] = []
+    yield configs
+    deployment.delete(configs[0], wait=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_distributed_equals_the_reference(methods, make_config, method):
+    config = make_config(*SHORT, *METHODS[method], "run.name=distributed")
+    if not methods:
+        deployment.deploy(config)
+    methods.append(config)
+    expected = reference(make_config(*SHORT, *METHODS[method], "run.name=reference"))
+    assert trained(config).checksum == expected.weights.checksum
     losses, others = (rows(config.folder.parent / name / METRICS) for name in ("distributed", "reference"))
     assert [row["loss"] for row in losses] == [row["loss"] for row in others]
     assert sorted(trained_ids(config.folder)) == list(range(4 * 6))
 
 
 def test_a_full_student_equals_the_reference(cluster, make_config):
-    overrides = ("student={type: full, start: {type: expert, expert: local_edit}}", "run.steps=4", "learner.lag=1")
+    full = "student={type: full, start: {type: expert, expert: local_edit}}"
+    overrides = (full, "run.steps=4", "rollout.workers=1", "learner.lag=1")
     expected = reference(make_config(*overrides, "run.name=reference"))
     assert distributed(make_config(*overrides, "run.name=full")).weights.checksum == expected.weights.checksum
     assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
@@ -60,7 +77,12 @@ def test_a_full_student_equals_the_reference(cluster, make_config):
 
 def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config):
     """Mixed batches sum in another order: the students agree to 1e-3 of what they learned, and a repetition to the last bit."""
-    overrides = ("run.steps=4", "learner.lag=1", *(f"experts.{name}.placement=shared" for name in make_config().experts))
+    overrides = (
+        "run.steps=4",
+        "rollout.workers=1",
+        "learner.lag=1",
+        *(f"experts.{name}.placement=shared" for name in make_config().experts),
+    )
     start = reference(make_config(*overrides, "run.steps=1", "learner.learning_rate=1e-12")).weights.tensors
     expected = reference(make_config(*overrides, "run.name=reference")).weights.tensors
     shared = [distributed(make_config(*overrides, f"run.name=shared{n}")).weights for n in range(2)]

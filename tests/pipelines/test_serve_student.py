@@ -9,7 +9,7 @@ import sys
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import openai
 import pytest
@@ -20,7 +20,7 @@ from fields.dataset import Bucket, encode_png
 from fields.families import SceneFamily
 from fields.plan import noise
 from fields.rollout import clean
-from fields.solver import Euler
+from fields.solver import Euler, Velocity
 from pipelines import build
 from pipelines.config import RunConfig
 from pipelines.endpoint import endpoint_settings, find_served, start_endpoint
@@ -33,6 +33,7 @@ from services.resources import Resources
 
 QUEUE = 8
 TOKEN = "secret"
+GUIDED = "{type: negative_prompt, scale: 2, of: {type: edit_guidance, image_scale: 1.5, text_scale: 2}}"
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ class Served:
 
 @pytest.fixture
 def run(make_config) -> RunConfig:
-    """A run of six steps whose newest checkpoint is the one of step 6; its average differs from the student."""
-    config = make_config("run.steps=6", "run.name=served")
-    reference(config)
+    """A run of six steps whose newest checkpoint is the one of step 6; its average differs from the student, and one of its
+    experts needs an image and a negative prompt."""
+    named = ("run.steps=6", "run.name=served")
+    reference(make_config(*named))
+    config = make_config(*named, f"experts.global_edit.operator={GUIDED}")
     write_config(config)
     return config
 
@@ -80,10 +83,14 @@ def expected(config: RunConfig, seed: int, k: int, row) -> bytes:
     assert saved.step == 6
     student = build.policy(config)
     student.load(Weights.of(6, saved.ema))
-    grid = build.grid(config)(None)
-    x_T = noise(seed, (k,), student.family.latent_shape())
-    x_0 = clean(student.velocity, x_T, grid, student.family.encode([row]), Euler())
-    return encode_png(student.family.decode(x_0)[0])
+    return picture(config, student.velocity, seed, k, row)
+
+
+def picture(config: RunConfig, velocity: Velocity, seed: int, k: int, row) -> bytes:
+    family = build.family(config)
+    x_T = noise(seed, (k,), family.latent_shape())
+    x_0 = clean(velocity, x_T, build.grid(config)(None), family.encode([row]), Euler())
+    return encode_png(family.decode(x_0)[0])
 
 
 async def crowd(client: openai.AsyncOpenAI, number: int) -> list[str]:
@@ -113,6 +120,16 @@ def test_the_openai_client_generates_edits_and_crowds(served):
         image=("a.png", row.source_image), prompt=row.prompt, model="local_edit", extra_body={"seed": 3}
     )
     assert by_expert.data[0].b64_json != edited.data[0].b64_json
+    with pytest.raises(openai.BadRequestError, match="image: model 'global_edit' needs an image to edit"):
+        client.images.generate(prompt=row.prompt, model="global_edit")
+    source = ("a.png", row.source_image)
+    with pytest.raises(openai.BadRequestError, match="negative_prompt: model 'global_edit' needs one"):
+        client.images.edit(image=source, prompt=row.prompt, model="global_edit")
+    more = {"seed": 3, "negative_prompt": "a blue square on white"}
+    guided = client.images.edit(image=source, prompt=row.prompt, model="global_edit", extra_body=more)
+    away = replace(row, negative_prompt=more["negative_prompt"])
+    field = build.field(served.config, "global_edit")
+    assert b64decode(guided.data[0].b64_json) == picture(served.config, field.velocity, 3, 0, away)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=served.url, api_key="wrong", max_retries=0).models.list()
     with pytest.raises(openai.BadRequestError, match="the scene world doesn't know 'dog'"):

@@ -27,7 +27,8 @@ GRID: Tensor = time_grid(4)
 SETTINGS = EndpointSettings(
     run="tiny",
     step=7,
-    models=("student", "expert"),
+    models={"student": (), "expert": ()},
+    edits=True,
     size="24x24",
     examples=[task_row(name, draw_task(name, generator(0, Stream.ROW, 0))) for name in ("single", "remove")],
     queue=8,
@@ -66,10 +67,10 @@ MakeApi = Callable[..., FastAPI]
 def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     """The HTTP application; other settings, or another service for a model, by keyword."""
 
-    def make(models: Mapping[str, Caller] | None = None, **settings: Any) -> FastAPI:
+    def make(others: Mapping[str, Caller] | None = None, /, **settings: Any) -> FastAPI:
         services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test", identity={})
-        studio = Studio(Direct(encoder), {**services, **(models or {})}, SceneFamily().latent_shape(), GRID)
+        studio = Studio(Direct(encoder), {**services, **(others or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make

@@ -38,6 +38,11 @@ class Moody:
         self._running -= 1
         return self._most
 
+    async def generate(self) -> int:
+        self._calls += 1
+        await asyncio.sleep(1.0)
+        return self._calls
+
     async def hang(self) -> None:
         await asyncio.sleep(60)
 
@@ -92,6 +97,12 @@ def test_a_hanging_call_times_out_and_is_repeated(moody, tmp_path):
     started = time.monotonic()
     assert call(CallLimits(timeout_s=1.0), ("hang_once", str(tmp_path / "flag"))) == ["awake"]
     assert 1.0 < time.monotonic() - started < 10.0
+
+
+def test_a_long_rollout_is_not_repeated(moody):
+    (before,) = call(CallLimits(), ("count",))
+    assert call(CallLimits(timeout_s=0.3, patience_s=0.1), ("generate",)) == [before + 1]
+    assert call(CallLimits(), ("count",)) == [before + 2], "it was asked once"
 
 
 def test_a_call_that_kills_its_replica_is_repeated_on_the_next(moody, tmp_path):

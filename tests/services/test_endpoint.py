@@ -12,7 +12,7 @@ import torch
 from conftest import GRID, SETTINGS
 from starlette.testclient import TestClient
 
-from fields.dataset import encode_png
+from fields.dataset import Row, encode_png
 from fields.families import SceneFamily
 from fields.plan import noise
 from fields.rollout import clean
@@ -80,6 +80,13 @@ def test_a_drawn_seed_is_returned_and_makes_the_picture_again(client):
         ({"prompt": PROMPT, "size": "1024x1024"}, 400, "size", "size: '1024x1024' is not offered; allowed: auto, 24x24"),
         ({"prompt": PROMPT, "response_format": "url"}, 400, "response_format", "Input should be 'b64_json'"),
         ({"prompt": PROMPT, "quality": "hd"}, 400, "quality", "quality: unknown parameter"),
+        ({"prompt": PROMPT, "negative_prompt": ""}, 400, "negative_prompt", "at least 1 character"),
+        (
+            {"prompt": PROMPT, "negative_prompt": PROMPT},
+            400,
+            "negative_prompt",
+            "negative_prompt: model 'student' doesn't look at it; models that do: none",
+        ),
         ({"prompt": PROMPT, "model": "gpt"}, 404, "model", "model: unknown model 'gpt'; allowed: student, expert"),
         ([PROMPT], 400, None, "the body: Input should be a valid dictionary"),
     ],
@@ -107,6 +114,43 @@ def test_a_refused_edit_says_why(client):
     assert edit(client, n="many").json()["error"]["param"] == "n"
     assert edit(client, mask="x").json()["error"]["message"] == "mask: unknown parameter"
     assert client.post(EDIT, data={"prompt": PROMPT}).json()["error"]["message"] == "image: Field required"
+
+
+NEEDS = {"student": (), "editor": ("image",), "guided": ("image", "negative_prompt")}
+
+
+class Painter:
+    """Remembers the conditions that it was asked under."""
+
+    def __init__(self):
+        self.conditions = []
+
+    async def call(self, method, noise, grid, condition):
+        self.conditions.append(condition)
+        return noise
+
+
+def test_a_model_that_needs_more_than_a_prompt_gets_it_or_says_so(make_api):
+    painter = Painter()
+    client = TestClient(make_api(dict.fromkeys(NEEDS, painter), models=NEEDS))
+    for model in ("editor", "guided"):
+        answer = client.post(GENERATE, json={"prompt": PROMPT, "model": model})
+        message = f"image: model '{model}' needs an image to edit; send one to /v1/images/edits"
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)
+        assert answer.json()["error"]["param"] == "image"
+        assert answer.json()["error"]["code"] == "missing_required_parameter"
+    error = edit(client, model="guided").json()["error"]
+    assert (error["message"], error["param"]) == ("negative_prompt: model 'guided' needs one", "negative_prompt")
+    ignored = edit(client, model="editor", negative_prompt=PROMPT)
+    assert ignored.status_code == 400
+    assert "model 'editor' doesn't look at it; models that do: guided" in ignored.json()["error"]["message"]
+    assert painter.conditions == []
+    pictures(edit(client, model="guided", negative_prompt=PROMPT))
+    pictures(edit(client, model="editor"))
+    of_guided, of_editor = painter.conditions
+    assert torch.equal(of_guided.negative["words"], SceneFamily().encode([Row("x", "x", PROMPT)]).tensors["words"])
+    assert of_editor.negative == {}
+    assert [model["needs"] for model in client.get("/v1/models").json()["data"]] == [list(needs) for needs in NEEDS.values()]
 
 
 def test_other_paths_and_methods_are_answered_in_the_same_shape(client):

@@ -83,7 +83,7 @@ def test_a_prompt_is_compared_by_keyboard_alone(open_page, policies):
     page = open_page()
     expect(page.get_by_role("heading", level=1)).to_have_text("tiny")
     page.keyboard.press("Tab")
-    expect(page.get_by_label("Prompt")).to_be_focused()
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
     page.keyboard.type(PROMPT)
     for name in ("Image to edit", "student", "expert", "Seed"):
         page.keyboard.press("Tab")
@@ -99,7 +99,7 @@ def test_a_prompt_is_compared_by_keyboard_alone(open_page, policies):
 
 def test_an_answer_is_edited_on(open_page, policies):
     page = open_page()
-    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
     page.get_by_label("Seed", exact=True).fill("5")
     page.get_by_role("button", name="Generate").click()
     answers(page, 2)
@@ -108,8 +108,8 @@ def test_an_answer_is_edited_on(open_page, policies):
     expect(page.get_by_alt_text("image to edit")).to_be_visible()
     page.get_by_label("expert", exact=True).uncheck()
     page.get_by_label("Images of each model").select_option("2")
-    page.get_by_label("Prompt").fill(SOURCE.prompt)
-    page.get_by_label("Prompt").press("Enter")
+    page.get_by_label("Prompt", exact=True).fill(SOURCE.prompt)
+    page.get_by_label("Prompt", exact=True).press("Enter")
     answers(page, 2)
     for k in (0, 1):
         assert saved(page, f"Save image {k + 1} of student") == expected(policies["student"], first, SOURCE.prompt, 5, k)
@@ -121,7 +121,7 @@ def test_an_example_and_a_file_are_edited(open_page, tmp_path):
     page = open_page()
     page.get_by_role("button", name=SOURCE.prompt).click()
     answers(page, 2)
-    expect(page.get_by_label("Prompt")).to_have_value(SOURCE.prompt)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(SOURCE.prompt)
     page.get_by_role("button", name="Remove image").click()
     buffer = BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
@@ -130,10 +130,34 @@ def test_an_example_and_a_file_are_edited(open_page, tmp_path):
     expect(page.get_by_text("its source image is 8 x 8, not 24 x 24")).to_have_count(2)  # on the screen, and for screen readers
 
 
+def test_only_models_that_have_what_they_need_are_asked(open_page):
+    page = open_page(models={"student": (), "expert": ("image", "negative_prompt")})
+    box = page.get_by_role("checkbox", name="expert")
+    expect(box).to_be_disabled()
+    expect(page.get_by_text("needs an image to edit and a negative prompt")).to_be_visible()
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Generate").click()
+    answers(page, 1)
+    page.get_by_role("textbox", name="Negative prompt").fill("a blue square on white")
+    expect(page.get_by_text("needs an image to edit", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Edit image 1 of student").click()
+    expect(box).to_be_enabled()
+    page.get_by_label("Prompt", exact=True).fill(SOURCE.prompt)
+    page.get_by_role("textbox", name="Negative prompt").press("Enter")
+    answers(page, 2)  # each was sent what it needs, or the endpoint would have refused
+
+
+def test_a_family_without_editing_offers_none(open_page):
+    page = open_page(edits=False)
+    expect(page.get_by_role("checkbox", name="expert")).to_be_enabled()
+    expect(page.get_by_label("Image to edit")).to_be_hidden()
+    expect(page.get_by_role("textbox", name="Negative prompt")).to_be_hidden()
+
+
 def test_what_is_refused_is_said_once(open_page):
     page = open_page()
-    page.get_by_label("Prompt").fill("a dog")
-    page.get_by_label("Prompt").press("Enter")
+    page.get_by_label("Prompt", exact=True).fill("a dog")
+    page.get_by_label("Prompt", exact=True).press("Enter")
     expect(page.get_by_text("the scene world doesn't know 'dog'")).to_have_count(2)
     expect(page.get_by_role("status")).to_have_text(re.compile("^0 of 2 models answered"))
     for name in ("student", "expert"):
@@ -144,8 +168,8 @@ def test_what_is_refused_is_said_once(open_page):
 
 def test_a_full_queue_is_waited_for(open_page):
     page = open_page(queue=1)
-    page.get_by_label("Prompt").fill(PROMPT)
-    page.get_by_label("Prompt").press("Enter")
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_label("Prompt", exact=True).press("Enter")
     answers(page, 2)
 
 
@@ -155,8 +179,8 @@ def test_a_token_is_asked_for_and_kept(open_page):
     page.keyboard.type("secret")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Bearer token")).to_be_hidden()
-    page.get_by_label("Prompt").fill(PROMPT)
-    page.get_by_label("Prompt").press("Enter")
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_label("Prompt", exact=True).press("Enter")
     answers(page, 2)
 
 
