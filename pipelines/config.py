@@ -1,7 +1,7 @@
 """The run configuration: everything that a user edits, and every default."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -404,7 +404,7 @@ class RunConfig(Section):
         return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
 
     @property
-    def services(self) -> dict[str, Service]:
+    def services(self) -> Mapping[str, Service]:
         """The services of the run, with what each gets of the cluster: experts, those that share a base as one, the encoder."""
         return {self.service_of(name): expert for name, expert in self.experts.items()} | {ENCODER: self.encoder}
 

@@ -42,7 +42,8 @@ def require_cluster(address: str | None) -> None:
 def live_actors() -> list[Any]:
     """The named actors that live on the cluster that Ray is connected to."""
     connected = ray.get_runtime_context().gcs_address  # or the state API looks for a cluster of its own
-    return [actor for actor in list_actors(connected, filters=[("state", "=", "ALIVE")], limit=10_000) if actor.name]
+    actors: list[Any] = list_actors(connected, filters=[("state", "=", "ALIVE")], limit=10_000)
+    return [actor for actor in actors if actor.name]
 
 
 def learner(run: str) -> Any:
