@@ -39,6 +39,7 @@ class ClusterState:
         workers: rollout workers that live.
         depth: future steps in flight or ready.
         repeated: rollouts made again.
+        truncated: prompts that were longer than the encoder reads.
         services: expert, the shared experts or encoder -> its state; only those that are deployed.
     """
 
@@ -46,6 +47,7 @@ class ClusterState:
     workers: int
     depth: int
     repeated: int
+    truncated: int
     services: Mapping[str, ServiceState]
 
 
@@ -63,6 +65,7 @@ def read_cluster(config: RunConfig) -> ClusterState:
         workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
+        truncated=metrics.total("ray_field_truncated_prompts_total", run=run),
         services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
     )
 
