@@ -23,7 +23,7 @@ from fields.lora import LoraShape, add_lora
 from fields.operators import Network, evaluate
 
 WIDTH, HEIGHT = SIZE
-EDITORS = ("flux", "flux2", "qwen_image_edit")
+EDITORS = ("flux", "flux2", "qwen_image_edit", "z_image_omni")
 
 
 def png(seed: int) -> bytes:
