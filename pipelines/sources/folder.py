@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from fields.dataset import Row
+from fields.dataset import Row, image_files
 from pipelines.sources.writer import RowWriter, with_size
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 Role = Literal["source", "target"]
 
 
@@ -23,11 +22,7 @@ def import_folder(folder: Path, output: Path, task: str, role: Role, area: int |
     Raises:
         ValueError: names the folder without images, or the image without a prompt or that does not decode.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise ValueError(f"{folder} has no images; they are found by {', '.join(SUFFIXES)}")
+    images = image_files(folder)
     with RowWriter(output, area) as writer:
         for path in images:
             writer.write(_row(folder, path, task, role))
