@@ -73,6 +73,14 @@ def test_another_source_image_is_another_velocity(tiny, name):
     assert difference(velocity(model, *(condition.variant(Variant(prompt="empty")) for condition in conditions))) > 0.001
 
 
+@pytest.mark.parametrize("name", [name for name in EDITORS if name != "qwen_image_edit"])
+def test_nothing_is_left_of_a_source_image_that_is_dropped(tiny, name):
+    """As `edit_guidance` asks; the text of Qwen-Image-Edit has seen it."""
+    model = tiny(name)
+    conditions = [model.family.encode([row(model.family, source=seed)]).variant(Variant(source=False)) for seed in (1, 2)]
+    assert difference(velocity(model, *conditions)) < 1e-6
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_row_is_encoded_as_if_it_were_alone(tiny, name):
     family = tiny(name).family
