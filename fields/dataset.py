@@ -16,6 +16,8 @@ from fields.schedule import Size
 
 T = TypeVar("T")
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
 # What Pillow raises for damaged files, headers and EXIF blocks; an unknown format is an OSError.
 _UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 exchange width and height
@@ -91,6 +93,20 @@ class Bucket:
         values = self._groups.row(number, self._columns)
         width, height = (values[name] for name in SIZES)
         return None if width is None or height is None else (width, height)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and the folders below, in the order of their names.
+
+    Raises:
+        ValueError: if there is no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"{folder} has no images; they are found by {', '.join(IMAGE_SUFFIXES)}")
+    return images
 
 
 def read_image_file(folder: Path, name: str, where: str) -> bytes:

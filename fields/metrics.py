@@ -1,9 +1,10 @@
 """Metrics of generated images, by packages and weights that a user brings: `eval.metrics` names them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +13,22 @@ from torch import nn
 from fields.dataset import Row, to_bytes
 
 
-@runtime_checkable
-class Metric(Protocol):
+class Metric(ABC):
     """One number for the images of one route."""
 
+    def check(self, rows: Sequence[Row]) -> None:  # noqa: B027
+        """Look at the rows whose images will come; most metrics take any.
+
+        Raises:
+            ValueError: if the metric cannot be taken of them.
+        """
+
+    @abstractmethod
     def __call__(self, rows: Sequence[Row], images: Sequence[np.ndarray]) -> float:
         """The value for rows and their images, (3, H, W) in [0, 1] each."""
-        ...
 
 
-class ClipScore:
+class ClipScore(Metric):
     """100 times the cosine of image and prompt in CLIP's space, their mean, at least 0 (Hessel et al., arXiv 2104.08718).
 
     torchmetrics computes it. It is meant for captions; an edit's instruction doesn't say what the whole image shows.

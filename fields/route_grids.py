@@ -33,6 +33,9 @@ class RouteGrids:
         family: says which size a row has, and the shape of its state.
         batch_size: most rows of a sheet.
         metrics: name -> metric that is taken of every route.
+
+    Raises:
+        ValueError: if a metric cannot be taken of a route; names both.
     """
 
     def __init__(
@@ -51,6 +54,11 @@ class RouteGrids:
             for n in range(min(samples, len(bucket))):
                 row = bucket[n]
                 by_size.setdefault(family.size(row), {})[n] = row
+            for name, metric in metrics.items():
+                try:
+                    metric.check([row for rows in by_size.values() for row in rows.values()])
+                except ValueError as error:
+                    raise ValueError(f"{name}, of the route {route}: {error}") from error
             for size, rows in by_size.items():
                 for start in range(0, len(rows), batch_size):
                     numbers = list(rows)[start : start + batch_size]

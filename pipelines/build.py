@@ -13,9 +13,10 @@ from fields.distiller import Distiller, Optimization
 from fields.evaluation import Evaluation
 from fields.families import FAMILIES
 from fields.families.base import Family
+from fields.fid import Fid
 from fields.field import Field
 from fields.lora import Adapter, LoraShape
-from fields.metrics import ClipScore
+from fields.metrics import ClipScore, Metric
 from fields.objective import Objective, PredictionDifference, TransitionKl, VelocityMse
 from fields.operators import Expression, Network
 from fields.plan import SamplePlan, Stream, generator
@@ -169,8 +170,14 @@ def evaluation(config: c.RunConfig) -> Evaluation:
     settings = config.eval
     if (settings.type or ("exam" if config.model.family == "scene" else "grids")) == "exam":
         return Exam(settings.samples, settings.seed)
-    metrics = {name: ClipScore(metric.weights) for name, metric in settings.metrics.items()}
+    metrics = {name: _metric(metric) for name, metric in settings.metrics.items()}
     return RouteGrids(buckets(config), settings.samples, settings.seed, family(config), config.rollout.group_size, metrics)
+
+
+def _metric(settings: c.Metric) -> Metric:
+    if isinstance(settings, c.FidMetric):
+        return Fid(settings.weights, settings.real)
+    return ClipScore(settings.weights)
 
 
 def student(config: c.RunConfig) -> Student:

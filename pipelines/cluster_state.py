@@ -40,6 +40,7 @@ class ClusterState:
         workers_wanted: rollout workers that should, as the run was configured or scaled.
         depth: future steps in flight or ready.
         repeated: rollouts made again.
+        truncated: prompts that were longer than the encoder reads.
         services: expert, the shared experts or encoder -> its state; only those that are deployed.
     """
 
@@ -48,6 +49,7 @@ class ClusterState:
     workers_wanted: int
     depth: int
     repeated: int
+    truncated: int
     services: Mapping[str, ServiceState]
 
 
@@ -64,6 +66,7 @@ def read_cluster(config: RunConfig) -> ClusterState:
         workers_wanted=metrics.total("ray_field_rollout_workers", run=run) or config.rollout.workers,
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
+        truncated=metrics.total("ray_field_truncated_prompts_total", run=run),
         services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
     )
 

@@ -227,6 +227,17 @@ class ClipScoreMetric(Section):
     weights: Path = Field(description="folder of a CLIP model as transformers saves it")
 
 
+class FidMetric(Section):
+    """How far images are from real ones in the space of an extractor's features; needs the package torchmetrics."""
+
+    type: Literal["fid"]
+    weights: Path = Field(description="TorchScript file of a feature extractor, such as Inception's")
+    real: Path | None = Field(default=None, description="folder of real images; none is the target images of the rows")
+
+
+Metric = Annotated[ClipScoreMetric | FidMetric, Field(discriminator="type")]
+
+
 class Evaluation(Section):
     """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
 
@@ -238,7 +249,7 @@ class Evaluation(Section):
     steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
     shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
     seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
-    metrics: dict[Name, ClipScoreMetric] = Field(default={}, description="taken of the grids of every route")
+    metrics: dict[Name, Metric] = Field(default={}, description="taken of the grids of every route")
 
 
 class RunConfig(Section):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from fields.aspect import MULTIPLE
+from fields.columns import LONGEST_SIDE
 from pipelines.sources.folder import import_folder
 from pipelines.sources.omniedit import GLOBAL, LOCAL, import_omniedit
 from pipelines.sources.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
@@ -37,12 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     scene.set_defaults(write=lambda o: prepare_scene(o.output, o.rows))
 
     table = _with_files(commands.add_parser("import", help="rows of a .json, .jsonl or .csv file; images are paths beside it"))
-    table.set_defaults(write=lambda o: import_table(o.input, o.output))
+    table.set_defaults(write=lambda o: import_table(o.input, o.output, o.bucket))
 
     folder = _with_files(commands.add_parser("folder", help="a folder of images, each with its prompt in a .txt beside it"))
     folder.add_argument("--task", required=True, help="of every row")
     folder.add_argument("--role", choices=("source", "target"), default="target", help="source: the prompts edit the images")
-    folder.set_defaults(write=lambda o: import_folder(o.input, o.output, o.task, o.role))
+    folder.set_defaults(write=lambda o: import_folder(o.input, o.output, o.task, o.role, o.bucket))
 
     omniedit = _with_files(
         commands.add_parser("omniedit", help=f"OmniEdit's Parquet files as OUTPUT.{LOCAL}.parquet and OUTPUT.{GLOBAL}.parquet")
@@ -58,7 +60,19 @@ def _parser() -> argparse.ArgumentParser:
 def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="Parquet file")
+    parser.add_argument(
+        "--bucket",
+        type=_area,
+        metavar="SIDE",
+        help="bring every row that has a size to the nearest one of the area SIDE x SIDE; 1024 is what most models are for",
+    )
     return parser
+
+
+def _area(text: str) -> int:
+    if not text.isdecimal() or not MULTIPLE <= int(text) <= LONGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of pixels from {MULTIPLE} to {LONGEST_SIDE}")
+    return int(text) ** 2
 
 
 def _mapping(text: str) -> tuple[str, str]:
@@ -69,7 +83,7 @@ def _mapping(text: str) -> tuple[str, str]:
 
 
 def _write_omniedit(options: argparse.Namespace) -> list[Path]:
-    buckets = import_omniedit(options.input, options.output, dict(options.map), options.min_score)
+    buckets = import_omniedit(options.input, options.output, dict(options.map), options.min_score, options.bucket)
     if buckets.dropped:
         print(f"{buckets.dropped} rows are below a score of {options.min_score:g}")
     return buckets.paths

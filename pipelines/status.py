@@ -107,6 +107,8 @@ def warnings(state: RunState, cluster: ClusterState | None) -> list[str]:
         lines.append(f"{cluster.workers} of {cluster.workers_wanted} rollout workers live")
     if cluster.repeated:
         lines.append(f"{cluster.repeated} rollouts were lost and made again")
+    if cluster.truncated:
+        lines.append(f"{cluster.truncated} prompts are longer than the encoder reads, and were cut")
     for name, service in cluster.services.items():
         if service.running < service.wanted:
             lines.append(f"{name}: {service.running} of {service.wanted} replicas run")

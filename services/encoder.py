@@ -43,6 +43,7 @@ class EncoderService:
         self._hits = Counter("field_encoder_cache_hits", "Rows found encoded.", ("run",))
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))
         self._evictions = Counter("field_encoder_cache_evictions", "Encoded rows dropped for want of room.", ("run",))
+        self._truncated = Counter("field_truncated_prompts", "Prompts that were cut when their rows were encoded.", ("run",))
         self._bytes = Gauge("field_encoder_cache_bytes", "Size of the encoded rows that are kept.", ("run",))
         self._tags = {"run": run}
 
@@ -64,12 +65,14 @@ class EncoderService:
         keys = [content_key(row) for row in rows]
         found = {key: condition for key in keys if (condition := self._cache.get(key)) is not None}
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
+        cut_before = self._family.truncated_prompts
         encoded = self._encode_together(missing)
         dropped = sum(self._cache.put(key, condition) for key, condition in encoded.items())
         for counter, count in (
             (self._hits, len(rows) - len(missing)),
             (self._misses, len(missing)),
             (self._evictions, dropped),
+            (self._truncated, self._family.truncated_prompts - cut_before),
         ):
             if count:  # Ray refuses an increment of 0
                 counter.inc(count, self._tags)

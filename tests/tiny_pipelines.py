@@ -151,16 +151,37 @@ def qwen_image_edit_plus() -> Any:
     return QwenImageEditPlusPipeline(**parts, processor=_processor(parts["tokenizer"]))
 
 
+def _z_image_parts(**options: Any) -> dict[str, Any]:
+    return {
+        "transformer": transformer(
+            "ZImageTransformer2DModel", in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+            cap_feat_dim=32, axes_dims=[8, 4, 4], axes_lens=[1024, 32, 32], **options,
+        ),
+        "scheduler": euler(shift=3.0),
+        "vae": plain_vae(4),
+        "text_encoder": causal("Qwen3", 2),
+        "tokenizer": tokenizer(512),
+    }  # fmt: skip
+
+
 def z_image() -> Any:
     from diffusers import ZImagePipeline
 
-    return ZImagePipeline(
-        transformer=transformer(
-            "ZImageTransformer2DModel", in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
-            cap_feat_dim=32, axes_dims=[8, 4, 4], axes_lens=[1024, 32, 32],
-        ),
-        scheduler=euler(shift=3.0), vae=plain_vae(4), text_encoder=causal("Qwen3", 2), tokenizer=tokenizer(512),
-    )  # fmt: skip
+    return ZImagePipeline(**_z_image_parts())
+
+
+def z_image_omni() -> Any:
+    from diffusers import ZImageOmniPipeline
+    from transformers import Siglip2ImageProcessorPil, Siglip2VisionConfig, Siglip2VisionModel
+
+    torch.manual_seed(10)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    siglip = louder(Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=16, patch_size=16)))
+    return ZImageOmniPipeline(
+        **_z_image_parts(siglip_feat_dim=16),
+        siglip=siglip,
+        siglip_processor=Siglip2ImageProcessorPil(patch_size=16, max_num_patches=24),
+    )
 
 
 def lumina2() -> Any:
@@ -204,6 +225,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "qwen_image": qwen_image,
     "qwen_image_edit": qwen_image_edit,
     "z_image": z_image,
+    "z_image_omni": z_image_omni,
     "lumina2": lumina2,
     "sana": sana,
 }

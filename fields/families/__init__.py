@@ -10,6 +10,7 @@ from fields.families.sana import SanaFamily
 from fields.families.scene import SceneFamily
 from fields.families.sd3 import SD3Family
 from fields.families.z_image import ZImageFamily
+from fields.families.z_image_omni import ZImageOmniFamily
 
 FAMILIES: dict[str, type[Family]] = {
     "scene": SceneFamily,
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[Family]] = {
     "qwen_image": QwenImageFamily,
     "qwen_image_edit": QwenImageEditFamily,
     "z_image": ZImageFamily,
+    "z_image_omni": ZImageOmniFamily,
     "lumina2": Lumina2Family,
     "sana": SanaFamily,
 }

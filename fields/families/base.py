@@ -42,6 +42,7 @@ class Family(ABC):
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
     )
+    truncated_prompts: int = 0  # prompts encoded so far that were longer than the encoder reads
 
     def __init__(
         self,

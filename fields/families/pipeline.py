@@ -40,8 +40,6 @@ class PipelineFamily(PipelineParts):
     spaces_itself: ClassVar[bool] = False
     own_size = (1024, 1024)
 
-    truncated_prompts = 0  # prompts encoded so far that were longer than the encoder reads
-
     @abstractmethod
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         """A prompt's tensors, batch 1, by the names that `call` reads."""
@@ -58,6 +56,10 @@ class PipelineFamily(PipelineParts):
         """An image's clean state, batch 1, by the VAE; its mean, where it answers a distribution."""
         config = self.vae.config
         return (self.vae.encode(self.pixels(image)).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+
+    def source_tensors(self, image: Image.Image) -> Named:
+        """A source image's tensors, batch 1, by the names that `call` reads."""
+        return {"source": self.image_latents(image)}
 
     def pixels(self, image: Image.Image) -> Tensor:
         """What a VAE sees: (1, 3, H, W) in [-1, 1]."""
@@ -146,14 +148,13 @@ class PipelineFamily(PipelineParts):
         tensors = self.text(row.prompt, source)
         if self.is_told:
             tensors[TOLD] = torch.tensor([self.told_scale])
-        if source is not None:
-            tensors["source"] = self.image_latents(source)
+        seen = {} if source is None else self.source_tensors(source)
         negative = row.negative_prompt
         return Condition(
-            tensors=tensors,
+            tensors=tensors | seen,
             unconditional=self.negative_text("", source),
             negative={} if negative is None else self.negative_text(negative, source),
-            source_names=() if source is None else ("source",),
+            source_names=tuple(seen),
         )
 
     @torch.no_grad()

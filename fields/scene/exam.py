@@ -54,9 +54,13 @@ class Exam:
         self.samples = samples
         self.seed = seed
 
+    @property
+    def sheets(self) -> Sequence[Sheet]:
+        """One a category."""
+        return self._sheets
+
     @cached_property
-    def sheets(self) -> list[Sheet]:
-        """One a category, drawn when they are first looked at."""
+    def _sheets(self) -> list[Sheet]:  # most who have an exam never look: a comparison plans hundreds of runs
         return [self._sheet(category) for categories in ROUTE_CATEGORIES.values() for category in categories]
 
     def _sheet(self, category: str) -> Sheet:

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from fields.dataset import Row
+from fields.dataset import Row, image_files
 from pipelines.sources.writer import RowWriter, with_size
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 Role = Literal["source", "target"]
 
 
-def import_folder(folder: Path, output: Path, task: str, role: Role) -> list[Path]:
+def import_folder(folder: Path, output: Path, task: str, role: Role, area: int | None = None) -> list[Path]:
     """Write a row for every image in the folder and the folders below, in the order of their names.
 
     Args:
@@ -18,16 +17,13 @@ def import_folder(folder: Path, output: Path, task: str, role: Role) -> list[Pat
         output: Parquet file.
         task: of every row.
         role: `target`: the images are what the prompts describe; `source`: what the prompts, instructions, edit.
+        area: of the buckets that images are brought to, in pixels; None leaves their sizes.
 
     Raises:
         ValueError: names the folder without images, or the image without a prompt or that does not decode.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise ValueError(f"{folder} has no images; they are found by {', '.join(SUFFIXES)}")
-    with RowWriter(output) as writer:
+    images = image_files(folder)
+    with RowWriter(output, area) as writer:
         for path in images:
             writer.write(_row(folder, path, task, role))
     return [output]

@@ -37,7 +37,9 @@ class Buckets:
     dropped: int
 
 
-def import_omniedit(source: Path, output: Path, overrides: Mapping[str, str], min_score: float | None = None) -> Buckets:
+def import_omniedit(
+    source: Path, output: Path, overrides: Mapping[str, str], min_score: float | None = None, area: int | None = None
+) -> Buckets:
     """Write one bucket a route: `edits.parquet` becomes `edits.local_edit.parquet` and `edits.global_edit.parquet`.
 
     Args:
@@ -45,6 +47,7 @@ def import_omniedit(source: Path, output: Path, overrides: Mapping[str, str], mi
         output: names the buckets.
         overrides: task -> route, beside or instead of the known ones.
         min_score: rows of a lower `o_score`, or of none, are left out.
+        area: of the aspect buckets that rows are brought to, in pixels; None leaves their sizes.
 
     Raises:
         ValueError: names the file and the column, or the row and its value, and what is allowed; nothing is written then.
@@ -60,7 +63,7 @@ def import_omniedit(source: Path, output: Path, overrides: Mapping[str, str], mi
                 continue
             if route not in writers:
                 path = output.with_name(f"{output.stem}.{route}{output.suffix}")
-                writers[route] = stack.enter_context(RowWriter(path))
+                writers[route] = stack.enter_context(RowWriter(path, area))
             writers[route].write(_row(values, where))
         if not writers:
             raise ValueError(f"{source} has no rows" + (f" of a score of at least {min_score:g}" if counts else ""))

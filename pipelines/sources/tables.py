@@ -14,13 +14,13 @@ from pipelines.sources.writer import RowWriter
 Entries = Iterator[tuple[str, dict[str, Any]]]  # where it stands, and what stands there
 
 
-def import_table(source: Path, output: Path) -> list[Path]:
-    """Write the rows of a .json, .jsonl or .csv file as Parquet; images are read into it.
+def import_table(source: Path, output: Path, area: int | None = None) -> list[Path]:
+    """Write the rows of a .json, .jsonl or .csv file as Parquet, in buckets of an area; images are read into it.
 
     Raises:
         ValueError: names the file, the line (of JSON: the entry) and what is wrong; nothing is written then.
     """
-    with RowWriter(output) as writer:
+    with RowWriter(output, area) as writer:
         for row in read_table(source):
             writer.write(row)
     return [output]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fields.aspect import nearest_bucket
 from fields.columns import COLUMNS, IMAGES, SIZES
 from fields.dataset import Row, image_size
 
@@ -20,12 +21,17 @@ SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 class RowWriter:
     """A data set under a temporary name, which gets its own when the block ends without an error; a context manager.
 
+    Args:
+        path: Parquet file.
+        area: in pixels; a row that has a size gets the bucket of this area that is nearest to it. None leaves sizes alone.
+
     Raises:
         ValueError: at the end, if nothing was written.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, area: int | None = None):
         self.path = path
+        self.area = area
         self.rows = 0
         self._pending: list[dict] = []
         self._pending_bytes = 0
@@ -38,6 +44,9 @@ class RowWriter:
 
     def write(self, row: Row) -> None:
         """Append a row."""
+        if self.area is not None and row.width is not None and row.height is not None:
+            width, height = nearest_bucket(row.width, row.height, self.area)
+            row = replace(row, width=width, height=height)
         self.rows += 1
         self._pending.append(asdict(row))
         self._pending_bytes += sum(len(image) for image in (row.source_image, row.target_image) if image)

@@ -7,6 +7,7 @@ import torch
 from fields.dataset import Bucket
 from fields.evaluation import Evaluation, Sheet
 from fields.families.scene import SceneFamily
+from fields.metrics import Metric
 from fields.plan import Stream, noise
 from fields.route_grids import RouteGrids
 from fields.scene.exam import Exam
@@ -71,11 +72,12 @@ def test_images_are_passed_on_without_marks(buckets):
 
 
 def test_a_metric_sees_every_row_of_a_route_with_its_image(buckets):
-    def seen(rows, images):
-        return float(sum(image.mean() * int(row.uid[-1]) for row, image in zip(rows, images, strict=True)))
+    class Seen(Metric):
+        def __call__(self, rows, images):
+            return float(sum(image.mean() * int(row.uid[-1]) for row, image in zip(rows, images, strict=True)))
 
     answers = [np.full((3, *SHAPE), 2.0), np.full((1, *SHAPE), 5.0), np.full((2, *SHAPE), 7.0)]
-    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": seen}).result(answers)
+    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": Seen()}).result(answers)
     assert result.skills == {"local": {"seen": 2.0 * (0 + 1 + 2) + 5.0 * 3}, "global": {"seen": 7.0 * 1}}
 
 

@@ -5,10 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actors.journal import SKILLS, rows
-from fields.dataset import Bucket
+from fields.dataset import Bucket, encode_png
+from fields.fid import Fid
 from fields.metrics import ClipScore
 from fields.plan import Stream, noise
 from fields.rollout import clean
@@ -65,26 +67,44 @@ def _check_board(config):
     assert [(row["step"], row["skills"]) for row in rows(config.folder / SKILLS)] == [(2, {}), (4, {})]
 
 
-def test_metrics_are_in_summary_report_and_board(make_config, tiny_clip):
-    metric = f"eval.metrics={{clip: {{type: clip_score, weights: {tiny_clip}}}}}"
-    config = make_config(*GRIDS, metric, "run.name=metrics", "run.steps=2")
+class MeanColour(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.double().mean(dim=(2, 3))
+
+
+@pytest.fixture
+def extractor(tmp_path):
+    torch.jit.script(MeanColour()).save(tmp_path / "extractor.pt")
+    return tmp_path / "extractor.pt"
+
+
+def test_metrics_are_in_summary_report_and_board(make_config, tiny_clip, extractor, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(3):
+        (photos / f"{n}.png").write_bytes(encode_png(np.full((3, 4, 4), n / 2, np.float32)))
+    fid = f"far: {{type: fid, weights: {extractor}, real: {photos}}}"
+    metrics = f"eval.metrics={{clip: {{type: clip_score, weights: {tiny_clip}}}, {fid}}}"
+    config = make_config(*GRIDS, metrics, "run.name=metrics", "run.steps=2")
     outcome = reference(config)
     summary = write_summary(config, outcome)
     bucket = Bucket(config.routes["local_edit"].data)
     images = [image for sheet in outcome.results[AFTER].answers[2:4] for image in sheet]
-    expected = ClipScore(tiny_clip)([bucket[n] for n in range(5)], images)
+    questions = [bucket[n] for n in range(5)]
+    expected, distance = ClipScore(tiny_clip)(questions, images), Fid(extractor, photos)(questions, images)
     assert summary["skills"].keys() == set(ROUTES)
-    assert summary["skills"]["local_edit"][AFTER] == {"clip": pytest.approx(expected)}
+    assert summary["skills"]["local_edit"][AFTER] == {"clip": pytest.approx(expected), "far": pytest.approx(distance)}
     write_report(config, outcome, summary)
     page = (config.folder / "report.html").read_text()
     assert f"<td>{expected:.4g}</td>" in page
-    assert page.count("of all evaluated rows") == 3
+    assert f"<td>{distance:.4g}</td>" in page
+    assert page.count("of all evaluated rows") == 2 * 3
     board = EventAccumulator(str(config.folder / "tensorboard"))
     board.Reload()
     assert board.Scalars("clip/local_edit")[-1].value == pytest.approx(expected, rel=1e-5)
 
 
-def test_metrics_that_cannot_be_taken_are_refused(make_config, tmp_path):
+def test_metrics_that_cannot_be_taken_are_refused(make_config, extractor, tmp_path):
     metric = f"eval.metrics={{clip: {{type: clip_score, weights: {tmp_path}}}}}"
     with pytest.raises(ConfigError, match=r"eval\.metrics: .* is no CLIP model: it has no config\.json"):
         check_files(make_config(*GRIDS, metric))
@@ -92,8 +112,16 @@ def test_metrics_that_cannot_be_taken_are_refused(make_config, tmp_path):
         ConfigError, match=r"eval\.metrics: the exam has its own marks; metrics are taken with eval.type: grids"
     ):
         make_config(metric)
-    with pytest.raises(ConfigError, match=r"Input tag 'fid'|Input should be 'clip_score' \(got 'fid'\)"):
-        make_config(*GRIDS, "eval.metrics={x: {type: fid, weights: w}}")
+    with pytest.raises(ConfigError, match=r"eval\.metrics\.x: Input tag 'lpips' .* 'clip_score', 'fid'"):
+        make_config(*GRIDS, "eval.metrics={x: {type: lpips, weights: w}}")
+    fid = f"eval.metrics={{far: {{type: fid, weights: {tmp_path / 'no'}}}}}"
+    with pytest.raises(ConfigError, match=r"eval\.metrics: no such file: .*/no"):
+        check_files(make_config(*GRIDS, fid))
+    fid = f"eval.metrics={{far: {{type: fid, weights: {extractor}}}}}"
+    with pytest.raises(
+        ConfigError, match=r"eval\.metrics: far, of the route text_to_image: fid needs at least 2 images; .* give 1"
+    ):
+        check_files(make_config(*GRIDS, fid, "eval.samples=1"))
 
 
 def test_a_distributed_run_makes_the_images_of_the_reference(cluster, make_config):

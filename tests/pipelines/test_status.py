@@ -25,6 +25,7 @@ PROCESSES = ClusterState(
     workers_wanted=2,
     depth=2,
     repeated=3,
+    truncated=7,
     services={"local_edit": ServiceState(running=1, wanted=2, in_work=4, queued=5, repeated=6)},
 )
 
@@ -102,6 +103,7 @@ def test_a_screen_of_a_running_run(run):
     assert [line for line in screen.splitlines() if line.startswith("warning: ")] == [
         "warning: 1 of 2 rollout workers live",
         "warning: 3 rollouts were lost and made again",
+        "warning: 7 prompts are longer than the encoder reads, and were cut",
         "warning: local_edit: 1 of 2 replicas run",
         "warning: local_edit: 6 calls were lost and made again",
     ]

@@ -23,7 +23,7 @@ from fields.lora import LoraShape, add_lora
 from fields.operators import Network, evaluate
 
 WIDTH, HEIGHT = SIZE
-EDITORS = ("flux", "flux2", "qwen_image_edit")
+EDITORS = ("flux", "flux2", "qwen_image_edit", "z_image_omni")
 
 
 def png(seed: int) -> bytes:
@@ -71,6 +71,14 @@ def test_another_source_image_is_another_velocity(tiny, name):
     conditions = [model.family.encode([row(model.family, source=seed)]) for seed in (1, 2)]
     assert difference(velocity(model, *conditions)) > 0.003
     assert difference(velocity(model, *(condition.variant(Variant(prompt="empty")) for condition in conditions))) > 0.001
+
+
+@pytest.mark.parametrize("name", [name for name in EDITORS if name != "qwen_image_edit"])
+def test_nothing_is_left_of_a_source_image_that_is_dropped(tiny, name):
+    """As `edit_guidance` asks; the text of Qwen-Image-Edit has seen it."""
+    model = tiny(name)
+    conditions = [model.family.encode([row(model.family, source=seed)]).variant(Variant(source=False)) for seed in (1, 2)]
+    assert difference(velocity(model, *conditions)) < 1e-6
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -85,6 +85,7 @@ UNGUIDED = {
     "flux2": {"guidance_scale": 1.0},
     "qwen_image": {"true_cfg_scale": 1.0},
     "z_image": {"guidance_scale": 0.0},
+    "z_image_omni": {"guidance_scale": 0.0},
     "lumina2": {"guidance_scale": 1.0},
     "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
 }
@@ -101,6 +102,7 @@ GUIDED = {
     "sd3": {"guidance_scale": 3.0},
     "qwen_image": {"true_cfg_scale": 3.0},
     "z_image": {"guidance_scale": 3.0},
+    "z_image_omni": {"guidance_scale": 3.0},
     "lumina2": {"guidance_scale": 3.0},
     "sana": {"guidance_scale": 3.0, "use_resolution_binning": False},
 }
@@ -214,3 +216,14 @@ def test_qwen_image_edit_plus_edits_like_the_pipeline(tmp_path, monkeypatch):
     noise, edits = noise_of(model), rows(with_source=True)
     expected = edited_by_stock(model, noise, edits, true_cfg_scale=[3.0, 3.0], negative_prompt=list(NEGATIVES))
     assert_same(ours(model, edits, model.family.guidance(SELF, 3.0, "negative"), noise), expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_z_image_omni_edits_like_the_pipeline(tiny, scale, monkeypatch):
+    """The pipeline encodes its source in bfloat16 whatever it computes in; here both do in float32."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    model = tiny("z_image_omni")
+    noise, edits = noise_of(model), rows(with_source=True)
+    expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale], negative_prompt=list(NEGATIVES))
+    operator = model.family.guidance(SELF, scale, "negative") if scale else SELF
+    assert_same(ours(model, edits, operator, noise), expected)

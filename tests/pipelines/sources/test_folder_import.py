@@ -34,6 +34,19 @@ def test_images_may_be_what_the_prompts_edit(folder, tmp_path, image, prepared):
     assert first == Row("b.JPG", "realism", "a photo of a cat", image(6, 4, "JPEG"), None, None, 6, 4)
 
 
+def test_mixed_sizes_are_brought_to_the_buckets_of_an_area(folder, tmp_path, image, prepared, capsys):
+    """Of 64 x 64 pixels: 64 x 64, 32 x 128 and 128 x 32; the images themselves stay."""
+    output = tmp_path / "x.parquet"
+    assert prepared(output, *arguments(folder, output, "--bucket", 64)) == [
+        Row("b.JPG", "realism", "a photo of a cat", None, image(6, 4, "JPEG"), None, 64, 64),
+        Row("deep/a.png", "realism", "ü", None, image(2, 8), None, 32, 128),
+    ]
+    with pytest.raises(SystemExit) as refusal:
+        prepared(output, *arguments(folder, output, "--bucket", 31))
+    assert refusal.value.code == 2
+    assert "argument --bucket: '31' is no whole number of pixels from 32 to 100000" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -63,6 +63,13 @@ def test_rows_go_to_the_bucket_of_their_route(tmp_path, source, entries, image, 
     assert f"{tmp_path / 'x' / 'out.local_edit.parquet'}: 4 rows" in capsys.readouterr().out
 
 
+def test_sizes_are_brought_to_the_buckets_of_an_area(tmp_path, source, entries):
+    write(source, entries)
+    assert main(run(source, tmp_path, "--bucket", "64")) == 0
+    row = Bucket(tmp_path / "x" / "out.local_edit.parquet")[0]
+    assert (row.width, row.height) == (128, 32)
+
+
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path, source, entries):
     write(source.with_name("b.parquet"), entries[:2])
     write(source.with_name("a.parquet"), entries[2:4])

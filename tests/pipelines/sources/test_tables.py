@@ -57,6 +57,13 @@ def test_every_format_gives_the_same_rows(folder, image, prepared, name, mark):
     assert prepared(output, "import", "--input", folder / name, "--output", output) == rows(image)
 
 
+def test_sizes_are_brought_to_the_buckets_of_an_area(folder, prepared):
+    (folder / "t.csv").write_text(CSV, encoding="utf-8")
+    output = folder / "x.parquet"
+    written = prepared(output, "import", "--input", folder / "t.csv", "--output", output, "--bucket", 64)
+    assert [(row.width, row.height) for row in written] == [(None, None), (32, 128), (64, 64), (64, 64)]
+
+
 def test_the_command_says_what_it_wrote(folder, capsys, prepared):
     (folder / "t.csv").write_text(CSV)
     prepared(folder / "x.parquet", "import", "--input", folder / "t.csv", "--output", folder / "x.parquet")

@@ -1,0 +1,55 @@
+"""Z-Image-Omni: Z-Image that edits."""
+
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fields.families.pipeline import Named
+from fields.families.z_image import ZImageFamily
+
+
+class ZImageOmniFamily(ZImageFamily):
+    """The source is seen twice: as clean tokens before the image's own, and by SigLIP 2, whose tokens come last.
+
+    A text is cut where images stand in it; the network takes its parts as a list.
+    """
+
+    name = "z_image_omni"
+    pipelines = ("ZImageOmniPipeline",)
+    source = "optional"
+
+    def text(self, prompt: str, source: Image.Image | None) -> Named:
+        count = 0 if source is None else 1
+        (parts,), _ = self.encoders.encode_prompt(
+            [prompt],
+            self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_tokens,
+            num_condition_images=count,
+        )
+        numbers = [torch.full((len(part),), n) for n, part in enumerate(parts, start=1)]
+        return {"text": torch.cat(parts)[None], "part": torch.cat(numbers)[None]}  # 0 is what a shorter row is padded with
+
+    def source_tensors(self, image: Image.Image) -> Named:
+        (seen,), *_ = self.encoders.prepare_siglip_embeds([image], 1, self.device, self.dtype)
+        return super().source_tensors(image) | {"seen": seen[None]}
+
+    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        numbers = range(1, int(inputs["part"].max()) + 1)
+        texts = [[text[part == n] for n in numbers] for text, part in zip(inputs["text"], inputs["part"], strict=True)]
+        images = [[image] for image in x_t[:, :, None]]
+        seen: list[list[Tensor | None] | None] = [None] * len(images)
+        if "source" in inputs:
+            images = [[source, *image] for source, image in zip(inputs["source"][:, :, None], images, strict=True)]
+            seen = [[features, None] for features in inputs["seen"]]
+        velocities = transformer(
+            images,
+            1 - t,
+            texts,
+            siglip_feats=seen,
+            image_noise_mask=[[0] * (len(row) - 1) + [1] for row in images],
+            return_dict=False,
+        )[0]
+        return -torch.stack(velocities)[:, :, 0]
