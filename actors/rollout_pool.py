@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import ray
@@ -22,12 +23,12 @@ class RolloutPool:
         start_worker: starts the worker of a number, restarts allowed.
         size: workers at first, numbered from 0.
         run: name of the run, for the metrics.
-        timeout_s: of one attempt.
-        patience_s: after this long without an answer the last error is raised.
+        timeout_s: of one attempt; a rollout of a large model takes minutes, and only a hung worker takes this long.
+        patience_s: this long after the first loss the last error is raised.
     """
 
     def __init__(
-        self, start_worker: Callable[[int], Any], size: int, run: str, timeout_s: float = 300.0, patience_s: float = 900.0
+        self, start_worker: Callable[[int], Any], size: int, run: str, timeout_s: float = 1800.0, patience_s: float = 900.0
     ):
         self._start_worker = start_worker
         self._workers = {number: start_worker(number) for number in range(size)}
@@ -81,7 +82,7 @@ class RolloutPool:
             Exception: whatever the worker raised.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
+        deadline = inf
         while True:
             number = await self._idle.get()
             started = loop.time()
@@ -90,6 +91,7 @@ class RolloutPool:
                 answer = await asyncio.wait_for(asyncio.wrap_future(reference.future()), self._timeout_s)
             except (RayActorError, ObjectLostError, TimeoutError):
                 ray.cancel(reference)
+                deadline = min(deadline, loop.time() + self._patience_s)
                 if loop.time() > deadline:
                     raise
                 self._retries.inc(tags=self._tags)
