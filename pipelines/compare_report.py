@@ -1,6 +1,6 @@
-"""The tables and plots of a comparison: compare.md, compare.html and one SVG a plot, from compare.json alone."""
+"""The tables and plots of a comparison: compare.md and compare.html, from compare.json alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from fields.scene.exam import route_skill
 from pipelines.charts import Line, line_chart, linear_axis
 from pipelines.compare_config import Comparison, Experiment
 from pipelines.compare_jobs import configure, job_key
+from pipelines.config import BASE
 from pipelines.page import template
 from pipelines.statistics import Estimate, difference, estimate, verdict
 
@@ -45,7 +46,7 @@ class Table:
 def write_report(comparison: Comparison, content: Mapping[str, Any], output: Path, source: Path) -> None:
     """Write the pages of what has been run so far."""
     tables = [
-        _table(name, experiment, _results(comparison, experiment, content), content)
+        _table(name, experiment, _results(comparison, experiment, content), content, _teachers(comparison, experiment))
         for name, experiment in comparison.experiments.items()
     ]
     facts = {
@@ -69,7 +70,19 @@ def _results(comparison: Comparison, experiment: Experiment, content: Mapping[st
     return found
 
 
-def _table(name: str, experiment: Experiment, results: Mapping[str, Mapping[int, Result]], content: Mapping[str, Any]) -> Table:
+def _teachers(comparison: Comparison, experiment: Experiment) -> set[str]:
+    """The base, and the experts that some variant learns the experiment's routes from."""
+    configs = [configure(comparison, variant, comparison.seeds[0]) for variant in experiment.variants.values()]
+    return {BASE}.union(config.routes[route].expert for config in configs for route in experiment.routes)
+
+
+def _table(
+    name: str,
+    experiment: Experiment,
+    results: Mapping[str, Mapping[int, Result]],
+    content: Mapping[str, Any],
+    teachers: Collection[str],
+) -> Table:
     scores = {label: {seed: _score(experiment, label, result) for seed, result in of.items()} for label, of in results.items()}
     rows = []
     for label, of in results.items():
@@ -94,6 +107,7 @@ def _table(name: str, experiment: Experiment, results: Mapping[str, Mapping[int,
         experts={
             model: {route: route_skill(skills, route) for route in experiment.routes}
             for model, skills in content["experts"].items()
+            if model in teachers
         },
         verdicts=[_verdict(better, worse, scores) for better, worse in experiment.orders],
         charts=[Markup(chart) for chart in _charts(experiment, results)],

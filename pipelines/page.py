@@ -6,10 +6,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(name: str) -> Template:
-    """A page's template from this folder; what it is given is escaped."""
+    """A page's template from this folder; what it is given is escaped, but in Markdown."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=lambda name: name is not None and ".md" not in name,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

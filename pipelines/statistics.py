@@ -9,7 +9,7 @@ from typing import Literal
 # Student's t at 97.5 % by degrees of freedom: what a 95 % interval of a mean of few seeds takes.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
 
-Verdict = Literal["holds", "is reversed", "is undecided"]
+Verdict = Literal["holds", "reversed", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +50,5 @@ def verdict(better: dict[int, float], worse: dict[int, float]) -> Verdict:
     """Whether `better` is better: decided only where the interval of the paired difference leaves out 0."""
     gap = difference(better, worse)
     if gap is None or gap.half_width is None or abs(gap.mean) <= gap.half_width:
-        return "is undecided"
-    return "holds" if gap.mean > 0 else "is reversed"
+        return "undecided"
+    return "holds" if gap.mean > 0 else "reversed"

@@ -114,7 +114,7 @@ def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
     page = (tmp_path / "compare.md").read_text()
     assert "| **one** | 0.600 ± 1.271 |" in page, "12.706 * 0.1414 / sqrt(2)"
     assert "-0.150 ± 0.635" in page
-    assert "one over two: is undecided (0.150 ± 0.635, 2 seeds)" in page
+    assert "one over two: undecided (0.150 ± 0.635, 2 seeds)" in page
     assert "Not run yet: start @ 1, start @ 2." in page
 
 
