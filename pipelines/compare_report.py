@@ -131,13 +131,19 @@ def _verdict(better: str, worse: str, scores: Mapping[str, dict[int, float]]) ->
     return f"{better} over {worse}: {verdict(scores[better], scores[worse])} ({gap}, {gap.count} seeds)"
 
 
+def _curve(result: Result) -> list[Mapping[str, Any]]:
+    """The exams of a run in order, that of the finished student last."""
+    final = {"step": result["settings"]["steps"], "seconds": result["seconds"], "samples": result["samples"]}
+    return [*result["curve"], final | {"skills": result["skills"]["1"]}]
+
+
 def _charts(experiment: Experiment, results: Mapping[str, Mapping[int, Result]]) -> list[str]:
     """The mean score over seeds against steps, seconds and samples."""
     charts = []
     for axis in ("step", "seconds", "samples"):
         lines = []
         for colour, (label, of) in enumerate(results.items()):
-            curves = [result["curve"] for result in of.values() if result["curve"]]
+            curves = [_curve(result) for result in of.values() if "1" in result["skills"]]
             if curves and experiment.rows[label][1] == 1:
                 points = [
                     (

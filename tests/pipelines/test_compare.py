@@ -107,6 +107,8 @@ def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
                 "skills": {"1": {c: {"graded": value, "exact": 0.0} for c in ("add", "replace", "remove", "recolour")}},
                 "curve": [],
                 "seconds": 10.0,
+                "samples": 8,
+                "settings": {"steps": 2},
             }
             for seed, value in enumerate(values)
         }
@@ -116,6 +118,8 @@ def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
     assert "-0.150 ± 0.635" in page
     assert "one over two: undecided (0.150 ± 0.635, 2 seeds)" in page
     assert "Not run yet: start @ 1, start @ 2." in page
+    html = (tmp_path / "compare.html").read_text()
+    assert "Line chart of the score against step: one 60 %, two 45 %" in html, "the finished student ends its line"
 
 
 @pytest.mark.parametrize(
