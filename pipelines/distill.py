@@ -136,14 +136,14 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         check_resources(config, *here)
         context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)
         console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
+    if config.run.services is not None:
+        deployment.require_standing(config)
     if options.dry_run:
         total = ray.cluster_resources()
         check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
         return None
     if config.run.services is None:
         deployment.delete(config, wait=True)  # what an earlier try left: applications outlive a driver that was killed
-    else:
-        deployment.require_standing(config)
     return reserve(config, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
 
 

@@ -35,7 +35,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("learner.lagg=1", "learner.lagg: unknown key; allowed: batch_size, learning_rate"),
         (
             "experts.local_edit.gpus=1",
-            "experts.local_edit.gpus: unknown key; allowed: checkpoint, adapter, ignore_keys",
+            "experts.local_edit.gpus: unknown key; allowed: replicas, autoscaling, num_cpus",
         ),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),

@@ -18,7 +18,7 @@ def test_the_weights_fit_into_ten_megabytes():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_expert_has_the_skills_of_its_card(name):
     exam = Exam(samples=12, seed=3)  # other questions than the card's
-    exam.sheets = [sheet for sheet in exam.sheets if sheet.questions[0].task.category in ROUTE_CATEGORIES[ROUTES[name]]]
+    exam._sheets = [sheet for sheet in exam.sheets if sheet.questions[0].task.category in ROUTE_CATEGORIES[ROUTES[name]]]
     skills = take(exam, load(name))
     card = json.loads((WEIGHTS / name / CARD).read_text())["skills"]
     expected = sum(card[category]["graded"] for category in skills) / len(skills)
