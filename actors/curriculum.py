@@ -1,7 +1,8 @@
 """What a run teaches from some step on, and whom it asks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fields.dataset import Bucket
 from fields.plan import SamplePlan
@@ -24,3 +25,22 @@ class Curriculum:
     buckets: Mapping[str, Bucket]
     experts: Mapping[str, ExpertClient]
     teaching: Teaching
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Another curriculum from a step on.
+
+    Attributes:
+        step: that it takes effect at.
+        build_curriculum: of the whole run; it has the same samples as the one before in earlier steps.
+        settings: what changes, for the record.
+        replaced: the recipe that it was made for.
+        recipe: that is stored with checkpoints from now on.
+    """
+
+    step: int
+    build_curriculum: Callable[[], Curriculum]
+    settings: Mapping[str, Any]
+    replaced: Mapping[str, Any]
+    recipe: Mapping[str, Any]

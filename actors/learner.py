@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.curriculum import Curriculum
+from actors.curriculum import Change
 from actors.examiner import Examiner
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
@@ -185,37 +185,46 @@ class Learner:
         """How many rollout workers there are."""
         return self._rollouts.size
 
-    async def scale_rollout(self, workers: int) -> None:
-        """Start or end rollout workers until there are so many; returns when they are at work."""
-        await self._rollouts.resize(workers)
+    async def scale_rollout(self, workers: int, timeout_s: float) -> None:
+        """Start or end rollout workers until there are so many; returns when they are at work, raises as the pool does."""
+        await self._rollouts.resize(workers, timeout_s)
 
     async def end_rollouts(self) -> None:
         """End all rollout workers at once; by themselves they go a little after the learner, and keep their names till then."""
         self._rollouts.end()
 
-    async def change(
-        self, step: int, build_curriculum: Callable[[], Curriculum], settings: Mapping[str, Any], recipe: Mapping[str, Any]
-    ) -> None:
-        """Teach otherwise from `step` on, and record it: the run repeats it where it continues from an earlier checkpoint.
-
-        Args:
-            step: that the change takes effect at.
-            build_curriculum: of the whole run; it has the same samples as today's in the steps before.
-            settings: what changes, for the record.
-            recipe: that is stored with checkpoints from now on.
+    async def require_open(self, step: int) -> None:
+        """Returns if `change` may begin at a step.
 
         Raises:
-            ValueError: if targets of that step are asked for already; names the first step that can change.
+            ValueError: if its samples are asked for already; names the first step that can change.
         """
+        self._open_stream(step)
+
+    async def change(self, change: Change) -> None:
+        """Teach otherwise from a step on, and record it: the run repeats it where it continues from an earlier checkpoint.
+
+        Raises:
+            ValueError: as `require_open` does, if the run has changed since, or if the new rows cannot be read here.
+        """
+        stream = self._open_stream(change.step)
+        if self._recipe != change.replaced:
+            raise ValueError(f"step {change.step} cannot change: the run was changed meanwhile; try again")
+        try:
+            curriculum = change.build_curriculum()
+        except OSError as error:
+            raise ValueError(f"on the learner's node: {error}") from error
+        self._journal.record_change(change.step, change.settings)
+        stream.change(curriculum)
+        self._recipe = change.recipe
+
+    def _open_stream(self, step: int) -> TargetStream:
         first = self._stream.first_open if self._stream else None
         if self._stream is None or first is None:
             raise ValueError(f"step {step} cannot change: the run {'is at its end' if self._stream else 'does not train yet'}")
         if step < first:
             raise ValueError(f"step {step} cannot change: its samples are asked for already; the first that can is {first}")
-        curriculum = build_curriculum()
-        self._journal.record_change(step, settings)
-        self._stream.change(curriculum)
-        self._recipe = recipe
+        return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
         """Write an exam taken after `step` steps, by whom ever, into the run's journal."""

@@ -48,26 +48,50 @@ class RolloutPool:
 
     @property
     def size(self) -> int:
-        """Workers that there are, or that are starting."""
+        """Workers that there are; a new one counts once it has loaded the base."""
         return len(self._workers)
 
     async def ready(self) -> None:
         """Returns once every worker has loaded the base."""
         await asyncio.gather(*(_loaded(worker) for worker in self._workers.values()))
 
-    async def resize(self, size: int) -> None:
+    async def resize(self, size: int, timeout_s: float) -> None:
         """Start or end workers until there are `size`, at least 1. A new one gets calls once it has loaded the base; one
-        that is ended finishes its call before; the others are not disturbed."""
+        that is ended finishes its call before; the others are not disturbed.
+
+        Raises:
+            TimeoutError, RayActorError: if a worker found no place, or could not load; it is ended, the others stay.
+        """
         async with self._resizing:
-            self._size.set(size, self._tags)
             free = [number for number in range(size) if number not in self._workers][: max(0, size - len(self._workers))]
-            started = {number: self._start_worker(number) for number in free}
-            self._workers |= started
-            for number, worker in started.items():
-                await _loaded(worker)
-                self._idle.put_nowait(number)
+            joined = await asyncio.gather(*(self._join(number, timeout_s) for number in free), return_exceptions=True)
             while len(self._workers) > size:
-                ray.kill(self._workers.pop(await self._idle.get()))
+                ray.kill(self._workers.pop(await self._last_idle()))
+            self._size.set(len(self._workers), self._tags)
+            for failure in joined:
+                if failure is not None:
+                    raise failure
+
+    async def _join(self, number: int, timeout_s: float) -> None:
+        worker = self._start_worker(number)
+        try:
+            await asyncio.wait_for(_loaded(worker), timeout_s)
+        except BaseException:
+            ray.kill(worker)
+            raise
+        self._workers[number] = worker
+        self._idle.put_nowait(number)
+
+    async def _last_idle(self) -> int:
+        """The highest number that is free, once one is: the room of the lower ones may be reserved."""
+        idle = [await self._idle.get()]
+        while not self._idle.empty():
+            idle.append(self._idle.get_nowait())
+        last = max(idle)
+        for number in idle:
+            if number != last:
+                self._idle.put_nowait(number)
+        return last
 
     def end(self) -> None:
         """End all workers, whatever they are doing."""

@@ -11,22 +11,26 @@ student is that of a run whose configuration had said so from the beginning (`ro
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from rich.console import Console
 
+from actors.curriculum import Change
 from pipelines import connect, deployment
-from pipelines.changes import changed, with_recorded_changes
+from pipelines.changes import changed, recorded_config
 from pipelines.config import RunConfig
 from pipelines.distributed import curriculum
-from pipelines.load import ConfigError, load_config, settings
+from pipelines.load import ConfigError, settings
 from pipelines.recipe import recipe
+from pipelines.reserve import require_room
 from pipelines.status import find_run
-from pipelines.validate import check_demands, check_files, service_demands
+from pipelines.validate import check_files, service_demands
+from services import applications
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,15 +44,23 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
     options = parser.parse_intermixed_args(arguments)
     try:
-        config = with_recorded_changes(load_config(find_run(options.run) / "config.yaml", []))
+        config = recorded_config(find_run(options.run))
         if not 0 < options.at < config.run.steps:
             raise ConfigError(f"--at {options.at}: the steps of the run that can change are 1 to {config.run.steps - 1}")
-        wanted = settings(options.settings)
+        wanted = absolute(settings(options.settings))
         later = changed(config, options.at, wanted)
         rows = check_files(later)
         connect.require_cluster(options.address)
         learner = connect.learner(config.run.name)
-        _change(config, later, rows, options.at, wanted, learner)
+        new = _require_possible(config, later, options.at, learner)
+        change = Change(
+            step=options.at,
+            build_curriculum=partial(curriculum, later, rows),
+            settings=wanted,
+            replaced=recipe(config),
+            recipe=recipe(later),
+        )
+        _change(later, new, change, learner)
     except ConfigError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         return 2
@@ -56,36 +68,65 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _change(config: RunConfig, later: RunConfig, rows: dict[str, int], step: int, wanted: dict[str, Any], learner: Any) -> None:
-    """Deploy the experts that come, then tell the learner; what it refuses leaves nothing behind.
+def absolute(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose paths don't depend on where this command was typed: the learner has another folder."""
+
+    def path(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: path(name, inner) for name, inner in value.items()}
+        local = key.rpartition(".")[2] in ("data", "adapter", "checkpoint") and isinstance(value, str) and Path(value).exists()
+        return str(Path(value).absolute()) if local else value
+
+    return {key: path(key, value) for key, value in wanted.items()}
+
+
+def _require_possible(config: RunConfig, later: RunConfig, step: int, learner: Any) -> list[str]:
+    """The services that come; none where the run uses standing ones.
 
     Raises:
-        ConfigError: for want of room, for an expert that cannot come, or if the step has begun.
+        ConfigError: if the step has begun, an expert cannot come, or there is no room for it.
     """
-    new = _deploy_new(config, later)
-    try:
-        ray.get(learner.change.remote(step, partial(curriculum, later, rows), wanted, recipe(later)))
-    except RayTaskError as error:
-        deployment.delete(later, only=new)
-        if isinstance(error.cause, ValueError):
-            raise ConfigError(f"--at {step}: {error.cause}") from error
-        raise
-
-
-def _deploy_new(config: RunConfig, later: RunConfig) -> list[str]:
-    """The services that come, deployed; none where the run uses standing ones."""
+    _ask(learner.require_open.remote(step), step)
     if later.run.services is not None:
         deployment.require_standing(later)
         return []
+    new = [name for name in later.services if name not in config.services]
     if later.shared_experts.keys() != config.shared_experts.keys() and config.shared_experts:
         raise ConfigError("placement: the shared experts are deployed as one; an expert that comes later is separate")
-    new = [name for name in later.services if name not in config.services]
-    if new:
-        asked = [demand for name, demand in service_demands(later).items() if name in new]
-        free = ray.available_resources()
-        check_demands(asked, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
-        deployment.deploy(later, only=new)
+    for name in new:
+        if deployment.application_name(later, name) in applications.listed():
+            raise ConfigError(f"experts.{name}: the application {deployment.application_name(later, name)} is there already")
+    require_room([demand for name, demand in service_demands(later).items() if name in new])
     return new
+
+
+def _change(later: RunConfig, new: list[str], change: Change, learner: Any) -> None:
+    """Deploy what comes, then tell the learner; what fails or is refused leaves nothing behind."""
+    try:
+        if new:
+            deployment.deploy(later, only=new)
+        _ask(learner.change.remote(change), change.step)
+    except BaseException as error:
+        deployment.delete(later, only=new)
+        if isinstance(error, RuntimeError) and not isinstance(error, RayError):
+            raise ConfigError(str(error)) from error  # Serve's own words for an expert that did not start
+        raise
+
+
+def _ask(answer: ray.ObjectRef, step: int) -> None:
+    """Wait for the learner.
+
+    Raises:
+        ConfigError: if it refuses, or has ended.
+    """
+    try:
+        ray.get(answer)
+    except RayActorError as error:
+        raise ConfigError(f"--at {step}: the run has ended") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ConfigError(f"--at {step}: {error.cause}") from error
+        raise
 
 
 if __name__ == "__main__":

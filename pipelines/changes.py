@@ -5,23 +5,33 @@ So the steps before it are the same with the change as without it.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from actors.journal import CHANGES, rows
 from pipelines.config import RunConfig
-from pipelines.load import ConfigError, put, validated
+from pipelines.load import ConfigError, load_config, put, validated
 from pipelines.method_config import SoftRouting
 
 Settings = Mapping[str, Any]  # dotted key -> value
 
 
-def with_recorded_changes(config: RunConfig) -> RunConfig:
-    """The configuration with the changes that stand in the run's folder.
+def recorded_config(folder: Path) -> RunConfig:
+    """The configuration of a run as it is now: what it was begun with, and what changed since.
+
+    Raises:
+        ConfigError: if a file of the folder is missing or damaged.
+    """
+    return with_recorded_changes(load_config(folder / "config.yaml", []), folder)
+
+
+def with_recorded_changes(config: RunConfig, folder: Path) -> RunConfig:
+    """A configuration, which knows nothing of them yet, with the changes that stand in a run's folder.
 
     Raises:
         ConfigError: if one doesn't fit the configuration as it is now.
     """
-    record = config.folder / CHANGES
+    record = folder / CHANGES
     for row in rows(record):
         try:
             config = changed(config, row["step"], row["set"])
@@ -42,13 +52,14 @@ def changed(config: RunConfig, step: int, settings: Settings) -> RunConfig:
         put(content, key, value)
     for name, route in content["routes"].items():
         if name not in config.routes:
-            _require_mixed(config, name)
+            _require_new(config, name, route)
             weight, before = route.get("weight", 1.0), 0.0
         elif f"routes.{name}.weight" in settings:
             weight, before = route["weight"], config.routes[name].weight
         else:
             continue
-        route |= {"weight": before, "weight_changes": {**route.get("weight_changes", {}), str(step): weight}}
+        changes = {int(first): later for first, later in route.get("weight_changes", {}).items()}
+        route |= {"weight": before, "weight_changes": {**changes, step: weight}}
     return validated(content, RunConfig)
 
 
@@ -66,8 +77,10 @@ def _require_changeable(config: RunConfig, key: str) -> None:
     )
 
 
-def _require_mixed(config: RunConfig, route: str) -> None:
+def _require_new(config: RunConfig, name: str, route: Any) -> None:
     if isinstance(config.routing, SoftRouting):
-        raise ConfigError(
-            f"routes.{route}: soft routing mixes the experts of all routes; a route cannot come to a run that does"
-        )
+        raise ConfigError(f"routes.{name}: soft routing mixes the experts of all routes; no route can come to such a run")
+    if not isinstance(route, dict):
+        raise ConfigError(f"routes.{name}: a route has the keys expert and data, and may have a weight; this is {route!r}")
+    if "weight_changes" in route:
+        raise ConfigError(f"routes.{name}.weight_changes: a route that comes has one weight; change it later")

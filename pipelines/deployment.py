@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.serve import Application
 
+from actors.journal import CHANGES, rows
 from pipelines import build
 from pipelines.config import ENCODER, SHARED, RunConfig, Service
 from pipelines.fingerprint import fingerprint
@@ -28,8 +29,8 @@ _PACKAGES = ("fieldweave", "torch", "diffusers")
 
 
 def application_name(config: RunConfig, service: str) -> str:
-    """The Serve application of one of the run's services."""
-    return f"{config.run.services or config.run.name}-{service}"
+    """The Serve application of one of the run's services; a standing one never has the name of a run's own."""
+    return f"{config.run.services}:{service}" if config.run.services else f"{config.run.name}-{service}"
 
 
 def deploy(config: RunConfig, only: list[str] | None = None) -> None:
@@ -46,15 +47,25 @@ def delete(config: RunConfig, only: list[str] | None = None, wait: bool = False)
     (applications.delete_and_wait if wait else applications.delete)(names)
 
 
+def delete_own(config: RunConfig) -> None:
+    """Delete what a run of this name has deployed, also experts that came while it went on, and wait till it is gone."""
+    known = {application_name(config, service) for service in config.services}
+    came = [row["set"] for row in rows(config.folder / CHANGES)]
+    experts = {key.split(".")[1] for settings in came for key in settings if key.startswith("experts.")}
+    applications.delete_and_wait(sorted(known | {application_name(config, expert) for expert in experts}))
+
+
 def missing(config: RunConfig) -> list[str]:
     """The services that no standing application holds.
 
     Raises:
         ConfigError: if one stands that answers otherwise than the run asks for; says where they differ.
     """
-    standing = applications.running()
+    standing = applications.listed()
     absent = [name for name in config.services if application_name(config, name) not in standing]
     for name in [name for name in config.services if name not in absent]:
+        if (status := standing[application_name(config, name)]) != "RUNNING":
+            raise ConfigError(f"run.services: {application_name(config, name)} is {status}; wait, or delete it")
         wanted, found = identity(config, name), applications.identity(application_name(config, name))
         if name == SHARED:  # others may share the base, too
             found = {**found, "experts": {expert: found["experts"].get(expert) for expert in wanted["experts"]}}

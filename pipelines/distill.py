@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fields import checkpoint
 from fields.scene.exam import Exam
-from pipelines.changes import with_recorded_changes
+from pipelines.changes import recorded_config, with_recorded_changes
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.outcome import Outcome, write_config, write_summary
@@ -36,9 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_intermixed_args(arguments)
     console = Console()
     try:
-        config = load_config(options.config, options.overrides)
-        if options.resume != "never":
-            config = with_recorded_changes(config)
+        planned = load_config(options.config, options.overrides)
+        config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
         prepare_missing(config)
         rows = check_files(config)
         resume = _checkpoint(config, options.resume)
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.dry_run:
         console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
-    _begin_folder(config, start, options.resume)
+    _begin_folder(planned, start, options.resume)
     with Display(console, config.run.name, start, config.run.steps) as display:
         display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
         if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if outcome is None:
         console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
         return 128 + signal.SIGTERM
-    _finish(config, outcome, console)
+    _finish(recorded_config(config.folder), outcome, console)
     return 0
 
 
@@ -143,7 +142,7 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
         return None
     if config.run.services is None:
-        deployment.delete(config, wait=True)  # what an earlier try left: applications outlive a driver that was killed
+        deployment.delete_own(config)  # what an earlier try left: applications outlive a driver that was killed
     return reserve(config, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
 
 

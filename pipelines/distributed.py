@@ -21,7 +21,7 @@ from fields.carriers import Weights
 from fields.distiller import Distiller
 from fields.evaluation import Evaluation, ExamResult
 from pipelines import build, deployment
-from pipelines.changes import with_recorded_changes
+from pipelines.changes import recorded_config
 from pipelines.config import AFTER, BASE, BEFORE, ENCODER, RunConfig
 from pipelines.method_config import ExpertRollout
 from pipelines.outcome import Outcome
@@ -41,7 +41,7 @@ Actor = Any  # a handle: the types that Ray gives know only methods marked by `r
 def run_distributed(
     config: RunConfig, rows: dict[str, int], resume: Path | None, start: int, display: Display, reservation: Reservation
 ) -> Outcome | None:
-    """Deploy, train, evaluate, and take down what was deployed; Ray is connected already.
+    """Deploy, train, evaluate, and take down what was deployed; Ray is connected, and the run's folder has its configuration.
 
     Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
     """
@@ -62,9 +62,9 @@ def run_distributed(
         return asyncio.run(_train_and_evaluate(config, learner, start, display))
     finally:
         end(learner)
-        if own:
-            deployment.delete(with_recorded_changes(config))
         reservation.release()
+        if own:
+            deployment.delete(recorded_config(config.folder))
 
 
 def start_learner(
@@ -208,7 +208,7 @@ async def _evaluate_after(
     weights, averaged = await learner.student.remote()
     if config.eval.every:
         display.say("evaluating the student")
-        final = with_recorded_changes(config)
+        final = recorded_config(config.folder)
         results |= {name: await _examine_expert(final, learner, name) for name in final.experts if name not in results}
         results[AFTER] = await learner.examine_student.remote(averaged)
         await learner.record_skills.remote(progress.step, results[AFTER].skills, results[AFTER].picture)

@@ -13,10 +13,11 @@ from fields.dataset import Bucket, Row
 from fields.families.base import Family
 from fields.policy import Policy
 from pipelines import build
+from pipelines.changes import recorded_config
 from pipelines.columns import expert_columns
 from pipelines.config import STUDENT, Encoder, Expert, Rollout, RunConfig
 from pipelines.deployment import identity
-from pipelines.load import ConfigError, load_config
+from pipelines.load import ConfigError
 from pipelines.validate import Demand, check_models
 from services.applications import HttpAddress, delete, deploy, start
 from services.client import CallLimits, ServiceClient
@@ -78,7 +79,7 @@ def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
     """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
-    config = load_config(folder / "config.yaml", [])
+    config = recorded_config(folder)
     newest = checkpoint.newest(folder / "checkpoints")
     if newest is None:
         raise ConfigError(f"{folder} has no complete checkpoint; the first is written after {config.checkpoint.every} steps")

@@ -32,7 +32,7 @@ def until(recipe: Recipe, step: int) -> Recipe:
     """What of a recipe decides the first `step` optimizer steps: no later weights, and no route that comes later."""
     routes = {}
     for name, route in recipe["routes"].items():
-        changes = {first: weight for first, weight in route["weight_changes"].items() if int(first) < step}
+        changes = {first: weight for first, weight in route.get("weight_changes", {}).items() if int(first) < step}
         if route["weight"] or any(changes.values()):
             routes[name] = {**route, "weight_changes": changes}
     return {**recipe, "routes": routes}

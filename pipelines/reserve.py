@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError
-from pipelines.validate import Demand, check_resources, demands
+from pipelines.validate import Demand, check_demands, check_resources, demands
 
 _GRACE_S = 30.0  # a run that has just ended gives its resources back within seconds
 _PATIENCE_S = 5.0  # after which a person is told what is waited for
@@ -73,6 +73,25 @@ def reserve(config: RunConfig, wait_s: float, say: Callable[[str], None]) -> Res
     return reservation
 
 
+def require_room(asked: Sequence[Demand]) -> None:
+    """Compare what is to be added with what the cluster has free now.
+
+    Raises:
+        ConfigError: says what is missing.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    for demand in asked:
+        if not any(_fits(demand, node) for node in nodes):
+            raise ConfigError(_no_node(demand))
+    free = ray.available_resources()
+    check_demands(asked, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
+
+
+def _no_node(demand: Demand) -> str:
+    labels = f" with the labels {dict(demand.node_labels)}" if demand.node_labels else ""
+    return f"{demand.who}: no node{labels} has {demand.num_cpus:g} CPU and {demand.num_gpus:g} GPU"
+
+
 def _group(parts: Sequence[Demand]) -> PlacementGroup:
     each = [part for part in parts for _ in range(part.count)]
     return placement_group(
@@ -90,8 +109,7 @@ def _shortage(config: RunConfig, parts: Sequence[tuple[PlacementGroup, Sequence[
     nodes = [node for node in ray.nodes() if node["Alive"]]
     for demand in demands(config):
         if not any(_fits(demand, node) for node in nodes):
-            labels = f" with the labels {dict(demand.node_labels)}" if demand.node_labels else ""
-            return f"{demand.who}: no node{labels} has {demand.num_cpus:g} CPU and {demand.num_gpus:g} GPU"
+            return _no_node(demand)
     free = ray.available_resources()
     held = [demand for group, part in parts if placement_group_table(group)["state"] == "CREATED" for demand in part]
     cpus = free.get("CPU", 0) + sum(demand.count * demand.num_cpus for demand in held)

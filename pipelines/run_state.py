@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.journal import METRICS
-from pipelines.changes import with_recorded_changes
+from pipelines.changes import recorded_config
 from pipelines.config import RunConfig
-from pipelines.load import load_config
 
 RECENT = 50  # steps that rates and losses are averaged over
 _TAIL_BYTES = 1 << 20  # of metrics.jsonl: a long run's file is not read whole every two seconds
@@ -58,7 +57,7 @@ def read_run(folder: Path, now: float) -> RunState:
     Raises:
         ConfigError: if the folder's configuration is missing or damaged.
     """
-    config = with_recorded_changes(load_config(folder / "config.yaml", []))
+    config = recorded_config(folder)
     rows = _recent_rows(folder / METRICS)
     pace = _pace(rows)
     checkpoints = sorted(folder.glob("checkpoints/step-*/state.json"))  # renamed into place whole, so the last one counts

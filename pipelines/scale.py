@@ -7,18 +7,20 @@ student becomes the same. A run that is stopped and continued begins with the nu
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from pipelines import connect, deployment
-from pipelines.changes import with_recorded_changes
+from pipelines.changes import recorded_config
 from pipelines.config import ENCODER, RunConfig
-from pipelines.load import ConfigError, load_config
+from pipelines.load import ConfigError
+from pipelines.reserve import require_room
 from pipelines.status import find_run
-from pipelines.validate import Demand, check_demands
+from pipelines.validate import Demand, actor_demands, service_demands
 from services import applications
 
 _ROLLOUT = "rollout"
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     console, complaints = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        config = with_recorded_changes(load_config(find_run(options.run) / "config.yaml", []))
+        config = recorded_config(find_run(options.run))
         wanted = numbers(config, options.numbers)
         connect.require_cluster(options.address)
         learner = connect.learner(config.run.name)
@@ -42,8 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         for part, count in wanted.items():
             before = _count(config, part, learner)
             _scale(config, part, count, learner, options.timeout)
-            console.print(f"{part}: {before} -> {count}")
-    except (ConfigError, TimeoutError) as error:
+            console.print(f"{_demand(config, part).who}: {before} -> {count}")
+    except (ConfigError, TimeoutError, RayError) as error:
         complaints.print(f"error: {error}", style="red", markup=False)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
@@ -69,6 +71,12 @@ def numbers(config: RunConfig, written: Sequence[str]) -> dict[str, int]:
     return wanted
 
 
+def _demand(config: RunConfig, part: str) -> Demand:
+    """What one process of a part asks for."""
+    _, rollout = actor_demands(config)
+    return rollout if part == _ROLLOUT else service_demands(config)[part]
+
+
 def _require_room(config: RunConfig, wanted: Mapping[str, int], learner: Any) -> None:
     """Compare what comes with what the cluster has free.
 
@@ -77,12 +85,10 @@ def _require_room(config: RunConfig, wanted: Mapping[str, int], learner: Any) ->
     """
     growing = []
     for part, count in wanted.items():
-        section = config.rollout if part == _ROLLOUT else config.services[part]
         held = config.rollout.workers if part == _ROLLOUT else 0  # their room stays reserved for the run
         if (more := count - max(held, _count(config, part, learner))) > 0:
-            growing.append(Demand(part, more, section.num_cpus, section.num_gpus, section.node_labels))
-    free = ray.available_resources()
-    check_demands(growing, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
+            growing.append(replace(_demand(config, part), count=more))
+    require_room(growing)
 
 
 def _count(config: RunConfig, part: str, learner: Any) -> int:
@@ -96,11 +102,13 @@ def _scale(config: RunConfig, part: str, count: int, learner: Any, timeout_s: fl
         try:
             return applications.scale(deployment.application_name(config, part), count, timeout_s)
         except ValueError as error:
-            raise ConfigError(f"{part}: {error}") from error
+            raise ConfigError(f"{_demand(config, part).who}: {error}") from error
     try:
-        ray.get(learner.scale_rollout.remote(count), timeout=timeout_s)
-    except GetTimeoutError as error:
-        raise TimeoutError(f"{count} rollout workers are not at work after {timeout_s:.0f} s; they may still come") from error
+        ray.get(learner.scale_rollout.remote(count, timeout_s))
+    except RayTaskError as error:
+        if isinstance(error.cause, TimeoutError):
+            raise TimeoutError(f"rollout: not all of {count} workers loaded in {timeout_s:.0f} s; those were ended") from error
+        raise
 
 
 if __name__ == "__main__":

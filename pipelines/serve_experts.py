@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +17,9 @@ from rich.table import Table
 from pipelines import connect, deployment
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
+from pipelines.reserve import require_room
 from pipelines.sources.scene import prepare_missing
-from pipelines.validate import check_demands, check_models, service_demands
+from pipelines.validate import check_models, service_demands
 from services import applications
 
 
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
         check_models(config)
         connect.require_cluster(options.address)
         missing = deployment.missing(config)
-        _require_room(config, missing)
+        require_room([demand for name, demand in service_demands(config).items() if name in missing])
         if missing:
             deployment.deploy(config, only=missing)
-    except ConfigError as error:
+    except (ConfigError, RuntimeError, TimeoutError) as error:  # Serve's own words for what did not start
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         return 2
     console.print(_table(config, missing))
@@ -62,12 +62,6 @@ def standing(config: RunConfig) -> RunConfig:
 
 def _names(config: RunConfig) -> list[str]:
     return [deployment.application_name(config, service) for service in config.services]
-
-
-def _require_room(config: RunConfig, missing: Sequence[str]) -> None:
-    asked = [demand for name, demand in service_demands(config).items() if name in missing]
-    free = ray.available_resources()
-    check_demands(asked, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
 
 
 def _table(config: RunConfig, new: Sequence[str]) -> Table:

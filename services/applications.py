@@ -16,7 +16,7 @@ from ray.serve.context import _get_global_client
 Identity = Mapping[str, Any]  # plain values
 
 _ANSWER_S = 60.0
-_DELETION_S = 60.0
+_DELETION_S = 120.0
 _POLL_S = 0.2
 
 
@@ -70,9 +70,9 @@ def deploy(applications: Mapping[str, Application], route_prefix: str | None = N
     serve.run_many(targets)
 
 
-def running() -> list[str]:
-    """The names of the applications that run, or are about to."""
-    return list(serve.status().applications)
+def listed() -> dict[str, str]:
+    """Every application with its status, as Serve calls it: RUNNING, DEPLOYING, DEPLOY_FAILED, UNHEALTHY, DELETING."""
+    return {name: application.status.value for name, application in serve.status().applications.items()}
 
 
 def identity(name: str) -> Identity:
@@ -82,19 +82,20 @@ def identity(name: str) -> Identity:
 
 def replicas(name: str) -> int:
     """The replicas of an application that run."""
-    return sum(
-        deployment.replica_states.get(ReplicaState.RUNNING, 0)
-        for deployment in serve.status().applications[name].deployments.values()
-    )
+    application = serve.status().applications.get(name)
+    deployments = application.deployments.values() if application else ()
+    return sum(deployment.replica_states.get(ReplicaState.RUNNING, 0) for deployment in deployments)
 
 
 def scale(name: str, count: int, timeout_s: float) -> None:
     """Give an application so many replicas; the ones that it keeps go on. Returns when they run.
 
     Raises:
-        ValueError: if Serve scales the application by itself.
+        ValueError: if Serve scales the application by itself, or it does not run.
         TimeoutError: if they don't run in time; they may still come.
     """
+    if listed().get(name) != "RUNNING":
+        raise ValueError(f"{name} does not run")
     client = _get_global_client()  # the public way is HTTP, to the dashboard
     assert client is not None
     (deployment,) = serve.status().applications[name].deployments
@@ -121,7 +122,7 @@ def delete_and_wait(names: Sequence[str]) -> None:
     """Delete applications and return when they are gone: an application that is being deleted cannot be deployed anew.
 
     Raises:
-        TimeoutError: after a minute; the line names those that are left.
+        TimeoutError: after two minutes; the line names those that are left.
     """
     delete(names)
     deadline = time.monotonic() + _DELETION_S

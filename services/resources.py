@@ -45,7 +45,7 @@ class Resources:
             },
             "health_check_period_s": 2,
             "health_check_timeout_s": 30,
-            "graceful_shutdown_timeout_s": 5,
+            "graceful_shutdown_timeout_s": 60,  # for the calls that it accepted
         }
 
     def _count(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from actors.journal import METRICS, rows
 from fields.carriers import Weights
 from pipelines.config import RunConfig
 from pipelines.distributed import end, run_distributed, start_learner
-from pipelines.outcome import Outcome
+from pipelines.outcome import Outcome, write_config
 from pipelines.progress import Display
 from pipelines.reference import run_reference
 from pipelines.reserve import reserve
@@ -23,6 +23,7 @@ def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
 
 def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome | None:
     """None if the run was stopped."""
+    write_config(config)
     return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
 
 

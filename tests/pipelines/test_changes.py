@@ -38,6 +38,8 @@ def test_a_weight_and_a_route_come_at_their_step(make_config, scene_data):
         ("experts.local_edit.adapter", "x", "experts.local_edit.adapter: it stays as it is"),
         ("routes.local_edit.weight", -1, "routes.local_edit.weight_changes.5: Input should be greater than or equal to 0"),
         ("routes.another.expert", "local_edit", "routes.another.data: this key is required"),
+        ("routes.another", 5, "routes.another: a route has the keys expert and data, and may have a weight; this is 5"),
+        ("routes.another.weight_changes", {2: 1}, "routes.another.weight_changes: a route that comes has one weight"),
         ("routes.another", {"expert": "nobody", "data": "x"}, "routes.another.expert: unknown expert 'nobody'; allowed: "),
     ],
 )
@@ -59,7 +61,7 @@ def test_a_run_that_continues_repeats_what_stands_in_its_record(config_file, mak
     assert main([str(config_file), "--reference", "run.steps=4"]) == 0
     record = config.folder / CHANGES
     record.write_text(json.dumps({"step": 6, "set": {"routes.local_edit.weight": 9}}) + "\n")
-    assert with_recorded_changes(config).routes["local_edit"].weight_changes == {6: 9}
+    assert with_recorded_changes(config, config.folder).routes["local_edit"].weight_changes == {6: 9}
     assert main([str(config_file), "--reference"]) == 0
     summary = json.loads((config.folder / "summary.json").read_text())
     assert summary["weights_sha256"] == planned.weights.checksum != unchanged.weights.checksum

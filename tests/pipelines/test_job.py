@@ -20,6 +20,7 @@ from ray.job_submission import JobSubmissionClient
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
+from pipelines.config import RunConfig
 from pipelines.distill import main
 from runs import reference, trained_ids
 
@@ -94,7 +95,8 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
     metadata = client.get_job_info("first").metadata
     assert metadata == {"run": "job", "step": metadata["step"], "steps": str(FOREVER)}
     _scales(head, folder)
-    change = _changes(head, folder)
+    config = make_config()
+    change = _changes(head, folder, config)
 
     stopped = head.ray("job", "stop", "--address", head.address, "first")
     assert stopped.returncode == 0, stopped.stdout
@@ -117,12 +119,19 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
     assert resumed.returncode == 0, resumed.stdout
     assert f"from {newest}" in resumed.stdout
     summary = json.loads((folder / "summary.json").read_text())
-    planned = f"routes.local_edit.weight_changes={{{change}: 9}}"
-    undisturbed = reference(make_config(*OVERRIDES, planned, f"run.steps={steps}", "run.name=undisturbed"))
+    route = {"expert": "another", "data": str(config.routes["local_edit"].data), "weight": 0, "weight_changes": {change: 2}}
+    planned = (
+        f"routes.local_edit.weight_changes={{{change}: 9}}",
+        f"experts.another.adapter={config.experts['global_edit'].adapter}",
+        f"routes.another={route}",
+    )
+    undisturbed = reference(make_config(*OVERRIDES, *planned, f"run.steps={steps}", "run.name=undisturbed"))
     assert summary["weights_sha256"] == undisturbed.weights.checksum
     assert sorted(trained_ids(folder)) == list(range(steps * 6))
     finished = head.fieldweave("status", str(folder))
     assert f"job  finished  step {steps} of {steps} (100 %)" in finished.stdout
+    assert "another" in {route for row in rows(folder / METRICS) for route in row["route_loss"]}
+    assert head.replicas("job-another") == set()
 
 
 def _the_upload_is_small(folder: Path) -> None:
@@ -136,7 +145,7 @@ def _scales(head: Head, folder: Path) -> None:
     """Up and down while the run goes on; the replica that stays is the old one."""
     (old,) = head.replicas("job-local_edit")
     up = head.fieldweave("scale", str(folder), "experts.local_edit=3", "rollout=4")
-    assert (up.returncode, _said(up)) == (0, "local_edit: 1 -> 3\nrollout: 2 -> 4\n"), up.stderr
+    assert (up.returncode, _said(up)) == (0, "experts.local_edit: 1 -> 3\nrollout: 2 -> 4\n"), up.stderr
     many = head.replicas("job-local_edit")
     assert len(many) == 3
     assert old in many
@@ -145,7 +154,7 @@ def _scales(head: Head, folder: Path) -> None:
     assert "4 rollout workers" in screen, screen
     assert "warning" not in screen, screen
     down = head.fieldweave("scale", str(folder), "experts.local_edit=1", "rollout=1")
-    assert (down.returncode, _said(down)) == (0, "local_edit: 3 -> 1\nrollout: 4 -> 1\n"), down.stderr
+    assert (down.returncode, _said(down)) == (0, "experts.local_edit: 3 -> 1\nrollout: 4 -> 1\n"), down.stderr
     assert head.replicas("job-local_edit") < many
     for wrong, message in {
         "experts.nobody=2": "'experts.nobody=2': unknown part 'experts.nobody'; allowed: experts.text_to_image, ",
@@ -164,8 +173,16 @@ def _said(command: subprocess.CompletedProcess[str]) -> str:
     return "".join(line for line in command.stdout.splitlines(keepends=True) if "(raylet)" not in line)
 
 
-def _changes(head: Head, folder: Path) -> int:
-    """The step from which one route is drawn more often."""
+def _changes(head: Head, folder: Path, config: RunConfig) -> int:
+    """The step from which one route is drawn more often, and another one comes with its expert."""
+    wanted = (
+        "routes.local_edit.weight=9",
+        f"experts.another.adapter={config.experts['global_edit'].adapter}",
+        "experts.another.num_cpus=0.1",
+        "routes.another.expert=another",
+        f"routes.another.data={config.routes['local_edit'].data}",
+        "routes.another.weight=2",
+    )
     refused = head.fieldweave("change", str(folder), "--at", "2", "routes.local_edit.weight=9")
     assert refused.returncode == 2
     assert re.search(r"--at 2: step 2 cannot change: .* the first that can is \d+", refused.stderr), refused.stderr
@@ -174,10 +191,12 @@ def _changes(head: Head, folder: Path) -> int:
         time.sleep(2)
         now = len(rows(folder / METRICS))
         step = now + 20 + round(seconds * (now - done_before) / (time.monotonic() - began))
-        done = head.fieldweave("change", str(folder), "--at", str(step), "routes.local_edit.weight=9")
+        done = head.fieldweave("change", str(folder), "--at", str(step), *wanted)
         if done.returncode == 0:
             break
-    assert _said(done) == f"from step {step} on: routes.local_edit.weight=9\n", done.stderr
+    assert _said(done) == f"from step {step} on: {', '.join(wanted)}\n", done.stderr
+    assert len(head.replicas("job-another")) == 1
+    assert re.search(r"another +1 of 1 ", head.fieldweave("status", str(folder)).stdout)
     return step
 
 

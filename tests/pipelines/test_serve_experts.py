@@ -32,7 +32,7 @@ def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(
             alone = run_alone(make_config(*experts, *overrides, f"run.name={name}-alone"))
             assert students[name].weights.checksum == alone.weights.checksum
         assert students["first"].weights.checksum != students["second"].weights.checksum
-        assert {name for name in applications.running() if name.startswith("first-")} == set(), "the runs deployed nothing"
+        assert {name for name in applications.listed() if name.startswith("first-")} == set(), "the runs deployed nothing"
         assert deployment.missing(configs["first"]) == [], "and deleted nothing"
 
         capsys.readouterr()
@@ -41,7 +41,7 @@ def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(
         _refuses_others(serve_experts, lambda *more: make_config(*experts, *more), tiny_models, capsys)
     finally:
         assert main([*serve_experts, "--delete"]) == 0
-    assert [name for name in applications.running() if name.startswith("standing-")] == []
+    assert [name for name in applications.listed() if name.startswith("standing:")] == []
 
 
 def _refuses_others(serve_experts, make_config, tiny_models, capsys):
@@ -57,7 +57,7 @@ def _refuses_others(serve_experts, make_config, tiny_models, capsys):
 
 def test_a_run_says_which_experts_do_not_stand(cluster, make_config):
     with pytest.raises(
-        ConfigError, match=r"no application nowhere-text_to_image, .*serve_experts CONFIG run\.services=nowhere"
+        ConfigError, match=r"no application nowhere:text_to_image, .*serve_experts CONFIG run\.services=nowhere"
     ):
         deployment.require_standing(make_config("run.services=nowhere"))
 
