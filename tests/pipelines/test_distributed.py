@@ -67,6 +67,18 @@ def test_every_method_distributed_equals_the_reference(methods, make_config, met
     assert sorted(trained_ids(config.folder)) == list(range(4 * 6))
 
 
+def test_a_student_that_is_its_expert_already_learns_nothing(methods, make_config):
+    """Versions then differ in their number alone, and every rollout still names the one that it was asked for."""
+    alone = (*SHORT, "routes.text_to_image.weight=0", "routes.global_edit.weight=0", "learner.lag=0", "run.steps=3")
+    config = make_config(*alone, "run.name=same")
+    if not methods:
+        deployment.deploy(config)
+    methods.append(config)
+    assert trained(config).checksum == reference(make_config(*alone, "run.name=reference")).weights.checksum
+    journal = rows(config.folder / METRICS)
+    assert [(row["loss"], row["policy_version"]) for row in journal] == [(0.0, 0), (0.0, 1), (0.0, 2)]
+
+
 def test_a_full_student_equals_the_reference(cluster, make_config):
     full = "student={type: full, start: {type: expert, expert: local_edit}}"
     overrides = (full, "run.steps=4", "rollout.workers=1", "learner.lag=1")
@@ -91,15 +103,6 @@ def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config):
     apart = sum((expected[name] - tensor).square().sum() for name, tensor in shared[0].tensors.items()) ** 0.5
     assert learned > 0.1
     assert apart < 1e-3 * learned
-
-
-def test_a_student_that_is_its_expert_already_learns_nothing(cluster, make_config):
-    """Versions then differ in their number alone, and every rollout still names the one that it was asked for."""
-    alone = ("routes.text_to_image.weight=0", "routes.global_edit.weight=0", "run.steps=3")
-    config = make_config(*alone, "run.name=same")
-    assert distributed(config).weights.checksum == reference(make_config(*alone, "run.name=reference")).weights.checksum
-    journal = rows(config.folder / METRICS)
-    assert [(row["loss"], row["policy_version"]) for row in journal] == [(0.0, 0), (0.0, 1), (0.0, 2)]
 
 
 def test_another_lag_is_another_student(make_config):

@@ -111,7 +111,7 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
 
     refused = head.fieldweave("distill", *first[3:], "--dry-run", "learner.num_cpus=5")
     assert refused.returncode == 2
-    assert "error: num_cpus: the run needs 5.5 (learner 1 x 5, rollout 2 x 0.05, " in refused.stderr
+    assert "error: num_cpus: the run needs 5.6 (learner 1 x 5, rollout 2 x 0.05, " in refused.stderr
     assert "; the cluster has 1" in refused.stderr
 
     steps = max(change + 5, checkpoint.read(newest).step + 1)

@@ -71,6 +71,7 @@ def test_every_query_of_the_dashboard_has_an_answer_during_a_run(prometheus, mak
         "watched-text_to_image": "1",
         "watched-local_edit": "1",
         "watched-global_edit": "1",
+        "watched-encoder": "1",
     }
     (variable,) = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "run"]
     assert variable["query"]["query"] == "label_values(ray_field_step, run)"

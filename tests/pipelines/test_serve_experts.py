@@ -1,14 +1,26 @@
 """Standing experts: two students learn from one set at the same time, each as if it were alone."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
 from pipelines import deployment
+from pipelines.config import RunConfig
 from pipelines.load import ConfigError
 from pipelines.serve_experts import main, standing
 from runs import distributed, reference
 from services import applications
+
+
+@dataclass(frozen=True)
+class Served:
+    """The command that served them, and configurations that use them."""
+
+    command: list[str]
+    config: Callable[..., RunConfig]
+
 
 STUDENTS = {
     "first": ("run.steps=4", "run.seed=1", "learner.lag=1"),
@@ -16,43 +28,40 @@ STUDENTS = {
 }
 
 
-@pytest.mark.parametrize("placement", ["separate", "shared"])
-def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(
-    cluster, config_file, make_config, tiny_models, placement, capsys
-):
-    experts = ("run.services=standing", *(f"experts.{name}.placement={placement}" for name in make_config().experts))
-    serve_experts = [str(config_file), "--address", cluster, *experts]
-    assert main(serve_experts) == 0
-    try:
-        configs = {name: make_config(*experts, *overrides, f"run.name={name}") for name, overrides in STUDENTS.items()}
-        with ThreadPoolExecutor(2) as pool:
-            students = dict(zip(configs, pool.map(distributed, configs.values()), strict=True))
-        run_alone = reference if placement == "separate" else distributed  # mixed batches sum in another order
-        for name, overrides in STUDENTS.items():
-            alone = run_alone(make_config(*experts, *overrides, f"run.name={name}-alone"))
-            assert students[name].weights.checksum == alone.weights.checksum
-        assert students["first"].weights.checksum != students["second"].weights.checksum
-        assert {name for name in applications.listed() if name.startswith("first-")} == set(), "the runs deployed nothing"
-        assert deployment.missing(configs["first"]) == [], "and deleted nothing"
-
-        capsys.readouterr()
-        assert main(serve_experts) == 0
-        assert capsys.readouterr().out.count("stood already") == len(configs["first"].services)
-        _refuses_others(serve_experts, lambda *more: make_config(*experts, *more), tiny_models, capsys)
-    finally:
-        assert main([*serve_experts, "--delete"]) == 0
+@pytest.fixture(params=["separate", "shared"])
+def served(request, cluster, config_file, make_config, capsys) -> Iterator[Served]:
+    """Experts that stand until the test is over."""
+    overrides = ("run.services=standing", *(f"experts.{name}.placement={request.param}" for name in make_config().experts))
+    command = [str(config_file), "--address", cluster, *overrides]
+    assert main(command) == 0
+    yield Served(command, lambda *more: make_config(*overrides, *more))
+    assert main([*command, "--delete"]) == 0
     assert [name for name in applications.listed() if name.startswith("standing:")] == []
 
 
-def _refuses_others(serve_experts, make_config, tiny_models, capsys):
+@pytest.mark.parametrize("served", ["separate"], indirect=True)
+def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(served, make_config):
+    configs = {name: served.config(*overrides, f"run.name={name}") for name, overrides in STUDENTS.items()}
+    with ThreadPoolExecutor(2) as pool:
+        students = dict(zip(configs, pool.map(distributed, configs.values()), strict=True))
+    for name, overrides in STUDENTS.items():
+        assert students[name].weights.checksum == reference(make_config(*overrides, f"run.name={name}-alone")).weights.checksum
+    assert students["first"].weights.checksum != students["second"].weights.checksum
+    assert [name for name in applications.listed() if name.startswith(("first", "second"))] == [], "the runs deployed nothing"
+    assert deployment.missing(configs["first"]) == [], "and deleted nothing"
+
+
+def test_what_stands_is_adopted_or_refused_with_the_difference(served, tiny_models, capsys):
+    capsys.readouterr()
+    assert main(served.command) == 0
+    assert capsys.readouterr().out.count("stood already") == len(served.config().services)
     adapter = f"experts.local_edit.adapter={tiny_models.global_edit}"
-    with pytest.raises(
-        ConfigError, match=r"stands with other settings: experts\.local_edit\.adapter: [0-9a-f]{64} -> [0-9a-f]{64}"
-    ):
-        deployment.require_standing(make_config(adapter))
-    assert main([*serve_experts, "run.threads=2"]) == 2
+    difference = r"stands with other settings: experts\.local_edit\.adapter: [0-9a-f]{64} -> [0-9a-f]{64}"
+    with pytest.raises(ConfigError, match=difference):
+        deployment.require_standing(served.config(adapter))
+    assert main([*served.command, "run.threads=2"]) == 2
     assert "stands with other settings: threads: 1 -> 2. Use them" in capsys.readouterr().err
-    deployment.require_standing(make_config("run.seed=5", "encoder.num_cpus=0.2", "rollout.steps=3"))
+    deployment.require_standing(served.config("run.seed=5", "encoder.num_cpus=0.2", "rollout.steps=3"))
 
 
 def test_a_run_says_which_experts_do_not_stand(cluster, make_config):
