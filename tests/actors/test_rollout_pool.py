@@ -1,0 +1,61 @@
+"""Workers that come and go while calls are made; what cannot come leaves the pool as it was."""
+
+import asyncio
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from actors.rollout_pool import RolloutPool
+
+BROKEN, HOMELESS = 3, 13  # numbers of workers that cannot load, and that no node has room for
+
+
+@ray.remote(num_cpus=0.1)
+class Worker:
+    def __init__(self, number: int):
+        if number == BROKEN:
+            raise ValueError("out of memory")
+        self._number = number
+
+    def ready(self) -> None: ...
+
+    def who(self) -> int:
+        return self._number
+
+
+def start(number: int):
+    return Worker.options(num_cpus=1000 if number == HOMELESS else 0.1).remote(number)
+
+
+async def answering(pool: RolloutPool, calls: int) -> set[int]:
+    return {answer for _, answer in await asyncio.gather(*(pool.call("who") for _ in range(calls)))}
+
+
+def test_a_pool_grows_shrinks_and_survives_workers_that_cannot_come(cluster):
+    async def live() -> None:
+        pool = RolloutPool(start, 1, "pooled")
+        await pool.ready()
+        assert await answering(pool, 4) == {0}
+        await pool.resize(3, timeout_s=120)
+        assert (pool.size, await answering(pool, 12)) == (3, {0, 1, 2})
+        with pytest.raises(RayActorError, match="out of memory"):
+            await pool.resize(4, timeout_s=120)
+        assert (pool.size, await answering(pool, 12)) == (3, {0, 1, 2})
+        await pool.resize(1, timeout_s=120)
+        assert (pool.size, await answering(pool, 4)) == (1, {0}), "the last ones went"
+        pool.end()
+
+    asyncio.run(live())
+
+
+def test_a_worker_without_a_place_is_given_up(cluster):
+    async def live() -> None:
+        pool = RolloutPool(lambda number: start(number + HOMELESS - 1), 1, "cramped")
+        await pool.ready()
+        with pytest.raises(TimeoutError):
+            await pool.resize(2, timeout_s=2)
+        assert (pool.size, await answering(pool, 4)) == (1, {HOMELESS - 1})
+        pool.end()
+
+    asyncio.run(live())
