@@ -31,8 +31,8 @@ from fields.solver import Euler, EulerMaruyama, Heun, Solver
 from fields.student import FullStudent, LoraStudent, Student
 from fields.teaching import Shares, Teaching
 from pipelines import config as c
+from pipelines import evaluation_config, start, student_config
 from pipelines import method_config as m
-from pipelines import start
 from pipelines.operator_config import SELF, expression
 from pipelines.start import expert_adapter, expert_network
 
@@ -174,8 +174,8 @@ def evaluation(config: c.RunConfig) -> Evaluation:
     return RouteGrids(buckets(config), settings.samples, settings.seed, family(config), config.rollout.group_size, metrics)
 
 
-def _metric(settings: c.Metric) -> Metric:
-    if isinstance(settings, c.FidMetric):
+def _metric(settings: evaluation_config.Metric) -> Metric:
+    if isinstance(settings, evaluation_config.FidMetric):
         return Fid(settings.weights, settings.real)
     return ClipScore(settings.weights)
 
@@ -183,7 +183,7 @@ def _metric(settings: c.Metric) -> Metric:
 def student(config: c.RunConfig) -> Student:
     """What is trained."""
     section = config.student
-    if isinstance(section, c.FullStudent):
+    if isinstance(section, student_config.FullStudent):
         return FullStudent()
     targets = section.targets or FAMILIES[config.model.family].default_lora_targets
     return LoraStudent(LoraShape(section.rank, section.alpha, targets))
@@ -280,7 +280,7 @@ def distiller(config: c.RunConfig) -> Distiller:
 
 def start_tensors(config: c.RunConfig) -> Tensors | None:
     """The student's tensors at its start, for who doesn't train it; None is the base."""
-    if isinstance(config.student.start, c.StartAtBase):
+    if isinstance(config.student.start, student_config.StartAtBase):
         return None
     kind, trained = family(config), student(config)
     load = kind.load_transformer if isinstance(trained, FullStudent) else kind.skeleton

@@ -23,6 +23,7 @@ from rich.console import Console
 from actors.curriculum import Change
 from pipelines import connect, deployment
 from pipelines.changes import changed, recorded_config
+from pipelines.complain import complain
 from pipelines.config import RunConfig
 from pipelines.distributed import curriculum
 from pipelines.load import ConfigError, settings
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         _change(later, new, change, learner)
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     Console().print(f"from step {options.at} on: {', '.join(options.settings)}", highlight=False, soft_wrap=True)
     return 0

@@ -26,6 +26,7 @@ from pipelines import deployment
 from pipelines.compare_config import Comparison
 from pipelines.compare_jobs import Job, plan_jobs, weights_digest
 from pipelines.compare_report import write_report
+from pipelines.complain import complain
 from pipelines.config import BASE, RunConfig
 from pipelines.distributed import end, start_learner
 from pipelines.load import ConfigError, load
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         prepare_scene()
         row_counts = {job.key: check_files(job.config) for job in {job.key: job for job in jobs}.values()}
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     output = options.output or Path("runs") / f"compare-{comparison.name}"
     store = Store(output / "compare.json", comparison)

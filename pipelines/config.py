@@ -11,15 +11,13 @@ from fields.families import FAMILIES
 from fields.routing import at
 from fields.schedule import index_at, time_grid
 from pipelines import method_config as m
-from pipelines.operator_config import SELF, Operator, references
+from pipelines.evaluation_config import Evaluation
+from pipelines.operator_config import SELF, references
 from pipelines.section import Name, Section
+from pipelines.service_config import Cpus, Encoder, Expert, Gpus, NodeLabels, Service
+from pipelines.student_config import FullStudent, LoraStudent, StartAtExpert, StartAtMerge
 
-Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
-Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
-LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
-LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
@@ -65,42 +63,6 @@ class Model(Section):
         return self
 
 
-class Autoscaling(Section):
-    """Serve adds and removes replicas by itself, from `replicas` up."""
-
-    most: PositiveInt = Field(description="replicas at most")
-    target: PositiveFloat = Field(default=2.0, description="calls, in work or waiting, that each replica should have")
-
-
-class Service(Section):
-    """What a service gets of the cluster."""
-
-    replicas: PositiveInt = Field(default=1, description="with autoscaling the least")
-    autoscaling: Autoscaling | None = Field(default=None, description="none keeps the number, until pipelines.scale changes it")
-    num_cpus: Cpus = 1
-    num_gpus: Gpus = 0
-    node_labels: NodeLabels = Field(default={})
-
-    @model_validator(mode="after")
-    def _most_is_no_less(self) -> "Service":
-        if self.autoscaling and self.autoscaling.most < self.replicas:
-            raise ValueError(f"autoscaling.most: {self.autoscaling.most} is less than replicas, {self.replicas}")
-        return self
-
-
-class Expert(Service):
-    """One frozen field, and what its service gets of the cluster."""
-
-    checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
-    adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
-    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
-    operator: Operator = SELF
-    placement: Literal["separate", "shared"] = Field(
-        default="separate",
-        description="an application of its own, or one with the other shared experts and one copy of the base",
-    )
-
-
 class Route(Section):
     """One kind of task: who answers it, and the rows it is trained on."""
 
@@ -113,67 +75,6 @@ class Route(Section):
         """The weight at an optimizer step."""
         changed = [first for first in self.weight_changes if first <= step]
         return self.weight_changes[max(changed)] if changed else self.weight
-
-
-class Encoder(Service):
-    """The condition encoder's service."""
-
-    cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
-
-
-class StartAtBase(Section):
-    """The student starts as the base."""
-
-    type: Literal["base"] = "base"
-
-
-class StartAtExpert(Section):
-    """The student starts as one expert; the ranks of adapters must agree."""
-
-    type: Literal["expert"]
-    expert: str
-
-
-class StartAtMerge(Section):
-    """The student starts at a weighted sum of experts, a LoRA cut to its own rank."""
-
-    type: Literal["merge"]
-    experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
-
-
-class StartAtRegression(Section):
-    """The student starts at the least-squares merge of the routes' experts, on their own activations (RegMean)."""
-
-    type: Literal["regression"]
-    rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
-
-
-class StartAtAdapter(Section):
-    """The student starts as an adapter of a file."""
-
-    type: Literal["adapter"]
-    adapter: Path = Field(description="LoRA over the base, a folder or a file")
-    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
-
-
-Start = Annotated[StartAtBase | StartAtExpert | StartAtMerge | StartAtRegression | StartAtAdapter, Field(discriminator="type")]
-
-
-class LoraStudent(Section):
-    """An adapter is trained, over the frozen base."""
-
-    type: Literal["lora"] = "lora"
-    rank: PositiveInt = 64
-    alpha: PositiveFloat = 64.0
-    targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
-    start: Start = StartAtBase()
-
-
-class FullStudent(Section):
-    """Every weight of the network is trained, in float32."""
-
-    type: Literal["full"]
-    start: Start = StartAtBase()
 
 
 class Rollout(Section):
@@ -218,38 +119,6 @@ class Checkpoint(Section):
 
     every: PositiveInt = Field(default=100, description="optimizer steps; the last step is always saved")
     keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
-
-
-class ClipScoreMetric(Section):
-    """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
-
-    type: Literal["clip_score"]
-    weights: Path = Field(description="folder of a CLIP model as transformers saves it")
-
-
-class FidMetric(Section):
-    """How far images are from real ones in the space of an extractor's features; needs the package torchmetrics."""
-
-    type: Literal["fid"]
-    weights: Path = Field(description="TorchScript file of a feature extractor, such as Inception's")
-    real: Path | None = Field(default=None, description="folder of real images; none is the target images of the rows")
-
-
-Metric = Annotated[ClipScoreMetric | FidMetric, Field(discriminator="type")]
-
-
-class Evaluation(Section):
-    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
-
-    type: Literal["exam", "grids"] | None = Field(
-        default=None, description="none is exam for the scene family, grids for others"
-    )
-    every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
-    steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
-    shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
-    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
-    metrics: dict[Name, Metric] = Field(default={}, description="taken of the grids of every route")
 
 
 class RunConfig(Section):

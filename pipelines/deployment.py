@@ -12,11 +12,12 @@ from ray.serve import Application
 
 from actors.journal import CHANGES, rows
 from pipelines import build
-from pipelines.config import ENCODER, SHARED, RunConfig, Service
+from pipelines.config import ENCODER, SHARED, RunConfig
 from pipelines.fingerprint import fingerprint
 from pipelines.load import ConfigError
 from pipelines.operator_config import SELF, references
 from pipelines.recipe import differences
+from pipelines.service_config import Service
 from services import applications
 from services.client import CallLimits, ServiceClient
 from services.encoder import encoder_application

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from fields import checkpoint
@@ -25,6 +24,7 @@ from fields.plan import Stream, noise
 from fields.solver import Velocity
 from pipelines import build
 from pipelines.columns import expert_columns
+from pipelines.complain import complain
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.page import template
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         check_files(config)
         weights = _student(config, options.checkpoint)
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     torch.set_num_threads(config.run.threads)
     measured = measure(config, weights, options.samples)

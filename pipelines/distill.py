@@ -17,6 +17,7 @@ from rich.console import Console
 from fields import checkpoint
 from fields.scene.exam import Exam
 from pipelines.changes import recorded_config, with_recorded_changes
+from pipelines.complain import complain
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.outcome import Outcome, write_config, write_summary
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         start = _start(config, resume)
         reservation = _connect(config, options, console)
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     if options.dry_run:
         console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)

@@ -15,9 +15,10 @@ from fields.policy import Policy
 from pipelines import build
 from pipelines.changes import recorded_config
 from pipelines.columns import expert_columns
-from pipelines.config import STUDENT, Encoder, Expert, Rollout, RunConfig
+from pipelines.config import STUDENT, Rollout, RunConfig
 from pipelines.deployment import identity
 from pipelines.load import ConfigError
+from pipelines.service_config import Encoder, Expert
 from pipelines.validate import Demand, check_models
 from services.applications import HttpAddress, delete, deploy, start
 from services.client import CallLimits, ServiceClient

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pipelines import connect, deployment
 from pipelines.changes import recorded_config
+from pipelines.complain import complain
 from pipelines.config import ENCODER, RunConfig
 from pipelines.load import ConfigError
 from pipelines.reserve import require_room
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for new processes; default 300")
     options = parser.parse_args(arguments)
-    console, complaints = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     try:
         config = recorded_config(find_run(options.run))
         wanted = numbers(config, options.numbers)
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
             _scale(config, part, count, learner, options.timeout)
             console.print(f"{_demand(config, part).who}: {before} -> {count}")
     except (ConfigError, TimeoutError, RayError) as error:
-        complaints.print(f"error: {error}", style="red", markup=False)
+        complain(error)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import connect, deployment
+from pipelines.complain import complain
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.reserve import require_room
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         if missing:
             deployment.deploy(config, only=missing)
     except (ConfigError, RuntimeError, TimeoutError) as error:  # Serve's own words for what did not start
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     console.print(_table(config, missing))
     console.print(f"runs use them with run.services={config.run.services}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from pipelines.complain import complain
 from pipelines.endpoint import Served, endpoint_settings, find_served, start_endpoint, stop_endpoint
 from pipelines.load import ConfigError
 from pipelines.validate import check_demands
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             stop_endpoint(served)
     except (ConfigError, RuntimeError) as error:
-        complaints.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     return 0
 

@@ -13,8 +13,9 @@ from fields.plan import Stream, noise
 from fields.regmean import Sample, common_modules, regression_merge
 from fields.student import LoraStudent, Student
 from pipelines import config as c
+from pipelines import student_config as s
 
-_NotTheBase = c.StartAtExpert | c.StartAtMerge | c.StartAtRegression | c.StartAtAdapter
+_NotTheBase = s.StartAtExpert | s.StartAtMerge | s.StartAtRegression | s.StartAtAdapter
 
 
 def start_tensors(config: c.RunConfig, student: Student, family: Family, transformer: nn.Module) -> Tensors | None:
@@ -24,7 +25,7 @@ def start_tensors(config: c.RunConfig, student: Student, family: Family, transfo
         ValueError: if there is nothing to start from, it cannot be read, or experts cannot be merged.
     """
     start = config.student.start
-    if isinstance(start, c.StartAtBase):
+    if isinstance(start, s.StartAtBase):
         return None
     if isinstance(student, LoraStudent):
         return _lora_start(config, start, student.shape, family, transformer)
@@ -44,11 +45,11 @@ def expert_network(config: c.RunConfig, name: str, family: Family) -> tuple[nn.M
 
 
 def _lora_start(config: c.RunConfig, start: _NotTheBase, shape: LoraShape, family: Family, transformer: nn.Module) -> Tensors:
-    if isinstance(start, c.StartAtRegression):
+    if isinstance(start, s.StartAtRegression):
         return _regression(config, start.rows, shape, family)
-    if isinstance(start, c.StartAtAdapter):
+    if isinstance(start, s.StartAtAdapter):
         return rescaled(load_adapter(start.adapter, transformer, start.ignore_keys), shape)
-    if isinstance(start, c.StartAtExpert):
+    if isinstance(start, s.StartAtExpert):
         return rescaled(_lora_of(config, start.expert, transformer), shape)
     return combine({name: (_lora_of(config, name, transformer), weight) for name, weight in start.experts.items()}, shape)
 
@@ -105,11 +106,11 @@ def _regression(config: c.RunConfig, count: int, shape: LoraShape, family: Famil
 
 
 def _full_start(config: c.RunConfig, start: _NotTheBase, family: Family, transformer: nn.Module) -> dict[str, Tensor]:
-    if isinstance(start, c.StartAtRegression):
+    if isinstance(start, s.StartAtRegression):
         raise ValueError("student.start: a merge by regression is an adapter; only a student of type lora can start from it")
-    if isinstance(start, c.StartAtAdapter):
+    if isinstance(start, s.StartAtAdapter):
         return merged_network(transformer, load_adapter(start.adapter, transformer, start.ignore_keys))
-    if isinstance(start, c.StartAtExpert):
+    if isinstance(start, s.StartAtExpert):
         return _weights_of(config, start.expert, family)
     experts = [(_weights_of(config, name, family), weight) for name, weight in start.experts.items()]
     return combine_networks(merged_network(transformer, None), experts)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.cluster_state import ClusterState, read_cluster
+from pipelines.complain import complain
 from pipelines.connect import join
 from pipelines.load import ConfigError
 from pipelines.run_state import RECENT, RunState, read_run
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
                 state, cluster = look(folder, reachable)
                 live.update(screen(state, cluster), refresh=True)
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         pass

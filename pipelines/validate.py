@@ -15,9 +15,10 @@ from fields.lora_files import load_adapter
 from fields.student import FullStudent, LoraStudent
 from pipelines import build
 from pipelines.columns import columns_wanted, expert_columns
-from pipelines.config import ENCODER, SHARED, Model, RunConfig, StartAtRegression
+from pipelines.config import ENCODER, SHARED, Model, RunConfig
 from pipelines.load import ConfigError
 from pipelines.start import merged_modules, start_tensors
+from pipelines.student_config import StartAtRegression
 
 _MOST_ROWS_CHECKED = 20_000
 
