@@ -34,6 +34,8 @@ class Journal:
         exams = [row for row in rows(folder / SKILLS) if row["step"] <= start]
         _rewrite(folder / METRICS, kept)
         _rewrite(folder / SKILLS, exams)
+        if (folder / CHANGES).exists():  # a line that was cut would swallow the next change
+            _rewrite(folder / CHANGES, rows(folder / CHANGES))
         self._folder = folder
         self._examined = {row["step"] for row in exams}
         self._earlier_seconds = kept[-1]["seconds"] if kept else 0.0

@@ -1,6 +1,6 @@
 import json
 
-from actors.journal import METRICS, Journal, rows
+from actors.journal import CHANGES, METRICS, Journal, rows
 from fields.distiller import Update
 
 UPDATE = Update(loss=0.5, route_loss={"a": 0.5}, route_samples={"a": 2}, route_target_norm={"a": 1.0}, gradient_norm=0.1)
@@ -25,3 +25,18 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     path = tmp_path / METRICS
     path.write_text(json.dumps({"step": 0}) + '\n{"step": 1, "lo')
     assert rows(path) == [{"step": 0}]
+
+
+def test_a_change_that_was_cut_while_it_was_written_never_was_and_swallows_no_other(tmp_path):
+    journal = Journal(tmp_path, 0, [])
+    journal.record_change(5, {"routes.a.weight": 2})
+    journal.close()
+    with (tmp_path / CHANGES).open("a") as changes:
+        changes.write('{"step": 7, "set": {"rou')
+    journal = Journal(tmp_path, 0, [])
+    journal.record_change(9, {"routes.a.weight": 3})
+    journal.close()
+    assert [(row["step"], row["set"]) for row in rows(tmp_path / CHANGES)] == [
+        (5, {"routes.a.weight": 2}),
+        (9, {"routes.a.weight": 3}),
+    ]
