@@ -37,7 +37,7 @@ def application_name(config: RunConfig, service: str) -> str:
 def deploy(config: RunConfig, only: list[str] | None = None) -> None:
     """Deploy a run's services, or some of them; returns when they run."""
     wanted = {name: section for name, section in config.services.items() if only is None or name in only}
-    built = {application_name(config, name): _application(config, name, section) for name, section in wanted.items()}
+    built = {application_name(config, name): application(config, name, section) for name, section in wanted.items()}
     autoscaled = [application_name(config, name) for name, section in wanted.items() if section.autoscaling]
     applications.deploy(built, autoscaled=autoscaled)
 
@@ -114,8 +114,9 @@ def _expert_identity(config: RunConfig, name: str) -> dict[str, Any]:
     }
 
 
-def _application(config: RunConfig, service: str, section: Service) -> Application:
-    threads, asked = config.run.threads, resources(section)
+def application(config: RunConfig, service: str, section: Service) -> Application:
+    """The Serve application of the encoder, of the shared experts, or of one expert by itself."""
+    threads, asked = config.run.threads, _resources(section)
     if service == ENCODER:
         build_family = partial(build.family, config, section.num_gpus)
         return encoder_application(
@@ -126,7 +127,7 @@ def _application(config: RunConfig, service: str, section: Service) -> Applicati
     return expert_application(partial(build.field, config, service), threads, identity(config, service), asked)
 
 
-def resources(section: Service) -> Resources:
+def _resources(section: Service) -> Resources:
     """What a service gets of the cluster."""
     autoscaling = section.autoscaling
     return Resources(

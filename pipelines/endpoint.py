@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ray import serve
+from ray.serve import Application
 
 from fields import checkpoint
 from fields.carriers import Weights
@@ -15,22 +16,20 @@ from fields.policy import Policy
 from pipelines import build
 from pipelines.changes import recorded_config
 from pipelines.columns import expert_columns
-from pipelines.config import STUDENT, Rollout, RunConfig
-from pipelines.deployment import identity
+from pipelines.config import ENCODER, STUDENT, Rollout, RunConfig
+from pipelines.deployment import application
 from pipelines.load import ConfigError
-from pipelines.service_config import Encoder, Expert
+from pipelines.service_config import Encoder, Expert, Service
 from pipelines.validate import Demand, check_models
 from services.applications import HttpAddress, delete, deploy, start
 from services.client import CallLimits, ServiceClient
-from services.encoder import encoder_application
 from services.endpoint import EndpointSettings, endpoint_application
-from services.expert import expert_application
 from services.image_api import Need
 from services.resources import Resources
 from services.student import student_application
 from services.studio import Studio
 
-_ENCODER, _ENDPOINT = "encoder", "endpoint"
+_ENDPOINT = "endpoint"
 _EXAMPLES_A_ROUTE = 6
 _PARAMETERS: Mapping[str, Need] = {"source_image": "image", "negative_prompt": "negative_prompt"}  # as a request calls columns
 
@@ -67,7 +66,7 @@ class Served:
         experts = {name: config.experts[name] for name in self.experts}
         return [
             _demand(STUDENT, self.replicas, config.rollout),
-            _demand(_ENCODER, config.encoder.replicas, config.encoder),
+            _demand(ENCODER, config.encoder.replicas, config.encoder),
             *(_demand(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
         ]
 
@@ -140,29 +139,27 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
     Raises:
         RuntimeError: if another run is served already, Serve runs without a proxy, or an application fails to start.
     """
-    config, threads = served.config, served.config.run.threads
-    resources = {demand.who.removeprefix("experts."): _resources(demand) for demand in served.demands()}
-    build_student = partial(served_student, config, served.checkpoint.absolute())
-    applications = {
-        _ENCODER: encoder_application(
-            partial(build.family, config, resources[_ENCODER].num_gpus),
-            config.encoder.cache_bytes,
-            threads,
-            config.run.name,
-            identity(config, _ENCODER),
-            resources[_ENCODER],
-        ),
-        STUDENT: student_application(build_student, threads, resources[STUDENT]),
-        **{
-            name: expert_application(partial(build.field, config, name), threads, identity(config, name), resources[name])
-            for name in served.experts
-        },
-    }
+    config = served.config
+    sections: dict[str, Service] = {ENCODER: config.encoder, **{name: config.experts[name] for name in served.experts}}
+    applications = {name: application(config, name, section) for name, section in sections.items()}
+    applications[STUDENT] = _student(served)
     _require_alone(config.run.name)
     start(http)
-    deploy({application_name(config, service): application for service, application in applications.items()})
+    deploy(
+        {application_name(config, service): built for service, built in applications.items()},
+        autoscaled=[application_name(config, name) for name, section in sections.items() if section.autoscaling],
+    )
     build_studio = partial(_studio, config, served.models, settings)
     deploy({application_name(config, _ENDPOINT): endpoint_application(build_studio, settings)}, route_prefix="/")
+
+
+def _student(served: Served) -> Application:
+    rollout = served.config.rollout
+    resources = Resources(
+        replicas=served.replicas, num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, node_labels=rollout.node_labels
+    )
+    build_student = partial(served_student, served.config, served.checkpoint.absolute())
+    return student_application(build_student, served.config.run.threads, resources)
 
 
 def _require_alone(run: str) -> None:
@@ -175,11 +172,7 @@ def _require_alone(run: str) -> None:
 
 def stop_endpoint(served: Served) -> None:
     """Delete the applications of `start_endpoint`."""
-    delete([application_name(served.config, service) for service in (_ENDPOINT, *served.models, _ENCODER)])
-
-
-def _resources(demand: Demand) -> Resources:
-    return Resources(replicas=demand.count, num_cpus=demand.num_cpus, num_gpus=demand.num_gpus, node_labels=demand.node_labels)
+    delete([application_name(served.config, service) for service in (_ENDPOINT, *served.models, ENCODER)])
 
 
 def _demand(who: str, count: int, section: Rollout | Encoder | Expert) -> Demand:
@@ -190,7 +183,7 @@ def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettin
     limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
     clients = {
         service: ServiceClient(application_name(config, service), service, config.run.name, limits)
-        for service in (_ENCODER, *models)
+        for service in (ENCODER, *models)
     }
     family = build.family(config)
-    return Studio(clients[_ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))
+    return Studio(clients[ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))
