@@ -1,0 +1,116 @@
+"""What a field is conditioned on, and which of it a branch of an operator sees."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fields.carriers.carrier import Carrier, Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Which of a condition's parts a branch of an operator sees.
+
+    `told` is the guidance scale that a guidance-distilled network is told, instead of the condition's own.
+    """
+
+    prompt: Literal["given", "empty", "negative"] = "given"
+    source: bool = True
+    told: float | None = None
+
+
+GIVEN = Variant()
+TOLD = "guidance"  # the condition's tensor (batch,) of what a guidance-distilled network is told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition(Carrier):
+    """What a field is conditioned on, encoded: named tensors with one row a sample.
+
+    Attributes:
+        tensors: the family's own names, such as `words` and `source`; the first dimension is the batch.
+        unconditional: the tensors that differ when the prompt is dropped; guidance evaluates both.
+        negative: the tensors that differ under the row's negative prompt; empty if rows have none.
+        source_names: which of the tensors hold the source image.
+        clean: the row's target image as a clean state x_0 (batch, ...), for states or targets from data; fields don't see it.
+    """
+
+    tensors: Tensors
+    unconditional: Tensors
+    negative: Tensors = field(default_factory=dict)
+    source_names: tuple[str, ...] = ()
+    clean: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {tensor.shape[0] for tensor in (*self.tensors.values(), *self.unconditional.values(), *self.negative.values())}
+        if self.clean is not None:
+            sizes.add(len(self.clean))
+        if len(sizes) != 1:
+            raise ValueError(f"condition tensors disagree on the batch: sizes {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return next(iter(self.tensors.values())).shape[0]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        return Condition(
+            tensors={name: change(tensor) for name, tensor in self.tensors.items()},
+            unconditional={name: change(tensor) for name, tensor in self.unconditional.items()},
+            negative={name: change(tensor) for name, tensor in self.negative.items()},
+            source_names=self.source_names,
+            clean=None if self.clean is None else change(self.clean),
+        )
+
+    def select(self, rows: Tensor) -> "Condition":
+        """The condition of some samples, by row number or mask."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device) -> "Condition":
+        """The condition on a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def variant(self, variant: Variant) -> "Condition":
+        """What a branch of an operator sees: these tensors alone.
+
+        Raises:
+            ValueError: for the negative prompt or the absent source image of rows that have none.
+        """
+        changed = {"given": {}, "empty": self.unconditional, "negative": self.negative}[variant.prompt]
+        if variant.prompt == "negative" and not changed:
+            raise ValueError("an operator wants the negative prompt; the rows have no negative_prompt")
+        if not variant.source and not self.source_names:
+            raise ValueError("an operator drops the source image; the rows have no source_image")
+        seen = {**self.tensors, **changed}
+        if not variant.source:
+            seen = {name: tensor for name, tensor in seen.items() if name not in self.source_names}
+        if variant.told is not None:
+            seen[TOLD] = torch.full_like(seen[TOLD], variant.told)
+        return Condition(tensors=seen, unconditional={})
+
+    @staticmethod
+    def concatenate(conditions: "Sequence[Condition]") -> "Condition":
+        """The conditions of several batches as one batch.
+
+        Sequences (the second dimension) of unequal length are padded with zeros at their ends: a family whose texts
+        differ in length carries a mask, which is padded along with them.
+        """
+        first = conditions[0]
+        clean = [c.clean for c in conditions if c.clean is not None]
+        return Condition(
+            tensors={name: _join([c.tensors[name] for c in conditions]) for name in first.tensors},
+            unconditional={name: _join([c.unconditional[name] for c in conditions]) for name in first.unconditional},
+            negative={name: _join([c.negative[name] for c in conditions]) for name in first.negative},
+            source_names=first.source_names,
+            clean=torch.cat(clean) if clean else None,
+        )
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    """The tensors one after the other along the batch, padded along the second dimension."""
+    if tensors[0].ndim < 2:
+        return torch.cat(tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
+    rest = [tensor.new_zeros(len(tensor), longest - tensor.shape[1], *tensor.shape[2:]) for tensor in tensors]
+    return torch.cat([torch.cat(pair, dim=1) for pair in zip(tensors, rest, strict=True)])

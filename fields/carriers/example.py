@@ -1,0 +1,123 @@
+"""What the student learns from: states of a rollout, what an expert says there, and both together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fields.carriers.carrier import Carrier
+from fields.carriers.condition import Condition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query(Carrier):
+    """States of the student's own rollout, at which one expert is asked.
+
+    Attributes:
+        sample_ids: who the rows are.
+        route: the route of all rows.
+        policy_version: of the weights that rolled out; `checksum` is theirs.
+        x_t: float32 states.
+        t: float32 (batch,), in [0, 1].
+        t_next: float32 (batch,), where the rollout would go from here; t_next < t.
+        condition: what every field sees beside the state.
+        both_branches: whether the velocity without the prompt is wanted too.
+
+    Raises:
+        ValueError: when shapes disagree, times leave [0, 1] or a state is not finite.
+    """
+
+    sample_ids: tuple[int, ...]
+    route: str
+    policy_version: int
+    checksum: str
+    x_t: Float[Tensor, "batch ..."]
+    t: Float[Tensor, " batch"]
+    t_next: Float[Tensor, " batch"]
+    condition: Condition
+    both_branches: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.sample_ids) == len(self.x_t) == len(self.t) == len(self.t_next) == len(self.condition):
+            raise ValueError(
+                f"query of {len(self.sample_ids)} samples has {len(self.x_t)} states, {len(self.t)} times "
+                f"and {len(self.condition)} conditions"
+            )
+        if self.x_t.dtype != torch.float32:
+            raise ValueError(f"query states are {self.x_t.dtype}; they must be float32")
+        if not bool(((self.t >= 0) & (self.t <= 1)).all()):
+            raise ValueError(f"query times leave [0, 1]: {self.t.tolist()}")
+        if not bool(((self.t_next >= 0) & (self.t_next < self.t)).all()):
+            raise ValueError(f"query steps don't go towards 0: from {self.t.tolist()} to {self.t_next.tolist()}")
+        _require_finite(self.x_t, f"rollout with policy version {self.policy_version}", self.sample_ids, self.t)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target(Carrier):
+    """An expert's answer to a query: its velocity at the same states.
+
+    Attributes:
+        unconditional: its velocity without the prompt, where the query wanted both.
+
+    Raises:
+        ValueError: when shapes disagree or a velocity is not finite.
+    """
+
+    sample_ids: tuple[int, ...]
+    expert: str
+    t: Float[Tensor, " batch"]
+    velocity: Float[Tensor, "batch ..."]
+    unconditional: Float[Tensor, "batch ..."] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.sample_ids) == len(self.velocity) == len(self.t):
+            raise ValueError(f"target of {len(self.sample_ids)} samples has {len(self.velocity)} velocities")
+        for velocity in (self.velocity, self.unconditional):
+            if velocity is not None:
+                _require_finite(velocity, f"expert {self.expert!r}", self.sample_ids, self.t)
+
+    def to(self, device: torch.device) -> "Target":
+        """The target with its velocities on a device."""
+        unconditional = None if self.unconditional is None else self.unconditional.to(device)
+        return replace(self, velocity=self.velocity.to(device), unconditional=unconditional)
+
+    @staticmethod
+    def mix(targets: "Sequence[tuple[Target, float]]") -> "Target":
+        """The convex combination of several experts' answers to one query, float32."""
+        first, _ = targets[0]
+        unconditional = [(target.unconditional, weight) for target, weight in targets if target.unconditional is not None]
+        return Target(
+            sample_ids=first.sample_ids,
+            expert=" + ".join(target.expert for target, _ in targets),
+            t=first.t,
+            velocity=_weighted_sum([(target.velocity, weight) for target, weight in targets]),
+            unconditional=_weighted_sum(unconditional) if unconditional else None,
+        )
+
+
+def _weighted_sum(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
+    (first, weight), *rest = parts
+    total = weight * first
+    for tensor, weight in rest:
+        total = total + weight * tensor
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example(Carrier):
+    """What the learner learns from: a query, its target, and the answer of the anchor, if the student has one."""
+
+    query: Query
+    target: Target
+    anchor: Target | None = None
+
+
+def _require_finite(values: Tensor, source: str, sample_ids: tuple[int, ...], t: Tensor) -> None:
+    """Raise ValueError that names the source, the sample ids and their t when a row is not finite."""
+    finite = values.flatten(1).isfinite().all(dim=1)
+    if not bool(finite.all()):
+        bad = [(sample_ids[i], round(float(t[i]), 4)) for i in (~finite).nonzero().flatten().tolist()]
+        listed = ", ".join(f"sample {sample_id} at t = {at}" for sample_id, at in bad)
+        raise ValueError(f"{source} gave a value that is not finite: {listed}")
