@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.job_submission import JobSubmissionClient
 
@@ -28,6 +28,7 @@ FOREVER = 100_000  # steps of the first submission, which is stopped
 OVERRIDES = ("learner.lag=2", "learner.batch_size=6", "rollout.steps=4", "rollout.num_cpus=0.05", "checkpoint.every=1000000")
 PLACES = [f"{part}.node_labels.role=everything" for part in ("learner", "rollout", "encoder", "experts.local_edit")]
 TOKEN = "0123456789abcdef" * 4
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -54,10 +55,12 @@ class Head:
         )
 
     def replicas(self, application: str) -> set[str]:
-        """The ids of an application's running replicas, as Serve's command line tells them."""
-        command = ["list", "actors", "--address", self.address, "--format=json", "--limit=1000", "--filter=state=ALIVE"]
-        listed = json.loads(self.ray(*command).stdout)
-        return {actor["actor_id"] for actor in listed if (actor["name"] or "").startswith(f"SERVE_REPLICA::{application}#")}
+        """The ids of an application's running replicas, as the dashboard shows them."""
+        alive = "limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+        question = urllib.request.Request(f"{self.address}/api/v0/actors?{alive}", headers=BEARER)
+        with urllib.request.urlopen(question, timeout=30) as answer:
+            actors = json.load(answer)["data"]["result"]["result"]
+        return {actor["actor_id"] for actor in actors if (actor["name"] or "").startswith(f"SERVE_REPLICA::{application}#")}
 
 
 @pytest.fixture
@@ -74,7 +77,8 @@ def head() -> Iterator[Head]:
         _wait_for(lambda: _healthy(dashboard, "gcs_healthz") and _healthy(agent, "local_raylet_healthz"))
         yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
     finally:
-        head.send_signal(signal.SIGTERM)
+        for process in [head, *psutil.Process(head.pid).children(recursive=True)]:
+            process.kill()  # asked to end, `ray start` waits half a minute for its own children
         head.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,7 +93,7 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
     first = [*entrypoint, f"run.steps={FOREVER}"]
     submitted = head.ray(*submit, "--no-wait", "--submission-id=first", f"--runtime-env-json={patient}", "--", *first)
     assert submitted.returncode == 0, submitted.stdout
-    client = JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {TOKEN}"})
+    client = JobSubmissionClient(head.address, headers=BEARER)
     _wait_for(lambda: "step" in (client.get_job_info("first").metadata or {}), lambda: client.get_job_logs("first"))
     _the_upload_is_small(Path(head.environment["RAY_TMPDIR"]))
     metadata = client.get_job_info("first").metadata
@@ -156,14 +160,9 @@ def _scales(head: Head, folder: Path) -> None:
     down = head.fieldweave("scale", str(folder), "experts.local_edit=1", "rollout=1")
     assert (down.returncode, _said(down)) == (0, "experts.local_edit: 3 -> 1\nrollout: 4 -> 1\n"), down.stderr
     assert head.replicas("job-local_edit") < many
-    for wrong, message in {
-        "experts.nobody=2": "'experts.nobody=2': unknown part 'experts.nobody'; allowed: experts.text_to_image, ",
-        "rollout=0": "'rollout=0': write PART=N with a whole number N, at least 1",
-        "encoder=99": "num_cpus: the run needs 9.8 (encoder 98 x 0.1); the cluster's free part has ",
-    }.items():
-        refused = head.fieldweave("scale", str(folder), wrong)
-        assert refused.returncode == 2
-        assert message in refused.stderr
+    refused = head.fieldweave("scale", str(folder), "encoder=99")
+    assert refused.returncode == 2
+    assert "num_cpus: the run needs 9.8 (encoder 98 x 0.1); the cluster's free part has " in refused.stderr
     before = len(rows(folder / METRICS))
     _wait_for(lambda: len(rows(folder / METRICS)) > before + 2)
 

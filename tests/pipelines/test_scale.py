@@ -1,0 +1,34 @@
+"""What may be asked of `python -m pipelines.scale`; that it is done, test_job.py sees on a cluster."""
+
+import pytest
+
+from pipelines.load import ConfigError
+from pipelines.scale import numbers
+
+
+def test_a_number_for_each_part(make_config):
+    written = ["experts.local_edit=3", "rollout=4", "encoder=2"]
+    assert numbers(make_config(), written) == {"local_edit": 3, "rollout": 4, "encoder": 2}
+
+
+def test_shared_experts_are_one_part(make_config):
+    config = make_config("experts.local_edit.placement=shared", "experts.global_edit.placement=shared")
+    assert numbers(config, ["experts.local_edit=2", "experts.global_edit=2"]) == {"shared": 2}
+    with pytest.raises(ConfigError, match="the shared experts are one application; they have one number"):
+        numbers(config, ["experts.local_edit=2", "experts.global_edit=3"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("experts.nobody=2", "'experts.nobody=2': unknown part 'experts.nobody'; allowed: experts.text_to_image, "),
+        ("rollout=0", "'rollout=0': write PART=N with a whole number N, at least 1"),
+        ("rollout=-1", "'rollout=-1': write PART=N with a whole number N, at least 1"),
+        ("encoder=two", "'encoder=two': write PART=N with a whole number N, at least 1"),
+        ("encoder", "'encoder': write PART=N with a whole number N, at least 1"),
+    ],
+)
+def test_what_is_no_number_of_a_part_is_refused(make_config, wrong, message):
+    with pytest.raises(ConfigError) as refused:
+        numbers(make_config(), [wrong])
+    assert str(refused.value).startswith(message)
