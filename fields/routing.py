@@ -15,13 +15,17 @@ def check_weights(weights: Mapping[str, float]) -> None:
     """Refuse weights that are no weights.
 
     Raises:
-        ValueError: for one that is negative or not finite, or if none is positive.
+        ValueError: for one that is negative or not finite, if none is positive, or if a share of their sum could not be
+            told from the sum itself.
     """
     for route, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise ValueError(f"route {route!r} has weight {weight}; a weight is finite and not negative")
-    if sum(weights.values()) <= 0:
+    total = sum(weights.values())
+    if total <= 0:
         raise ValueError("every route has weight 0; at least one must be positive")
+    if not 1e-300 < total < 1e300:
+        raise ValueError(f"the weights of the routes sum to {total:g}; allowed: 1e-300 to 1e300")
 
 
 def at(weights: Mapping[str, float], share: float) -> str:

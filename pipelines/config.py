@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fields.families import FAMILIES
-from fields.routing import at
+from fields.routing import at, check_weights
 from fields.schedule import index_at, time_grid
 from pipelines import method_config as m
 from pipelines.evaluation_config import Evaluation
@@ -234,8 +234,9 @@ class RunConfig(Section):
     def _every_route_fits_into_a_step(self) -> "RunConfig":
         size = self.learner.batch_size
         for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRouting) else ():
-            taken = {at(weights, (n + 0.5) / size) for n in range(size)} if any(weights.values()) else set()
-            if absent := [name for name, weight in weights.items() if weight > 0 and taken and name not in taken]:
+            check_weights(weights)
+            taken = {at(weights, (n + 0.5) / size) for n in range(size)}
+            if absent := [name for name, weight in weights.items() if weight > 0 and name not in taken]:
                 raise ValueError(
                     f"routing.type: grouped has every route in every step; a batch_size of {size} has no room for {absent[0]!r}"
                 )

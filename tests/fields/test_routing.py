@@ -51,6 +51,12 @@ def test_at_least_one_weight_is_positive(weights):
         HardRouting(weights)
 
 
+@pytest.mark.parametrize(("weights", "total"), [({"a": 1e308, "b": 1e308}, "inf"), ({"a": 5e-324, "b": 0.0}, "4.94066e-324")])
+def test_weights_whose_sum_is_no_number_to_take_shares_of(weights, total):
+    with pytest.raises(ValueError, match=f"sum to {total}; allowed: 1e-300 to 1e300"):
+        HardRouting(weights)
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), st.integers(1, 60), st.integers(0, 50))
 def test_grouped_routing_has_every_route_in_every_step_in_proportion(weights, batch_size, step):
     routing = GroupedRouting({f"r{i}": float(weight) for i, weight in enumerate(weights)})

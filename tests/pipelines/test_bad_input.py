@@ -89,6 +89,12 @@ def test_every_route_at_weight_zero(refuse):
     assert "routes: every route has weight 0" in refuse(*overrides)
 
 
+def test_routes_whose_weights_overflow(refuse):
+    assert "routes: the weights of the routes sum to inf" in refuse(
+        "routes.local_edit.weight=1e308", "routes.global_edit.weight=1e308"
+    )
+
+
 def test_missing_configuration(capsys):
     assert main(["nowhere.yaml"]) == 2
     assert capsys.readouterr().err == "error: nowhere.yaml: No such file or directory\n"
