@@ -42,8 +42,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", help="run folder, or its name in runs")
     parser.add_argument("settings", nargs="+", metavar="dotted.key=value", help="routes.NAME.weight, or a new expert or route")
     parser.add_argument("--at", type=int, required=True, metavar="STEP", help="the optimizer step that it takes effect at")
-    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
+    connect.add_options(parser)
     options = parser.parse_intermixed_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
     try:
         config = recorded_config(find_run(options.run))
         if not 0 < options.at < config.run.steps:
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         connect.require_cluster(options.address)
         learner = connect.learner(config.run.name)
         new = _require_possible(config, later, options.at, learner)
+        require_room([demand for name, demand in service_demands(later).items() if name in new], options.wait, console.print)
         change = Change(
             step=options.at,
             build_curriculum=partial(curriculum, later, rows),
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         complain(error)
         return 2
-    Console().print(f"from step {options.at} on: {', '.join(options.settings)}", highlight=False, soft_wrap=True)
+    console.print(f"from step {options.at} on: {', '.join(options.settings)}")
     return 0
 
 
@@ -85,7 +87,7 @@ def _require_possible(config: RunConfig, later: RunConfig, step: int, learner: A
     """The services that come; none where the run uses standing ones.
 
     Raises:
-        ConfigError: if the step has begun, an expert cannot come, or there is no room for it.
+        ConfigError: if the step has begun, or an expert cannot come.
     """
     _ask(learner.require_open.remote(step), step)
     if later.run.services is not None:
@@ -97,7 +99,6 @@ def _require_possible(config: RunConfig, later: RunConfig, step: int, learner: A
     for name in new:
         if deployment.application_name(later, name) in applications.listed():
             raise ConfigError(f"experts.{name}: the application {deployment.application_name(later, name)} is there already")
-    require_room([demand for name, demand in service_demands(later).items() if name in new])
     return new
 
 

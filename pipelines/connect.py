@@ -1,5 +1,6 @@
 """Joining a Ray cluster that runs already, and finding a run's learner on it."""
 
+import argparse
 import logging
 import os
 import socket
@@ -11,6 +12,14 @@ from ray.util.state import list_actors
 from pipelines.load import ConfigError
 
 _PROBE_S = 5.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of commands that add processes to what runs on a cluster."""
+    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="for a busy or growing cluster; default: refuse at once"
+    )
 
 
 def join(address: str | None) -> bool:

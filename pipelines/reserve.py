@@ -19,8 +19,12 @@ from pipelines.load import ConfigError
 from pipelines.validate import Demand, check_demands, check_resources, demands
 
 _GRACE_S = 30.0  # a run that has just ended gives its resources back within seconds
+_MOMENT_S = 1.0  # for a cluster that has room
 _PATIENCE_S = 5.0  # after which a person is told what is waited for
 _SOMETHING = 1e-3  # Ray refuses an empty bundle, and a process may ask for nothing
+
+
+Part = tuple[PlacementGroup, Sequence[Demand]]  # a group, and what it holds or waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +59,43 @@ def reserve(config: RunConfig, wait_s: float, say: Callable[[str], None]) -> Res
         total = ray.cluster_resources()
         check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
     learner, rollout, *services = demands(config)
-    deadline = time.monotonic() + max(wait_s, _GRACE_S)
     reservation = Reservation(_group([learner, rollout]), _group(services) if services else None)
-    parts = [(reservation.actors, [learner, rollout])]
+    parts: list[Part] = [(reservation.actors, [learner, rollout])]
     if reservation.services:
         parts.append((reservation.services, services))
     try:
-        for group, _ in parts:
-            if group.wait(_PATIENCE_S):
-                continue
-            say(f"waiting for resources: {_shortage(config, parts)}")
-            if not group.wait(max(1.0, deadline - time.monotonic())):
-                raise ConfigError(f"{_shortage(config, parts)}; waited {max(wait_s, _GRACE_S):.0f} s (--wait)")
+        _wait_for(parts, max(wait_s, _GRACE_S), say)
     except BaseException:
         reservation.release()
         raise
     return reservation
 
 
-def require_room(asked: Sequence[Demand]) -> None:
-    """Compare what is to be added with what the cluster has free now.
+def require_room(asked: Sequence[Demand], wait_s: float, say: Callable[[str], None]) -> None:
+    """Return once the cluster has room for processes that come to what runs already; they have to be started at once.
+    Waits up to `wait_s` seconds for a busy or a growing cluster.
 
     Raises:
         ConfigError: says what is missing.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    for demand in asked:
-        if not any(_fits(demand, node) for node in nodes):
-            raise ConfigError(_no_node(demand))
-    free = ray.available_resources()
-    check_demands(asked, free.get("CPU", 0), free.get("GPU", 0), "the cluster's free part")
+    if not asked:
+        return
+    group = _group(asked)
+    try:
+        _wait_for([(group, asked)], max(wait_s, _MOMENT_S), say)
+    finally:
+        remove_placement_group(group)
+
+
+def _wait_for(parts: Sequence[Part], seconds: float, say: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + seconds
+    for group, _ in parts:
+        if group.wait(min(seconds, _PATIENCE_S)):
+            continue
+        if seconds >= _PATIENCE_S:
+            say(f"waiting for resources: {_shortage(parts)}")
+        if not group.wait(max(1.0, deadline - time.monotonic())):
+            raise ConfigError(f"{_shortage(parts)}; waited {seconds:.0f} s (--wait)")
 
 
 def _no_node(demand: Demand) -> str:
@@ -104,10 +115,11 @@ def _bundle(demand: Demand) -> dict[str, float]:
     return {kind: amount for kind, amount in wanted.items() if amount} or {"CPU": _SOMETHING}
 
 
-def _shortage(config: RunConfig, parts: Sequence[tuple[PlacementGroup, Sequence[Demand]]]) -> str:
-    """What the cluster lacks for the run, in one line; what the run holds of it already counts as free."""
+def _shortage(parts: Sequence[Part]) -> str:
+    """What the cluster lacks, in one line; what is held of it for these parts already counts as free."""
+    asked = [demand for _, part in parts for demand in part]
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    for demand in demands(config):
+    for demand in asked:
         if not any(_fits(demand, node) for node in nodes):
             return _no_node(demand)
     free = ray.available_resources()
@@ -115,11 +127,11 @@ def _shortage(config: RunConfig, parts: Sequence[tuple[PlacementGroup, Sequence[
     cpus = free.get("CPU", 0) + sum(demand.count * demand.num_cpus for demand in held)
     gpus = free.get("GPU", 0) + sum(demand.count * demand.num_gpus for demand in held)
     try:
-        check_resources(config, cpus, gpus, "the cluster, beside what others hold,")
+        check_demands(asked, cpus, gpus, "the cluster, beside what others hold,")
     except ConfigError as missing:
         return str(missing)
     return "what is free lies in pieces too small for " + ", ".join(
-        f"{d.who} {d.count} x (CPU {d.num_cpus:g}, GPU {d.num_gpus:g})" for d in demands(config)
+        f"{d.who} {d.count} x (CPU {d.num_cpus:g}, GPU {d.num_gpus:g})" for d in asked
     )
 
 

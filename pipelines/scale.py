@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.scale", description=__doc__)
     parser.add_argument("run", help="run folder, or its name in runs")
     parser.add_argument("numbers", nargs="+", metavar="PART=N", help="experts.NAME, encoder or rollout, and how many")
-    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
+    connect.add_options(parser)
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for new processes; default 300")
     options = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         wanted = numbers(config, options.numbers)
         connect.require_cluster(options.address)
         learner = connect.learner(config.run.name)
-        _require_room(config, wanted, learner)
+        require_room(_growing(config, wanted, learner), options.wait, console.print)
         for part, count in wanted.items():
             before = _count(config, part, learner)
             _scale(config, part, count, learner, options.timeout)
@@ -78,18 +78,14 @@ def _demand(config: RunConfig, part: str) -> Demand:
     return rollout if part == _ROLLOUT else service_demands(config)[part]
 
 
-def _require_room(config: RunConfig, wanted: Mapping[str, int], learner: Any) -> None:
-    """Compare what comes with what the cluster has free.
-
-    Raises:
-        ConfigError: says what is missing.
-    """
+def _growing(config: RunConfig, wanted: Mapping[str, int], learner: Any) -> list[Demand]:
+    """The processes that come, beside those that there are or that room is reserved for."""
     growing = []
     for part, count in wanted.items():
         held = config.rollout.workers if part == _ROLLOUT else 0  # their room stays reserved for the run
         if (more := count - max(held, _count(config, part, learner))) > 0:
             growing.append(replace(_demand(config, part), count=more))
-    require_room(growing)
+    return growing
 
 
 def _count(config: RunConfig, part: str, learner: Any) -> int:

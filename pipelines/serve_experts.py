@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value")
     parser.add_argument("--delete", action="store_true", help="delete them; runs that use them wait, and fail in the end")
-    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
+    connect.add_options(parser)
     options = parser.parse_intermixed_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     try:
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         check_models(config)
         connect.require_cluster(options.address)
         missing = deployment.missing(config)
-        require_room([demand for name, demand in service_demands(config).items() if name in missing])
+        asked = [demand for name, demand in service_demands(config).items() if name in missing]
+        require_room(asked, options.wait, console.print)
         if missing:
             deployment.deploy(config, only=missing)
     except (ConfigError, RuntimeError, TimeoutError) as error:  # Serve's own words for what did not start

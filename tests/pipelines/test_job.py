@@ -162,7 +162,7 @@ def _scales(head: Head, folder: Path) -> None:
     assert head.replicas("job-local_edit") < many
     refused = head.fieldweave("scale", str(folder), "encoder=99")
     assert refused.returncode == 2
-    assert "num_cpus: the run needs 9.8 (encoder 98 x 0.1); the cluster's free part has " in refused.stderr
+    assert "num_cpus: the run needs 9.8 (encoder 98 x 0.1); the cluster, beside what others hold, has " in refused.stderr
     before = len(rows(folder / METRICS))
     _wait_for(lambda: len(rows(folder / METRICS)) > before + 2)
 

@@ -1,5 +1,7 @@
 """A run takes all that it asks for, or nothing; real placement groups on the session's cluster of 8 CPUs."""
 
+import re
+import threading
 import time
 
 import pytest
@@ -8,7 +10,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipelines import reserve as module
 from pipelines.load import ConfigError
-from pipelines.reserve import reserve
+from pipelines.reserve import require_room, reserve
+from pipelines.validate import Demand
 
 RUN = 0.1 + 2 * 0.1 + 0.1 + 3 * 0.1  # learner, rollouts, encoder, experts
 
@@ -82,3 +85,30 @@ def test_a_busy_cluster_is_waited_for_and_then_refused(make_config, free, reques
 def test_a_shortage_says_what_is_missing(make_config, overrides, wait_s, message):
     with pytest.raises(ConfigError, match=message):
         reserve(make_config(*overrides), wait_s, print)
+
+
+def test_room_for_what_comes_is_waited_for_and_not_held(free, request):
+    replicas = [Demand("experts.local_edit", 2, 0.4, 0.0)]
+    require_room(replicas, 0, print)
+    assert _cpus_become(free)
+    other = placement_group([{"CPU": free - 0.5}])
+    request.addfinalizer(lambda: remove_placement_group(other))
+    assert other.wait(30)
+    said: list[str] = []
+    shortage = "num_cpus: the run needs 0.8 (experts.local_edit 2 x 0.4); the cluster, beside what others hold, has 0.5"
+    with pytest.raises(ConfigError, match=f"^{re.escape(shortage)}; waited 2 s"):
+        require_room(replicas, 2, said.append)
+    assert said == [f"waiting for resources: {shortage}"]
+    assert _cpus_become(0.5), "nothing is held, and nothing is waited for any longer"
+    remove = threading.Timer(1.5, remove_placement_group, [other])
+    remove.start()
+    require_room(replicas, 60, said.append)
+    remove.join()
+    assert _cpus_become(free)
+
+
+def test_no_node_has_the_labels_that_what_comes_asks_for(cluster):
+    with pytest.raises(
+        ConfigError, match=r"experts\.late: no node with the labels {'role': 'experts'} has 0\.1 CPU and 0 GPU; "
+    ):
+        require_room([Demand("experts.late", 1, 0.1, 0.0, {"role": "experts"})], 0, print)
