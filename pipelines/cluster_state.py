@@ -2,19 +2,22 @@
 
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.error import URLError
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatusOverview
 
 from pipelines import deployment
 from pipelines.config import RunConfig
 from pipelines.connect import live_actors
 
-_SCRAPE_TIMEOUT_S = 2.0
+_ANSWER_S = 2.0
 _SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$", re.MULTILINE)
 _TAG = re.compile(r'(\w+)="([^"]*)"')
 
@@ -56,19 +59,30 @@ class ClusterState:
 def read_cluster(config: RunConfig) -> ClusterState:
     """The run's state on the cluster that Ray is connected to."""
     run = config.run.name
-    alive = [actor.name for actor in live_actors()]
+    actors = live_actors()
+    alive = [actor.name for actor in actors]
+    learners = [actor for actor in actors if actor.name == f"{run}/learner"]
     metrics = _Metrics.scrape()
     applications = serve.status().applications
     services = {name: applications.get(deployment.application_name(config, name)) for name in config.services}
     return ClusterState(
-        learner=f"{run}/learner" in alive,
+        learner=bool(learners),
         workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
-        workers_wanted=metrics.total("ray_field_rollout_workers", run=run) or config.rollout.workers,
+        workers_wanted=_workers(config, learners),
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
-        truncated=metrics.total("ray_field_truncated_prompts_total", run=run),
+        truncated=metrics.total("ray_field_truncated_prompts_total", run=deployment.owner(config)),
         services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
     )
+
+
+def _workers(config: RunConfig, learners: Sequence[Any]) -> int:
+    """How many rollout workers there should be: the learner's number, once it answers and as long as it does."""
+    for learner in learners:
+        with suppress(ValueError, RayError):  # it loads, or has just ended
+            handle: Any = ray.get_actor(learner.name, learner.ray_namespace)
+            return ray.get(handle.rollout_workers.remote(), timeout=_ANSWER_S)
+    return config.rollout.workers
 
 
 def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
@@ -103,7 +117,7 @@ class _Metrics:
 def _page(host: str, port: int) -> str:
     """A node's metrics; empty if it doesn't answer: the rest of the screen is worth showing without them."""
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=_SCRAPE_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=_ANSWER_S) as answer:
             return answer.read().decode()
     except (URLError, TimeoutError):
         return ""

@@ -34,6 +34,11 @@ def application_name(config: RunConfig, service: str) -> str:
     return f"{config.run.services}:{service}" if config.run.services else f"{config.run.name}-{service}"
 
 
+def owner(config: RunConfig) -> str:
+    """What the services' own metrics name as their run: the run, or the standing set, which no single run owns."""
+    return config.run.services or config.run.name
+
+
 def deploy(config: RunConfig, only: list[str] | None = None) -> None:
     """Deploy a run's services, or some of them; returns when they run."""
     wanted = {name: section for name, section in config.services.items() if only is None or name in only}
@@ -120,7 +125,7 @@ def application(config: RunConfig, service: str, section: Service) -> Applicatio
     if service == ENCODER:
         build_family = partial(build.family, config, section.num_gpus)
         return encoder_application(
-            build_family, config.encoder.cache_bytes, threads, config.run.name, identity(config, service), asked
+            build_family, config.encoder.cache_bytes, threads, owner(config), identity(config, service), asked
         )
     if service == SHARED:
         return shared_experts_application(partial(build.shared_field, config), threads, identity(config, service), asked)

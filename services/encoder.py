@@ -29,7 +29,7 @@ class EncoderService:
         build_family: makes the family with its encoders, once a replica.
         cache_bytes: of the encoded rows that are kept, least recently used out first.
         threads: torch threads, the same in every process of a run.
-        run: name of the run, for the metrics.
+        run: name of the run, or of the standing services, for the metrics.
         identity: what decides the answers, for whoever thinks of sharing this service.
     """
 

@@ -195,7 +195,10 @@ def _changes(head: Head, folder: Path, config: RunConfig) -> int:
             break
     assert _said(done) == f"from step {step} on: {', '.join(wanted)}\n", done.stderr
     assert len(head.replicas("job-another")) == 1
-    assert re.search(r"another +1 of 1 ", head.fieldweave("status", str(folder)).stdout)
+    screen = head.fieldweave("status", str(folder)).stdout
+    assert re.search(r"another +1 of 1 ", screen), screen
+    assert "1 rollout workers" in screen, screen
+    assert "rollout workers live" not in screen, "one is what was asked for last"
     return step
 
 

@@ -1,10 +1,14 @@
 """Standing experts: two students learn from one set at the same time, each as if it were alone."""
 
+import re
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+import ray
 
 from pipelines import deployment
 from pipelines.config import RunConfig
@@ -49,6 +53,12 @@ def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(served, make_co
     assert students["first"].weights.checksum != students["second"].weights.checksum
     assert [name for name in applications.listed() if name.startswith(("first", "second"))] == [], "the runs deployed nothing"
     assert deployment.missing(configs["first"]) == [], "and deleted nothing"
+    ports = [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes()]
+    encoded = re.compile(r'field_encoder_cache_misses_total\{.*run="standing".*\} [1-9]')
+    deadline = time.monotonic() + 30
+    while not any(encoded.search(urllib.request.urlopen(port).read().decode()) for port in ports):
+        assert time.monotonic() < deadline, "the encoder counts for the set, not for a run"
+        time.sleep(0.5)
 
 
 def test_what_stands_is_adopted_or_refused_with_the_difference(served, tiny_models, capsys):
