@@ -9,7 +9,7 @@ from typing import Literal
 
 Point = tuple[float, float]
 
-COLOURS = 6  # classes line-0 to line-5 of the style sheet; further lines start over
+COLOURS = 8  # classes line-0 to line-7 of the style sheet; further lines start over
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 46
 _MOST_POINTS = 800  # of one line; more could not be told apart at this width
@@ -144,7 +144,7 @@ def _line(line: Line, x: Axis, y: Axis) -> str:
         return drawn
     marks = "".join(
         f'<circle class="{_classes(line)}" cx="{_across(x, a)}" cy="{_down(y, b)}" r="3">'
-        f"<title>{escape(line.label)}, step {x.write(a)}: {y.write(b)}</title></circle>"
+        f"<title>{escape(line.label)}, {escape(x.title)} {x.write(a)}: {y.write(b)}</title></circle>"
         for a, b in kept
     )
     return drawn + marks

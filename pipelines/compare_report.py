@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ def _charts(experiment: Experiment, results: Mapping[str, Mapping[int, Result]])
                 ]
                 lines.append(Line(label=label, points=points, colour=colour))
         if lines:
-            last = max(point[0] for line in lines for point in line.points)
+            last = max(x for line in lines for x, _ in line.points)
+            scores = [y for line in lines for _, y in line.points]
             charts.append(
                 line_chart(
                     f"Score against {axis}, mean over seeds",
@@ -162,7 +164,7 @@ def _charts(experiment: Experiment, results: Mapping[str, Mapping[int, Result]])
                     + ", ".join(f"{line.label} {line.points[-1][1]:.0f} %" for line in lines),
                     lines,
                     linear_axis(axis, 0, last),
-                    linear_axis("score", 0, 100, " %"),
+                    linear_axis("score", 10 * floor(min(scores) / 10), 10 * ceil(max(scores) / 10), " %"),
                 )
             )
     return charts

@@ -15,9 +15,10 @@ from fields.carriers import Weights
 from fields.scene.exam import Exam
 from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES
 from fields.scene.world import render
-from pipelines.charts import linear_axis, logarithmic_axis, smoothed
+from pipelines.charts import COLOURS, linear_axis, logarithmic_axis, smoothed
 from pipelines.config import RunConfig
 from pipelines.outcome import AFTER, BASE, BEFORE, Outcome, write_summary
+from pipelines.page import template
 from pipelines.report import write_report
 
 MODELS = (BASE, *ROUTE_CATEGORIES, BEFORE, AFTER)  # one expert a route, of the route's name
@@ -177,6 +178,13 @@ def test_logarithmic_axis_surrounds_its_values():
     assert len(logarithmic_axis("loss", [1e-30, 1.0]).ticks) <= 8
     single = logarithmic_axis("loss", [0.05])
     assert (single.low, single.high) == (0.05, 0.1)
+
+
+def test_every_colour_of_a_line_is_in_the_style_sheet():
+    style = template("page.css.template").render()
+    for colour in range(COLOURS):
+        assert style.count(f"--line-{colour}: #") == 2, "light and dark"
+        assert f"circle.line-{colour} {{ fill" in style
 
 
 def test_linear_axis_has_whole_ticks():
