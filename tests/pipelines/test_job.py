@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,23 +120,24 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
     assert "; the cluster has 1" in refused.stderr
 
     steps = max(change + 5, checkpoint.read(newest).step + 1)
-    resumed = head.ray(*submit, "--", *entrypoint, f"run.steps={steps}")
-    assert resumed.returncode == 0, resumed.stdout
-    assert f"from {newest}" in resumed.stdout
-    summary = json.loads((folder / "summary.json").read_text())
     route = {"expert": "another", "data": str(config.routes["local_edit"].data), "weight": 0, "weight_changes": {change: 2}}
     planned = (
         f"routes.local_edit.weight_changes={{{change}: 9}}",
         f"experts.another.adapter={config.experts['global_edit'].adapter}",
         f"routes.another={route}",
     )
-    undisturbed = reference(make_config(*OVERRIDES, *planned, f"run.steps={steps}", "run.name=undisturbed"))
-    assert summary["weights_sha256"] == undisturbed.weights.checksum
+    with ThreadPoolExecutor(1) as beside:
+        undisturbed = beside.submit(reference, make_config(*OVERRIDES, *planned, f"run.steps={steps}", "run.name=undisturbed"))
+        resumed = head.ray(*submit, "--", *entrypoint, f"run.steps={steps}")
+    assert resumed.returncode == 0, resumed.stdout
+    assert f"from {newest}" in resumed.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["weights_sha256"] == undisturbed.result().weights.checksum
     assert sorted(trained_ids(folder)) == list(range(steps * 6))
     finished = head.fieldweave("status", str(folder))
     assert f"job  finished  step {steps} of {steps} (100 %)" in finished.stdout
     assert "another" in {route for row in rows(folder / METRICS) for route in row["route_loss"]}
-    assert head.replicas("job-another") == set()
+    _wait_for(lambda: head.replicas("job-another") == set())
 
 
 def _the_upload_is_small(folder: Path) -> None:
@@ -159,6 +161,7 @@ def _scales(head: Head, folder: Path) -> None:
     assert "warning" not in screen, screen
     down = head.fieldweave("scale", str(folder), "experts.local_edit=1", "rollout=1")
     assert (down.returncode, _said(down)) == (0, "experts.local_edit: 3 -> 1\nrollout: 4 -> 1\n"), down.stderr
+    _wait_for(lambda: len(head.replicas("job-local_edit")) == 1)  # those that end finish their calls first
     assert head.replicas("job-local_edit") < many
     refused = head.fieldweave("scale", str(folder), "encoder=99")
     assert refused.returncode == 2
