@@ -21,27 +21,38 @@ from rich.table import Table
 from actors.journal import METRICS, rows
 from fields.carriers import Condition, Example
 from pipelines import build
+from pipelines.complain import complain
 from pipelines.config import RunConfig
-from pipelines.load import load_config
+from pipelines.load import ConfigError, load_config
 from pipelines.progress import Display
-from pipelines.sources.scene import prepare_scene
+from pipelines.sources.scene import prepare_missing
 from pipelines.validate import check_files
 
 _WARM_STEPS = 4  # left out of a run's timing: they fill the window
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse, measure, print."""
+def main(arguments: Sequence[str]) -> int:
+    """Parse, measure, print. Returns the exit status: 2 for what is wrong with the input."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.bench", description=__doc__)
     parser.add_argument("config", type=Path, nargs="?", default=Path("pipelines/configs/scene.yaml"))
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps of a timed run")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
-    config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
-    prepare_scene()
+    try:
+        if options.steps <= _WARM_STEPS or options.repeats < 1:
+            raise ConfigError(
+                f"--steps {options.steps} --repeats {options.repeats}: allowed are steps above {_WARM_STEPS}, repeats above 0"
+            )
+        config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
+        prepare_missing(config)
+        check_files(config)
+    except ConfigError as error:
+        complain(error)
+        return 2
     console = Console()
     console.print(_parts(config, options.repeats))
     console.print(_runs(options.config, options.steps, options.repeats))
+    return 0
 
 
 def _parts(config: RunConfig, repeats: int) -> Table:
@@ -121,4 +132,4 @@ def _spread(values: Sequence[float]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -32,7 +32,7 @@ from pipelines.distributed import end, start_learner
 from pipelines.load import ConfigError, load
 from pipelines.outcome import package_versions
 from pipelines.recipe import recipe
-from pipelines.sources.scene import prepare_scene
+from pipelines.sources.scene import prepare_missing
 from pipelines.validate import actor_demands, check_files, service_demands
 
 
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         comparison = load(options.comparison, Comparison, {})
+        if options.seeds is not None and not 1 <= options.seeds <= len(comparison.seeds):
+            raise ConfigError(f"--seeds {options.seeds}: {options.comparison} has {len(comparison.seeds)}; allowed: 1 to that")
         jobs = plan_jobs(comparison, options.seeds, options.rerun)
-        prepare_scene()
+        prepare_missing(jobs[0].config)
         row_counts = {job.key: check_files(job.config) for job in {job.key: job for job in jobs}.values()}
     except ConfigError as error:
         complain(error)

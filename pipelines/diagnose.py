@@ -28,7 +28,7 @@ from pipelines.complain import complain
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
 from pipelines.page import template
-from pipelines.sources.scene import prepare_scene
+from pipelines.sources.scene import prepare_missing
 from pipelines.validate import check_files
 
 Pairs = dict[tuple[str, str], list[Disagreement]]
@@ -46,7 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     try:
         config = load_config(options.config, options.overrides)
-        prepare_scene()
+        if options.samples < 1:
+            raise ConfigError(f"--samples {options.samples}: allowed are whole numbers from 1")
+        prepare_missing(config)
         check_files(config)
         weights = _student(config, options.checkpoint)
     except ConfigError as error:

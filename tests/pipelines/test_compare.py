@@ -136,3 +136,9 @@ def test_a_bad_comparison_is_refused_before_anything_runs(comparison_file, chang
     with pytest.raises(ConfigError) as refused:
         plan_jobs(load(comparison_file, Comparison, change))
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "3"])
+def test_more_or_fewer_seeds_than_there_are_are_refused(comparison_file, capsys, seeds):
+    assert compare.main([str(comparison_file), "--seeds", seeds]) == 2
+    assert capsys.readouterr().err == f"error: --seeds {seeds}: {comparison_file} has 2; allowed: 1 to that\n"

@@ -34,3 +34,8 @@ def test_an_expert_is_left_out_where_its_operator_cannot_be_asked(diagnose):
     content, _ = diagnose("rollout.steps=2", "experts.local_edit.operator={type: edit_guidance, image_scale: 2, text_scale: 3}")
     for entry in content["tasks"]:
         assert ("student | local_edit" in entry["pairs"]) == (entry["route"] != "text_to_image")
+
+
+def test_nobody_is_diagnosed_on_no_rows(config_file, capsys):
+    assert main([str(config_file), "--samples", "0"]) == 2
+    assert capsys.readouterr().err == "error: --samples 0: allowed are whole numbers from 1\n"
