@@ -1,11 +1,12 @@
 """A configuration over the tiny models, and one real Ray cluster for the session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipelines import deployment
 from pipelines.config import RunConfig
 from pipelines.load import load_config
 from pipelines.sources.scene import prepare_scene
@@ -50,3 +51,25 @@ def config_file(tiny_models, scene_data: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def make_config(config_file: Path) -> MakeConfig:
     return lambda *overrides: load_config(config_file, list(overrides))
+
+
+@pytest.fixture(scope="session")
+def _deployed(cluster: str) -> Iterator[list[RunConfig]]:
+    configs: list[RunConfig] = []
+    yield configs
+    for config in configs:
+        deployment.delete(config, wait=True)
+
+
+@pytest.fixture
+def on_standing(_deployed: list[RunConfig], make_config: MakeConfig) -> MakeConfig:
+    """Configurations of runs on one set of services, which stand till the session ends: for tests of what is asked of them."""
+
+    def make(*overrides: str) -> RunConfig:
+        config = make_config("run.services=session", *overrides)
+        if not _deployed:
+            deployment.deploy(config)
+            _deployed.append(config)
+        return config
+
+    return make

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,28 @@ from pipelines.config import RunConfig
 from runs import distributed, reference, trained, trained_ids
 
 
-@pytest.mark.parametrize(("lag", "workers"), [(0, 2), (2, 2), (2, 1)])
-def test_distributed_run_equals_the_reference(cluster, make_config, lag, workers):
-    lagged = make_config(f"learner.lag={lag}", f"rollout.workers={workers}", f"run.name=lag{lag}")
-    expected = reference(make_config(f"learner.lag={lag}", "run.name=reference"))
-    actual = distributed(lagged)
-    assert actual.weights.checksum == expected.weights.checksum
-    journal = rows(lagged.folder / METRICS)
-    assert [row["policy_version"] for row in journal] == [max(0, step - lag) for step in range(8)]
-    assert [row["loss"] for row in journal] == [row["loss"] for row in rows(lagged.folder.parent / "reference" / METRICS)]
-    assert sorted(trained_ids(lagged.folder)) == list(range(8 * 12))
+def test_distributed_run_equals_the_reference(cluster, make_config):
+    config = make_config("run.name=own")
+    expected = reference(make_config("run.name=reference"))
+    assert distributed(config).weights.checksum == expected.weights.checksum
+    assert_the_same_steps(config, lag=0)
+    assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config, workers):
+    config = on_standing("learner.lag=2", f"rollout.workers={workers}", "run.name=lagged")
+    expected = reference(make_config("learner.lag=2", "run.name=reference"))
+    assert trained(config).checksum == expected.weights.checksum
+    assert_the_same_steps(config, lag=2)
+    assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
+
+
+def assert_the_same_steps(config: RunConfig, lag: int) -> None:
+    """As the run named `reference` beside it took."""
+    journal = rows(config.folder / METRICS)
+    assert [row["policy_version"] for row in journal] == [max(0, step - lag) for step in range(config.run.steps)]
+    assert [row["loss"] for row in journal] == [row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)]
 
 
 METHODS = {
@@ -43,51 +54,36 @@ METHODS = {
 }
 
 
-SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1", "run.services=methods")
-
-
-@pytest.fixture(scope="module")
-def methods(cluster) -> Iterator[list[RunConfig]]:
-    """Runs on one set of services, which stand till the last of them: what a method asks of them is all that differs."""
-    configs: list[RunConfig] = []
-    yield configs
-    deployment.delete(configs[0], wait=True)
+SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_distributed_equals_the_reference(methods, make_config, method):
-    config = make_config(*SHORT, *METHODS[method], "run.name=distributed")
-    if not methods:
-        deployment.deploy(config)
-    methods.append(config)
+def test_every_method_distributed_equals_the_reference(on_standing, make_config, method):
+    config = on_standing(*SHORT, *METHODS[method], "run.name=distributed")
     expected = reference(make_config(*SHORT, *METHODS[method], "run.name=reference"))
     assert trained(config).checksum == expected.weights.checksum
-    losses, others = (rows(config.folder.parent / name / METRICS) for name in ("distributed", "reference"))
-    assert [row["loss"] for row in losses] == [row["loss"] for row in others]
+    assert_the_same_steps(config, lag=1)
     assert sorted(trained_ids(config.folder)) == list(range(4 * 6))
 
 
-def test_a_student_that_is_its_expert_already_learns_nothing(methods, make_config):
+def test_a_student_that_is_its_expert_already_learns_nothing(on_standing, make_config):
     """Versions then differ in their number alone, and every rollout still names the one that it was asked for."""
     alone = (*SHORT, "routes.text_to_image.weight=0", "routes.global_edit.weight=0", "learner.lag=0", "run.steps=3")
-    config = make_config(*alone, "run.name=same")
-    if not methods:
-        deployment.deploy(config)
-    methods.append(config)
+    config = on_standing(*alone, "run.name=same")
     assert trained(config).checksum == reference(make_config(*alone, "run.name=reference")).weights.checksum
     journal = rows(config.folder / METRICS)
     assert [(row["loss"], row["policy_version"]) for row in journal] == [(0.0, 0), (0.0, 1), (0.0, 2)]
 
 
-def test_a_full_student_equals_the_reference(cluster, make_config):
+def test_a_full_student_equals_the_reference(on_standing, make_config):
     full = "student={type: full, start: {type: expert, expert: local_edit}}"
     overrides = (full, "run.steps=4", "rollout.workers=1", "learner.lag=1")
     expected = reference(make_config(*overrides, "run.name=reference"))
-    assert distributed(make_config(*overrides, "run.name=full")).weights.checksum == expected.weights.checksum
+    assert trained(on_standing(*overrides, "run.name=full")).checksum == expected.weights.checksum
     assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
 
 
-def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config):
+def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config, request):
     """Mixed batches sum in another order: the students agree to 1e-3 of what they learned, and a repetition to the last bit."""
     overrides = (
         "run.steps=4",
@@ -97,7 +93,10 @@ def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config):
     )
     start = reference(make_config(*overrides, "run.steps=1", "learner.learning_rate=1e-12")).weights.tensors
     expected = reference(make_config(*overrides, "run.name=reference")).weights.tensors
-    shared = [distributed(make_config(*overrides, f"run.name=shared{n}")).weights for n in range(2)]
+    runs = [make_config(*overrides, "run.services=one-base", f"run.name=shared{n}") for n in range(2)]
+    request.addfinalizer(lambda: deployment.delete(runs[0], wait=True))
+    deployment.deploy(runs[0])
+    shared = [trained(run) for run in runs]
     assert shared[0].checksum == shared[1].checksum
     learned = sum((expected[name] - tensor).square().sum() for name, tensor in start.items()) ** 0.5
     apart = sum((expected[name] - tensor).square().sum() for name, tensor in shared[0].tensors.items()) ** 0.5

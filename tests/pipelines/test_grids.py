@@ -124,9 +124,9 @@ def test_metrics_that_cannot_be_taken_are_refused(make_config, extractor, tmp_pa
         check_files(make_config(*GRIDS, fid, "eval.samples=1"))
 
 
-def test_a_distributed_run_makes_the_images_of_the_reference(cluster, make_config):
+def test_a_distributed_run_makes_the_images_of_the_reference(on_standing, make_config):
     expected = reference(make_config(*GRIDS, "run.name=plain"))
-    actual = distributed(make_config(*GRIDS, "run.name=cluster"))
+    actual = distributed(on_standing(*GRIDS, "run.name=cluster"))
     assert actual.weights.checksum == expected.weights.checksum
     for model, result in expected.results.items():
         for a, b in zip(actual.results[model].answers, result.answers, strict=True):

@@ -43,8 +43,8 @@ def test_each_exam_is_reported_while_the_loop_runs(make_config, reports):
     assert [step for step, _ in reports] == [3, 6]
 
 
-def test_the_driver_reports_what_the_learner_examined(cluster, make_config, reports):
-    config = make_config("eval.every=3", "run.name=reported", "rollout.workers=1")
+def test_the_driver_reports_what_the_learner_examined(on_standing, reports):
+    config = on_standing("eval.every=3", "run.name=reported", "rollout.workers=1")
     distributed(config)
     examined = [row for row in skills(config.folder) if 0 < row[0] < 8]
     assert reports
