@@ -1,17 +1,19 @@
 """How fast a run is, as ratios in one session: `python -m pipelines.bench [CONFIG.yaml] [--steps N] [--repeats N]`.
 
 Times the parts of a step in one process (rollout, expert, learner), then whole runs, interleaved: the reference loop and
-the distributed run at lag 0, 1 and 2. Prints medians with their spread, and the ratio to the reference loop run by run.
+the distributed run at lag 0, 1 and 2. Prints medians with their spread, the ratio to the reference loop run by run, and how
+much of the limit is reached that the parts set: every core busy with them alone, or the one learner busy all the time.
 """
 
 import argparse
 import io
+import logging
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from pipelines import build
 from pipelines.complain import complain
 from pipelines.config import RunConfig
 from pipelines.load import ConfigError, load_config
+from pipelines.page import percent
 from pipelines.progress import Display
 from pipelines.sources.scene import prepare_missing
 from pipelines.validate import check_files
@@ -50,12 +53,13 @@ def main(arguments: Sequence[str]) -> int:
         complain(error)
         return 2
     console = Console()
-    console.print(_parts(config, options.repeats))
-    console.print(_runs(options.config, options.steps, options.repeats))
+    parts = _parts(config, options.repeats)
+    console.print(_parts_table(config, parts))
+    console.print(_runs_table(_runs(options.config, options.steps, options.repeats), _limit(config, parts)))
     return 0
 
 
-def _parts(config: RunConfig, repeats: int) -> Table:
+def _parts(config: RunConfig, repeats: int) -> dict[str, list[float]]:
     """Milliseconds a sample of each part of a step, one process, one route after the other."""
     torch.set_num_threads(config.run.threads)
     buckets = build.buckets(config)
@@ -83,41 +87,68 @@ def _parts(config: RunConfig, repeats: int) -> Table:
                 examples.append(Example(query=query, target=target))
         timed("learner", distiller.update, examples)
         timed("publish", distiller.weights, step + 1)
-    table = Table(title=f"Parts of a step, ms a sample (batch {plan.batch_size}, {config.run.threads} thread)")
+    return {part: [1000 * value / plan.batch_size for value in values[1:]] for part, values in seconds.items()}
+
+
+def _parts_table(config: RunConfig, parts: Mapping[str, Sequence[float]]) -> Table:
+    table = Table(title=f"Parts of a step, ms a sample (batch {config.learner.batch_size}, {config.run.threads} thread)")
     for column in ("part", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part, values in seconds.items():
-        table.add_row(part, *_spread([1000 * value / plan.batch_size for value in values[1:]]))
+    for part, values in parts.items():
+        table.add_row(part, *_spread(values))
     return table
 
 
-def _runs(path: Path, steps: int, repeats: int) -> Table:
-    """Samples a second of whole runs, the first steps left out."""
+def _limit(config: RunConfig, parts: Mapping[str, Sequence[float]]) -> float:
+    """Samples a second if nothing were lost: all cores busy with the parts alone, or the one learner busy all the time."""
+    work = {part: statistics.median(values) for part, values in parts.items()}
+    processes = (os.cpu_count() or 1) / config.run.threads
+    return min(1000 * processes / sum(work.values()), 1000 / (work["learner"] + work["publish"]))
+
+
+def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:
+    """Samples a second of whole runs on one set of services, the first steps left out."""
     import ray
 
+    from pipelines import deployment
     from pipelines.distributed import run_distributed
     from pipelines.reference import run_reference
     from pipelines.reserve import reserve
 
-    ray.init(log_to_driver=False, logging_level=40)
+    if not ray.is_initialized():
+        ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(repeats):
-            for name, lag in (("reference", 0), ("lag 0", 0), ("lag 1", 1), ("lag 2", 2)):
-                overrides = [f"run.dir={folder}", f"run.name={name[-1]}{repeat}", f"learner.lag={lag}"]
-                config = load_config(path, ["eval.every=0", f"run.steps={steps}", "checkpoint.every=1000", *overrides])
-                display = Display(Console(file=io.StringIO()), config.run.name, 0, steps)
-                if name == "reference":
-                    run_reference(config, check_files(config), None, display)
-                else:
-                    run_distributed(config, check_files(config), None, 0, display, reserve(config, 0, print))
-                rates.setdefault(name, []).append(_rate(config))
-    table = Table(title=f"Whole runs, samples a second ({os.cpu_count()} cores, {repeats} repeats, interleaved)")
-    for column in ("run", "median", "lowest", "highest", "ratio to reference"):
+        common = [f"run.dir={folder}", "run.services=bench", f"run.steps={steps}", "eval.every=0", "checkpoint.every=1000"]
+        services = load_config(path, common)
+        deployment.deploy(services)
+        try:
+            for repeat in range(repeats):
+                for name, lag in (("reference", 0), ("lag 0", 0), ("lag 1", 1), ("lag 2", 2)):
+                    config = load_config(path, [*common, f"run.name={name.replace(' ', '-')}-{repeat}", f"learner.lag={lag}"])
+                    display = Display(Console(file=io.StringIO()), config.run.name, 0, steps)
+                    rows_of = check_files(config)
+                    if name == "reference":
+                        run_reference(config, rows_of, None, display)
+                    else:
+                        run_distributed(config, rows_of, None, 0, display, reserve(config, 0, print))
+                    rates.setdefault(name, []).append(_rate(config))
+        finally:
+            deployment.delete(services, wait=True)
+    return rates
+
+
+def _runs_table(rates: Mapping[str, Sequence[float]], limit: float) -> Table:
+    repeats = len(rates["reference"])
+    table = Table(
+        title=f"Whole runs, samples a second ({os.cpu_count()} cores, {repeats} repeats, interleaved; the limit is {limit:.1f})"
+    )
+    for column in ("run", "median", "lowest", "highest", "ratio to reference", "of the limit"):
         table.add_column(column, justify="left" if column == "run" else "right")
     for name, values in rates.items():
         ratios = [value / reference for value, reference in zip(values, rates["reference"], strict=True)]
-        table.add_row(name, *_spread(values), f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        table.add_row(name, *_spread(values), spread, percent(statistics.median(values) / limit))
     return table
 
 

@@ -1,0 +1,32 @@
+"""The benchmark as a command: what it measures, and that it puts away what it deployed."""
+
+import re
+
+import pytest
+
+from pipelines.bench import main
+from services import applications
+
+
+def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
+    assert main([str(config_file), "--steps", "6", "--repeats", "1"]) == 0
+    said = capsys.readouterr().out
+    limit = float(re.search(r"the limit is\s+([\d.]+)", said)[1])
+    for part in ("encode", "rollout", "expert", "learner", "publish"):
+        assert float(re.search(rf"{part} +│ +([\d.]+)", said)[1]) >= 0
+    for run in ("reference", "lag 0", "lag 1", "lag 2"):
+        rate, of_the_limit = re.search(rf"{run} +│ +([\d.]+) │.*│ +(\d+) % │", said).groups()
+        assert float(of_the_limit) == pytest.approx(100 * float(rate) / limit, abs=0.6)
+    assert [name for name in applications.listed() if name.startswith("bench:")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "4"], "--steps 4 --repeats 3: allowed are steps above 4, repeats above 0"),
+        (["--repeats", "0"], "--steps 24 --repeats 0: allowed are steps above 4, repeats above 0"),
+    ],
+)
+def test_too_little_to_measure_is_refused(config_file, capsys, arguments, message):
+    assert main([str(config_file), *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
