@@ -28,13 +28,15 @@ def join(address: str | None) -> bool:
     Raises:
         ConfigError: if no cluster answers at the address.
     """
-    named = address or os.environ.get("RAY_ADDRESS")
-    if named and named != "auto":
-        _require_open(named)  # Ray itself would try for minutes
+    named = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        ray.init(named or "auto", log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    except ConnectionError:
-        return False
+        if named != "auto":
+            _require_open(named)  # Ray itself would try for minutes
+        ray.init(named, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except (OSError, ValueError) as error:
+        if named == "auto":
+            return False
+        raise ConfigError(f"--address: no Ray cluster answers at {named!r}; it is written HOST:PORT") from error
     return True
 
 
@@ -68,8 +70,6 @@ def learner(run: str) -> Any:
 
 
 def _require_open(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, ValueError if it is not written so."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--address: no Ray cluster answers at {address!r}; it is written HOST:PORT") from error
+    socket.create_connection((host, int(port)), timeout=_PROBE_S).close()

@@ -127,11 +127,11 @@ def _connect(config: RunConfig, options: argparse.Namespace, console: Console) -
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # Ray's own warnings go to the same log
     import ray
 
-    from pipelines import deployment
+    from pipelines import connect, deployment
     from pipelines.reserve import reserve
 
     if address:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        connect.require_cluster(address)
     else:
         check_resources(config, *here)
         context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)

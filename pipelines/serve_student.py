@@ -95,8 +95,10 @@ def _connect(served: Served, options: argparse.Namespace, console: Console) -> N
         _check_free(options.host, options.port)
     import ray
 
+    from pipelines import connect
+
     if address:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        connect.require_cluster(address)
         total = ray.cluster_resources()
         check_demands(served.demands(), total.get("CPU", 0), total.get("GPU", 0), "the cluster")
     else:

@@ -95,6 +95,11 @@ def test_routes_whose_weights_overflow(refuse):
     )
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port"])
+def test_no_cluster_answers_at_the_address(refuse, address):
+    assert refuse("--address", address) == f"error: --address: no Ray cluster answers at {address!r}; it is written HOST:PORT"
+
+
 def test_missing_configuration(capsys):
     assert main(["nowhere.yaml"]) == 2
     assert capsys.readouterr().err == "error: nowhere.yaml: No such file or directory\n"
