@@ -16,10 +16,11 @@ from fields.policy import Policy
 from pipelines import build
 from pipelines.changes import recorded_config
 from pipelines.columns import expert_columns
-from pipelines.config import ENCODER, STUDENT, Rollout, RunConfig
+from pipelines.config import ENCODER, STUDENT, RunConfig
 from pipelines.deployment import application
 from pipelines.load import ConfigError
 from pipelines.service_config import Encoder, Expert, Service
+from pipelines.training_config import Rollout
 from pipelines.validate import Demand, check_models
 from services.applications import HttpAddress, delete, deploy, start
 from services.client import CallLimits, ServiceClient
