@@ -9,10 +9,11 @@ from actors.journal import Journal
 from fields import checkpoint
 from fields.carriers import Condition, Example, Query, Weights
 from fields.evaluation import ExamResult
+from fields.field import Field
 from fields.plan import Group
+from fields.policy import Policy
 from fields.reference import distill
 from fields.rollout import generate
-from fields.solver import Velocity
 from pipelines import build
 from pipelines.config import AFTER, BASE, BEFORE, RunConfig
 from pipelines.method_config import ExpertRollout
@@ -25,80 +26,92 @@ from pipelines.report import report_so_far
 def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, display: Display) -> Outcome:
     """Train and evaluate; writes the journal and the checkpoints."""
     torch.set_num_threads(config.run.threads)
-    family = build.family(config)
-    plan = build.plan(config, rows)
-    buckets = build.buckets(config)
-    fields = {name: build.field(config, name) for name in config.experts}
-    policy = build.policy(config)
-    distiller = build.distiller(config)
+    run = _Run(config, rows)
+    distiller = run.distiller
     published = {0: distiller.weights(0)}
-    exam, exam_grid = build.evaluation(config), build.exam_grid(config)
-
-    def take(velocity: Velocity, device: torch.device) -> ExamResult:
-        answers = []
-        for sheet in exam.sheets:
-            condition = family.encode(sheet.rows)
-            grid = exam_grid(family.size(sheet.rows[0]))
-            answers.append(family.decode(generate(velocity, sheet.noise, grid, condition, device)))
-        return exam.result(answers)
-
-    def take_with(weights: Weights | None) -> ExamResult:
-        policy.load(weights)
-        return take(policy.velocity, policy.device)
-
-    def encode(group: Group) -> Condition:
-        rows = [[buckets[group.route][sample.row]] for sample in group.samples]
-        conditions = [family.encode(row) for row in rows]
-        if build.with_clean(config):
-            conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
-        return Condition.concatenate(conditions)
-
-    teaching = build.teaching(config)
-    solver, both_branches = build.solver(config), build.objective(config).both_branches
-
-    def states(group: Group, condition: Condition) -> tuple[Query, ...]:
-        if solver is None or not isinstance(config.state, ExpertRollout):
-            return policy.queries(group, condition)
-        (expert,) = teaching.shares[group.route]
-        return fields[expert].queries(group, condition, config.run.seed, plan.grid(group.size), solver, both_branches)
-
-    def learn(query: Query) -> Example:
-        return teaching.example(query, {name: fields[name].answer(query) for name in teaching.asked(query.route)})
-
     results: dict[str, ExamResult] = {}
     if config.eval.every:
         display.say("evaluating base, experts and the student's start")
-        results = {BASE: take_with(None), BEFORE: take_with(published[0])}
-        results |= {name: take(field.velocity, field.device) for name, field in fields.items()}
+        results = {BASE: run.examine(None), BEFORE: run.examine(published[0])}
+        results |= {name: run.examine_field(field) for name, field in run.fields.items()}
     saved = checkpoint.read(resume) if resume else None
     if saved is not None:
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
         published = dict(saved.published)
     when = build.schedule(config, saved.step if saved else 0)
     journal = Journal(config.folder, when.start, config.run.loggers)
-    recipe = run_recipe(config)
-    began = time.monotonic()
-    samples = 0
+    recipe, checkpoints = run_recipe(config), config.folder / "checkpoints"
+    began, samples = time.monotonic(), 0
     steps = range(when.start, when.steps)
-    for step, update in distill(plan, encode, policy, states, learn, distiller, published, steps, when.lag):
-        ids = [sample_id for group in plan.groups(step) for sample_id in group.ids]
+    for step, update in distill(run.plan, run.encode, run.policy, run.states, run.learn, distiller, published, steps, when.lag):
+        ids = [sample_id for group in run.plan.groups(step) for sample_id in group.ids]
         samples += len(ids)
         seconds = time.monotonic() - began
         journal.record(step, update, max(0, step - when.lag), ids, seconds)
         display.update(step + 1, update, samples, seconds, min(step, when.lag))
         if when.saves_after(step + 1):
-            checkpoint.save(config.folder / "checkpoints", step + 1, distiller, published, recipe)
-            checkpoint.prune(config.folder / "checkpoints", when.keep_checkpoints)
+            checkpoint.save(checkpoints, step + 1, distiller, published, recipe)
+            checkpoint.prune(checkpoints, when.keep_checkpoints)
         if when.evaluates_after(step + 1):
             examined = time.monotonic()
-            result = take_with(distiller.averaged_weights(step + 1))
+            result = run.examine(distiller.averaged_weights(step + 1))
             journal.record_skills(step + 1, result.skills, result.picture)
+            answers = {**results, AFTER: result}
             weights = distiller.weights(step + 1)
-            report_so_far(config, Outcome(steps=step + 1, weights=weights, exam=exam, results={**results, AFTER: result}))
+            report_so_far(config, Outcome(steps=step + 1, weights=weights, exam=run.exam, results=answers))
             began += time.monotonic() - examined  # an exam is no training time
     if config.eval.every:
         display.say("evaluating the student")
-        results[AFTER] = take_with(distiller.averaged_weights(when.steps))
+        results[AFTER] = run.examine(distiller.averaged_weights(when.steps))
         journal.record_skills(when.steps, results[AFTER].skills, results[AFTER].picture)
     journal.close()
-    return Outcome(steps=when.steps, weights=distiller.weights(when.steps), exam=exam, results=results)
+    return Outcome(steps=when.steps, weights=distiller.weights(when.steps), exam=run.exam, results=results)
+
+
+class _Run:
+    """What the loop takes, all of it in this process."""
+
+    def __init__(self, config: RunConfig, rows: dict[str, int]):
+        self._config = config
+        self._family = build.family(config)
+        self._buckets = build.buckets(config)
+        self._teaching = build.teaching(config)
+        self._exam_grid = build.exam_grid(config)
+        self.plan = build.plan(config, rows)
+        self.fields = {name: build.field(config, name) for name in config.experts}
+        self.policy = build.policy(config)
+        self.distiller = build.distiller(config)
+        self.exam = build.evaluation(config)
+
+    def encode(self, group: Group) -> Condition:
+        rows = [[self._buckets[group.route][sample.row]] for sample in group.samples]
+        conditions = [self._family.encode(row) for row in rows]
+        if build.with_clean(self._config):
+            conditions = [self._family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
+        return Condition.concatenate(conditions)
+
+    def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
+        config, solver = self._config, build.solver(self._config)
+        if solver is None or not isinstance(config.state, ExpertRollout):
+            return self.policy.queries(group, condition)
+        (expert,) = self._teaching.shares[group.route]
+        grid, both_branches = self.plan.grid(group.size), build.objective(config).both_branches
+        return self.fields[expert].queries(group, condition, config.run.seed, grid, solver, both_branches)
+
+    def learn(self, query: Query) -> Example:
+        answers = {name: self.fields[name].answer(query) for name in self._teaching.asked(query.route)}
+        return self._teaching.example(query, answers)
+
+    def examine(self, weights: Weights | None) -> ExamResult:
+        """The student with these weights; None is the base."""
+        self.policy.load(weights)
+        return self.examine_field(self.policy)
+
+    def examine_field(self, field: Field | Policy) -> ExamResult:
+        answers = []
+        for sheet in self.exam.sheets:
+            condition = self._family.encode(sheet.rows)
+            grid = self._exam_grid(self._family.size(sheet.rows[0]))
+            x_0 = generate(field.velocity, sheet.noise, grid, condition, field.device)
+            answers.append(self._family.decode(x_0))
+        return self.exam.result(answers)

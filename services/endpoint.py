@@ -113,17 +113,7 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
     @api.get("/about")
     async def about() -> dict:
         """What the page shows of the run, and examples to try."""
-        examples = [
-            {
-                "task": row.task,
-                "prompt": row.prompt,
-                "source": row.source_image and b64encode(row.source_image).decode(),
-                "negative_prompt": row.negative_prompt,
-            }
-            for row in settings.examples
-        ]
-        about = {"run": settings.run, "step": settings.step, "size": settings.size}
-        return {**about, "edits": settings.edits, "examples": examples}
+        return _about(settings)
 
     @api.get("/healthz")
     async def healthz() -> dict:
@@ -136,6 +126,20 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
         return HTMLResponse(_PAGE.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
 
     return api
+
+
+def _about(settings: EndpointSettings) -> dict:
+    examples = [
+        {
+            "task": row.task,
+            "prompt": row.prompt,
+            "source": row.source_image and b64encode(row.source_image).decode(),
+            "negative_prompt": row.negative_prompt,
+        }
+        for row in settings.examples
+    ]
+    about = {"run": settings.run, "step": settings.step, "size": settings.size}
+    return {**about, "edits": settings.edits, "examples": examples}
 
 
 def _check(request: ImageParameters, source: bytes | None, settings: EndpointSettings) -> None:
