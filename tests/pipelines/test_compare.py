@@ -19,7 +19,7 @@ def test_the_shipped_comparison_has_every_experiment_with_five_seeds():
     comparison = load(SHIPPED, Comparison, {})
     jobs = plan_jobs(comparison)
     assert len(comparison.seeds) >= 5
-    assert len(comparison.experiments) == 10
+    assert len(comparison.experiments) == 11
     assert len(jobs) == len({job.key for job in jobs}) * len(comparison.seeds)
     first = jobs[: len(jobs) // len(comparison.seeds)]
     assert {job.config.run.seed for job in first} == {0}, "every row has its first seed before any has its second"

@@ -144,8 +144,8 @@ def test_what_cannot_be_shown_is_refused(run, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: no run ''; nowhere has: none\n"
 
 
-def test_a_cluster_shows_its_processes_while_the_run_trains(cluster, make_config):
-    config = make_config("run.name=live", "run.steps=60", "learner.lag=2")
+def test_a_cluster_shows_its_processes_while_the_run_trains(on_standing):
+    config = on_standing("run.name=live", "run.steps=60", "learner.lag=2")
     write_config(config)
     training = threading.Thread(target=distributed, args=(config,))
     training.start()
