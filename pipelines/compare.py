@@ -131,10 +131,12 @@ async def _run_all(
         console.print(f"{done}/{len(jobs)} {job.key} seed {job.config.run.seed}: {result['seconds']:.0f} s")
 
     try:
-        judged = f"{weights_digest(jobs[0].config)[:12]} {jobs[0].config.eval.model_dump_json()}"
+        asked = jobs[0].config.eval.model_dump_json(exclude={"every"})
+        judged = f"{weights_digest(jobs[0].config)[:12]} {asked}"
         if store.content.get("experts_of") != judged:
             skills = await _expert_skills(jobs[0], row_counts[jobs[0].key])
             store.content |= {"experts": skills, "experts_of": judged}
+            store.save()
         await asyncio.gather(*(run(job) for job in jobs))
     finally:
         deployment.delete(jobs[0].config)

@@ -1,6 +1,6 @@
 """The tables and plots of a comparison: compare.md and compare.html, from compare.json alone."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
@@ -71,10 +71,11 @@ def _results(comparison: Comparison, experiment: Experiment, content: Mapping[st
     return found
 
 
-def _teachers(comparison: Comparison, experiment: Experiment) -> set[str]:
-    """The base, and the experts that some variant learns the experiment's routes from."""
+def _teachers(comparison: Comparison, experiment: Experiment) -> list[str]:
+    """The base, and the experts that some variant learns the experiment's routes from, in the configuration's order."""
     configs = [configure(comparison, variant, comparison.seeds[0]) for variant in experiment.variants.values()]
-    return {BASE}.union(config.routes[route].expert for config in configs for route in experiment.routes)
+    asked = {config.routes[route].expert for config in configs for route in experiment.routes}
+    return [BASE, *(name for name in configs[0].experts if name in asked)]
 
 
 def _table(
@@ -82,7 +83,7 @@ def _table(
     experiment: Experiment,
     results: Mapping[str, Mapping[int, Result]],
     content: Mapping[str, Any],
-    teachers: Collection[str],
+    teachers: Sequence[str],
 ) -> Table:
     scores = {label: {seed: _score(experiment, label, result) for seed, result in of.items()} for label, of in results.items()}
     rows = []
@@ -106,9 +107,9 @@ def _table(
         experiment=experiment,
         rows=rows,
         experts={
-            model: {route: route_skill(skills, route) for route in experiment.routes}
-            for model, skills in content["experts"].items()
-            if model in teachers
+            model: {route: route_skill(content["experts"][model], route) for route in experiment.routes}
+            for model in teachers
+            if model in content["experts"]
         },
         verdicts=[_verdict(better, worse, scores) for better, worse in experiment.orders],
         charts=[Markup(chart) for chart in _charts(experiment, results)],
