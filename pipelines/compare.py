@@ -50,8 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         if options.seeds is not None and not 1 <= options.seeds <= len(comparison.seeds):
             raise ConfigError(f"--seeds {options.seeds}: {options.comparison} has {len(comparison.seeds)}; allowed: 1 to that")
         jobs = plan_jobs(comparison, options.seeds, options.rerun)
-        prepare_missing(jobs[0].config)
-        row_counts = {job.key: check_files(job.config) for job in {job.key: job for job in jobs}.values()}
+        configs = {job.key: job.config for job in jobs}
+        for config in configs.values():
+            prepare_missing(config)
+        row_counts = {key: check_files(config) for key, config in configs.items()}
     except ConfigError as error:
         complain(error)
         return 2

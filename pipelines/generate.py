@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fields.dataset import decode_image, encode_png
+from pipelines.complain import complain
 from pipelines.export import LAYOUTS, Plate
 from pipelines.sampler import Sampler
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         count = _generate(options)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     print(f"{options.out}: {count} images, listed in {MANIFEST}")
     return 0

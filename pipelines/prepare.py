@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from fields.aspect import MULTIPLE
 from fields.columns import LONGEST_SIDE
+from pipelines.complain import complain
 from pipelines.sources.folder import import_folder
 from pipelines.sources.omniedit import GLOBAL, LOCAL, import_omniedit
 from pipelines.sources.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         paths = options.write(options)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     for path in paths:
         print(f"{path}: {pq.read_metadata(path).num_rows} rows, {path.stat().st_size / 1e6:.1f} MB")
