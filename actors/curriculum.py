@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fields.dataset import Bucket
-from fields.plan import SamplePlan
-from fields.teaching import Teaching
+from fields.data.rows import Bucket
+from fields.method.plan import SamplePlan
+from fields.method.teaching import Teaching
 from services.expert_client import ExpertClient
 
 

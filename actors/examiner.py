@@ -9,9 +9,9 @@ from torch import Tensor
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Weights
-from fields.evaluation import Evaluation, ExamResult, Sheet
+from fields.evaluation.base import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
-from fields.schedule import Grid
+from fields.method.time_grid import Grid
 from services.client import ServiceClient
 from services.expert_client import ExpertClient
 

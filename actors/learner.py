@@ -13,7 +13,7 @@ The rollout workers are the learner's own actors: they come and go by `scale_rol
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,15 @@ from actors.curriculum import Change
 from actors.examiner import Examiner
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
+from actors.progress import Progress
 from actors.rollout_pool import RolloutPool
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller, Update
-from fields.evaluation import ExamResult, Skills
+from fields.evaluation.base import ExamResult, Skills
 from services.expert_client import ExpertClient
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run is; `examined` is the step of the last exam that was taken while training."""
-
-    step: int
-    seconds: float
-    samples: int
-    wait_seconds: float
-    staleness: int
-    update: Update | None
-    examined: int | None = None
 
 
 class Learner:

@@ -1,15 +1,10 @@
 """What the learner shows on Ray's metrics port."""
 
-from typing import TYPE_CHECKING
-
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from actors.progress import Progress
 from fields.distiller import Update
 from services.process_metrics import ProcessMetrics
-
-if TYPE_CHECKING:
-    from actors.learner import Progress
-
 
 _PUBLICATION_BOUNDARIES_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 
@@ -38,7 +33,7 @@ class LearnerMetrics:
         """A version was published."""
         self._publication.observe(seconds, self._tags)
 
-    def record(self, progress: "Progress", update: Update, waited: float, depth: int, samples: int) -> None:
+    def record(self, progress: Progress, update: Update, waited: float, depth: int, samples: int) -> None:
         """Set everything after a step."""
         for route, loss in update.route_loss.items():
             self._loss.set(loss, {**self._tags, "route": route})

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fields.dataset import to_bytes
+from fields.data.images import to_bytes
 
 
 class Logger(ABC):

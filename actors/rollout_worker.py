@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
+from fields.method.plan import Group
+from fields.method.rollout import generate
 from fields.operators import Guidance, Network, evaluate
-from fields.plan import Group
 from fields.policy import Policy
-from fields.rollout import generate
 from services.process_metrics import ProcessMetrics
 
 

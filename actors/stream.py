@@ -17,10 +17,10 @@ from actors.curriculum import Curriculum
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Example, Query, Target, Weights
-from fields.plan import Group
-from fields.schedule import Grid
-from fields.solver import Solver
-from fields.teaching import Teaching
+from fields.method.plan import Group
+from fields.method.solver import Solver
+from fields.method.teaching import Teaching
+from fields.method.time_grid import Grid
 from services.client import ServiceClient
 from services.expert_client import ask
 

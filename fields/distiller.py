@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition, Example, Query, Tensors, Variant, Weights
 from fields.families.base import Family
-from fields.lora import load_into
-from fields.objective import Objective, Prediction, VelocityMse, squared_error
+from fields.method.objective import Objective, Prediction, VelocityMse, squared_error
 from fields.student import Student
+from fields.tensors import load_into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

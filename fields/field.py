@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
-from fields.lora import Adapter, put_adapter
+from fields.lora.adapter import Adapter, put_adapter
+from fields.method.plan import Group
+from fields.method.solver import Solver, Velocity
+from fields.method.states import queries, rolled_out
 from fields.operators import Expression, Network, evaluate
-from fields.plan import Group
-from fields.solver import Solver, Velocity
-from fields.states import queries, rolled_out
 
 
 @dataclass(frozen=True, slots=True)

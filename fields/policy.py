@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition, Query, Weights
 from fields.families.base import Family
-from fields.plan import Group
-from fields.schedule import Grid
-from fields.solver import Solver
-from fields.states import noised, queries, rolled_out
+from fields.method.plan import Group
+from fields.method.solver import Solver
+from fields.method.states import noised, queries, rolled_out
+from fields.method.time_grid import Grid
 from fields.student import Student
 
 

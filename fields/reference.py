@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from fields.carriers import Condition, Example, Query, Weights
 from fields.distiller import Distiller, Update
-from fields.plan import Group, SamplePlan
+from fields.method.plan import Group, SamplePlan
 from fields.policy import Policy
 
 

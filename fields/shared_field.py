@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
-from fields.lora import Adapter
+from fields.lora.adapter import Adapter
+from fields.lora.stacked import BASE, RowsAreNoSamples, stack_adapters
+from fields.method.plan import Group
+from fields.method.solver import Solver, Velocity
+from fields.method.states import queries, rolled_out
 from fields.operators import Expression, evaluate
-from fields.plan import Group
-from fields.solver import Solver, Velocity
-from fields.stacked_lora import BASE, RowsAreNoSamples, stack_adapters
-from fields.states import queries, rolled_out
 
 
 @dataclass(frozen=True, slots=True)

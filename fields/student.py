@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.families.base import Family
-from fields.lora import Adapter, LoraShape, adapted_modules, add_lora, weight_difference
-from fields.lora_files import write_diffusers
-from fields.peft_files import CONFIG, read_adapter, write_adapter
+from fields.lora.adapter import Adapter, LoraShape, adapted_modules, add_lora, weight_difference
+from fields.lora.formats import write_diffusers
+from fields.lora.peft_files import CONFIG, read_adapter, write_adapter
 
 
 class Student(ABC):

@@ -22,14 +22,14 @@ from rich.table import Table
 
 from actors.journal import METRICS, rows
 from fields.carriers import Condition, Example
-from pipelines import build
-from pipelines.complain import complain
-from pipelines.config import RunConfig
-from pipelines.load import ConfigError, load_config
-from pipelines.page import percent
-from pipelines.progress import Display
-from pipelines.sources.scene import prepare_missing
-from pipelines.validate import check_files
+from pipelines.config.errors import ConfigError, complain
+from pipelines.config.load import load_config
+from pipelines.config.run import RunConfig
+from pipelines.data.scene import prepare_missing
+from pipelines.parts import build
+from pipelines.parts.check_files import check_files
+from pipelines.reports.page import percent
+from pipelines.watch.progress import Display
 
 _WARM_STEPS = 4  # left out of a run's timing: they fill the window
 
@@ -110,10 +110,10 @@ def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:
     """Samples a second of whole runs on one set of services, the first steps left out."""
     import ray
 
-    from pipelines import deployment
-    from pipelines.distributed import run_distributed
-    from pipelines.reference import run_reference
-    from pipelines.reserve import reserve
+    from pipelines.cluster import deployment
+    from pipelines.cluster.reserve import reserve
+    from pipelines.run.distributed import run_distributed
+    from pipelines.run.reference import run_reference
 
     if not ray.is_initialized():
         ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)

@@ -21,16 +21,17 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from rich.console import Console
 
 from actors.curriculum import Change
-from pipelines import connect, deployment
-from pipelines.changes import changed, recorded_config
-from pipelines.complain import complain
-from pipelines.config import RunConfig
-from pipelines.distributed import curriculum
-from pipelines.load import ConfigError, settings
-from pipelines.recipe import recipe
-from pipelines.reserve import require_room
-from pipelines.status import find_run
-from pipelines.validate import check_files, service_demands
+from pipelines.cluster import connect, deployment
+from pipelines.cluster.demands import service_demands
+from pipelines.cluster.reserve import require_room
+from pipelines.config.errors import ConfigError, complain
+from pipelines.config.load import settings
+from pipelines.config.recipe import recipe
+from pipelines.config.run import RunConfig
+from pipelines.parts.check_files import check_files
+from pipelines.run.distributed import curriculum
+from pipelines.run_folder.changes import changed, recorded_config
+from pipelines.run_folder.find import find_run
 from services import applications
 
 

@@ -17,19 +17,19 @@ from torch import Tensor
 
 from fields import checkpoint
 from fields.carriers import Condition, Weights
-from fields.dataset import Bucket, Row
-from fields.diagnostic import STUDENT, Disagreement, disagreements
+from fields.data.rows import Bucket, Row
+from fields.evaluation.disagreement import STUDENT, Disagreement, disagreements
 from fields.families.base import Family
-from fields.plan import Stream, noise
-from fields.solver import Velocity
-from pipelines import build
-from pipelines.columns import expert_columns
-from pipelines.complain import complain
-from pipelines.config import RunConfig
-from pipelines.load import ConfigError, load_config
-from pipelines.page import template
-from pipelines.sources.scene import prepare_missing
-from pipelines.validate import check_files
+from fields.method.plan import Stream, noise
+from fields.method.solver import Velocity
+from pipelines.config.errors import ConfigError, complain
+from pipelines.config.load import load_config
+from pipelines.config.run import RunConfig
+from pipelines.data.scene import prepare_missing
+from pipelines.parts import build
+from pipelines.parts.check_files import check_files
+from pipelines.parts.required_columns import expert_columns
+from pipelines.reports.page import template
 
 Pairs = dict[tuple[str, str], list[Disagreement]]
 _SAME = 1e-4  # a student is merged, an expert isn't: the last bits of their velocities differ

@@ -12,10 +12,10 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from fields.dataset import decode_image, encode_png
-from pipelines.complain import complain
-from pipelines.export import LAYOUTS, Plate
-from pipelines.sampler import Sampler
+from fields.data.images import decode_image, encode_png
+from pipelines.config.errors import complain
+from pipelines.data.export import LAYOUTS, Plate
+from pipelines.parts.sampler import Sampler
 
 MANIFEST = "manifest.jsonl"
 DTYPES = ("float32", "bfloat16", "float16")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from fields.aspect import MULTIPLE
-from fields.columns import LONGEST_SIDE
-from pipelines.complain import complain
-from pipelines.sources.folder import import_folder
-from pipelines.sources.omniedit import GLOBAL, LOCAL, import_omniedit
-from pipelines.sources.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
-from pipelines.sources.tables import import_table
+from fields.data.aspect import MULTIPLE
+from fields.data.columns import LONGEST_SIDE
+from pipelines.config.errors import complain
+from pipelines.data.folder import import_folder
+from pipelines.data.omniedit import GLOBAL, LOCAL, import_omniedit
+from pipelines.data.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
+from pipelines.data.tables import import_table
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -14,14 +14,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
-from pipelines import connect, deployment
-from pipelines.changes import recorded_config
-from pipelines.complain import complain
-from pipelines.config import ENCODER, RunConfig
-from pipelines.load import ConfigError
-from pipelines.reserve import require_room
-from pipelines.status import find_run
-from pipelines.validate import Demand, actor_demands, service_demands
+from pipelines.cluster import connect, deployment
+from pipelines.cluster.demands import Demand, actor_demands, service_demands
+from pipelines.cluster.reserve import require_room
+from pipelines.config.errors import ConfigError, complain
+from pipelines.config.run import ENCODER, RunConfig
+from pipelines.run_folder.changes import recorded_config
+from pipelines.run_folder.find import find_run
 from services import applications
 
 _ROLLOUT = "rollout"

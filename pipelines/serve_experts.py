@@ -14,13 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import connect, deployment
-from pipelines.complain import complain
-from pipelines.config import RunConfig
-from pipelines.load import ConfigError, load_config
-from pipelines.reserve import require_room
-from pipelines.sources.scene import prepare_missing
-from pipelines.validate import check_models, service_demands
+from pipelines.cluster import connect, deployment
+from pipelines.cluster.demands import service_demands
+from pipelines.cluster.reserve import require_room
+from pipelines.config.errors import ConfigError, complain
+from pipelines.config.load import load_config
+from pipelines.config.run import RunConfig
+from pipelines.data.scene import prepare_missing
+from pipelines.parts.check_files import check_models
 from services import applications
 
 

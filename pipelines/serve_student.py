@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pipelines.complain import complain
-from pipelines.endpoint import Served, endpoint_settings, find_served, start_endpoint, stop_endpoint
-from pipelines.load import ConfigError
-from pipelines.validate import check_demands
+from pipelines.cluster.demands import check_demands
+from pipelines.cluster.endpoint import Served, endpoint_settings, find_served, start_endpoint, stop_endpoint
+from pipelines.config.errors import ConfigError, complain
 from services.applications import HttpAddress
 from services.gate import token_digest
 
@@ -95,7 +94,7 @@ def _connect(served: Served, options: argparse.Namespace, console: Console) -> N
         _check_free(options.host, options.port)
     import ray
 
-    from pipelines import connect
+    from pipelines.cluster import connect
 
     if address:
         connect.require_cluster(address)

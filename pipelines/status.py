@@ -6,28 +6,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from pipelines.cluster_state import ClusterState, read_cluster
-from pipelines.complain import complain
-from pipelines.connect import join
-from pipelines.load import ConfigError
-from pipelines.run_state import RECENT, RunState, read_run
+from pipelines.cluster.connect import join
+from pipelines.config.errors import ConfigError, complain
+from pipelines.run_folder.find import RUNS, find_run
+from pipelines.run_folder.state import RunState, read_run
+from pipelines.watch.cluster_state import ClusterState, read_cluster
+from pipelines.watch.screen import screen
 
-_RUNS = Path("runs")
 _REFRESH_S = 2.0
-_QUIET_S = 60.0  # a running run that records nothing for so long, and for so many steps' time, is worth a warning
-_QUIET_STEPS = 10
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, look, show. Returns the exit status: 2 for what is wrong with the input."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.status", description=__doc__)
-    parser.add_argument("run", nargs="?", help=f"run folder, or its name in {_RUNS}; default: the one written to last")
+    parser.add_argument("run", nargs="?", help=f"run folder, or its name in {RUNS}; default: the one written to last")
     parser.add_argument("--watch", action="store_true", help="refresh until the run ends")
     parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine, else none")
     options = parser.parse_args(arguments)
@@ -49,126 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def find_run(name: str | None) -> Path:
-    """The folder of a run.
-
-    Raises:
-        ConfigError: if there is none; says which there are.
-    """
-    known = sorted(path.parent for path in _RUNS.glob("*/config.yaml"))
-    if name is None and known:
-        return max(known, key=lambda folder: max(path.stat().st_mtime for path in folder.glob("*")))
-    for folder in (Path(name), _RUNS / name) if name else ():
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise ConfigError(f"no run {name or ''!r}; {_RUNS} has: {', '.join(folder.name for folder in known) or 'none'}")
-
-
 def look(folder: Path, reachable: bool) -> tuple[RunState, ClusterState | None]:
     """The run's files, and its processes where a cluster is reachable."""
     state = read_run(folder, time.time())
     return state, read_cluster(state.config) if reachable else None
-
-
-def screen(state: RunState, cluster: ClusterState | None) -> Group:
-    """Everything, top down: where the run is, its routes, its services, what is wrong."""
-    parts: list[Text | Table] = [_headline(state, cluster), _facts(state, cluster)]
-    if state.route_loss:
-        parts.append(_routes(state))
-    if cluster and cluster.services:
-        parts.append(_services(cluster))
-    return Group(*parts, *(Text(f"warning: {line}", style="yellow") for line in warnings(state, cluster)))
-
-
-def condition(state: RunState, cluster: ClusterState | None) -> str:
-    """`finished`, `running`, `starting` or `stopped`; without a cluster, a run that recorded just now is running."""
-    if state.finished:
-        return "finished"
-    if cluster is None:
-        return "stopped" if state.quiet_s is None or state.quiet_s > _patience(state) else "running"
-    if cluster.learner:
-        return "running" if state.step else "starting"
-    return "stopped"
-
-
-def warnings(state: RunState, cluster: ClusterState | None) -> list[str]:
-    """What a person should know, in one line each."""
-    lines = []
-    now = condition(state, cluster)
-    if now == "stopped":
-        kept = "from the start" if state.checkpoint is None else f"from step {state.checkpoint}"
-        lines.append(f"nothing trains this run; the same command continues it {kept}")
-    if now == "running" and state.quiet_s is not None and state.quiet_s > _patience(state):
-        lines.append(f"no step for {duration(state.quiet_s)}")
-    if state.clipped > 0.9:
-        lines.append(f"the gradient was clipped in {100 * state.clipped:.0f} % of the last {RECENT} steps")
-    if cluster is None or now == "stopped":
-        return lines
-    if now == "running" and cluster.workers < cluster.workers_wanted:
-        lines.append(f"{cluster.workers} of {cluster.workers_wanted} rollout workers live")
-    if cluster.repeated:
-        lines.append(f"{cluster.repeated} rollouts were lost and made again")
-    if cluster.truncated:
-        lines.append(f"{cluster.truncated} prompts are longer than the encoder reads, and were cut")
-    for name, service in cluster.services.items():
-        if service.running < service.wanted:
-            lines.append(f"{name}: {service.running} of {service.wanted} replicas run")
-        if service.repeated:
-            lines.append(f"{name}: {service.repeated} calls were lost and made again")
-    return lines
-
-
-def _patience(state: RunState) -> float:
-    return max(_QUIET_S, _QUIET_STEPS * (state.seconds_per_step or 0.0))
-
-
-def _headline(state: RunState, cluster: ClusterState | None) -> Text:
-    steps = state.config.run.steps
-    now = condition(state, cluster)
-    text = Text.assemble(
-        (state.config.run.name, "bold"), f"  {now}  step {state.step} of {steps} ({100 * state.step / steps:.0f} %)"
-    )
-    if state.samples_per_second is not None:
-        text.append(f"  {state.samples_per_second:.1f} samples/s")
-    if now == "running" and state.eta_s is not None:
-        text.append(f"  ETA {duration(state.eta_s)}")
-    return text
-
-
-def _facts(state: RunState, cluster: ClusterState | None) -> Text:
-    saved = "none yet" if state.checkpoint is None else f"step {state.checkpoint}, {duration(state.checkpoint_age_s)} ago"
-    text = Text(f"checkpoint {saved}  staleness {state.staleness}")
-    if state.quiet_s is not None:
-        text.append(f"  last step {duration(state.quiet_s)} ago")
-    if cluster and cluster.learner:
-        text.append(f"  {cluster.workers} rollout workers  {cluster.depth} steps ahead")
-    return text
-
-
-def _routes(state: RunState) -> Table:
-    table = Table("route", f"loss, mean of {RECENT} steps", box=box.SIMPLE_HEAD)
-    table.columns[1].justify = "right"
-    for route, loss in state.route_loss.items():
-        table.add_row(route, f"{loss:.4f}")
-    return table
-
-
-def _services(cluster: ClusterState) -> Table:
-    table = Table("service", "replicas", "in work", "queued", box=box.SIMPLE_HEAD)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, service in cluster.services.items():
-        table.add_row(name, f"{service.running} of {service.wanted}", str(service.in_work), str(service.queued))
-    return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
-    whole = round(seconds)
-    for (name, size), (below, part) in ((("d", 86400), ("h", 3600)), (("h", 3600), ("min", 60)), (("min", 60), ("s", 1))):
-        if whole >= size:
-            return f"{whole // size} {name} {whole % size // part} {below}"
-    return f"{whole} s"
 
 
 if __name__ == "__main__":

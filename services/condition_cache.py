@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from fields.carriers import Condition
-from fields.dataset import Row
+from fields.data.rows import Row
 
 _NOT_ENCODED = ("uid", "task", "target_image")  # every other field of a row may change its condition
 

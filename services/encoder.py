@@ -10,7 +10,7 @@ from ray.util.metrics import Counter, Gauge
 from torch import Tensor
 
 from fields.carriers import Condition
-from fields.dataset import Row
+from fields.data.rows import Row
 from fields.families.base import Family
 from services.applications import Identity
 from services.condition_cache import ConditionCache, content_key, kind

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from ray import serve
 from ray.serve import Application
 
-from fields.dataset import Row
+from fields.data.rows import Row
 from services.admission import Admission
 from services.api_errors import ERROR_RESPONSES, answer_errors_in_shape
 from services.gate import Gate

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
 from fields.field import Field
-from fields.plan import Group
-from fields.rollout import generate
-from fields.solver import Solver
+from fields.method.plan import Group
+from fields.method.rollout import generate
+from fields.method.solver import Solver
 from services.applications import Identity
 from services.process_metrics import ProcessMetrics
 from services.resources import Resources

@@ -9,10 +9,10 @@ from ray.serve import Application
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
-from fields.plan import Group
-from fields.rollout import generate
+from fields.method.plan import Group
+from fields.method.rollout import generate
+from fields.method.solver import Solver
 from fields.shared_field import SharedField
-from fields.solver import Solver
 from services.applications import Identity
 from services.process_metrics import ProcessMetrics
 from services.resources import Resources

@@ -8,8 +8,8 @@ from ray.serve import Application
 from torch import Tensor
 
 from fields.carriers import Condition
+from fields.method.rollout import generate
 from fields.policy import Policy
-from fields.rollout import generate
 from services.resources import Resources
 from services.turn import Turn
 

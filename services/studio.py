@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fields.carriers import Condition
-from fields.dataset import Row, encode_png
-from fields.plan import noise
+from fields.data.images import encode_png
+from fields.data.rows import Row
+from fields.method.plan import noise
 
 
 class Caller(Protocol):

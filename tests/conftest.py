@@ -14,9 +14,9 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from fields.families.scene import SceneFamily, save_transformer  # noqa: E402
-from fields.lora import Adapter, LoraShape, add_lora  # noqa: E402
-from fields.peft_files import write_adapter  # noqa: E402
+from fields.lora.adapter import Adapter, LoraShape, add_lora  # noqa: E402
+from fields.lora.peft_files import write_adapter  # noqa: E402
+from fields.scene.family import SceneFamily, save_transformer  # noqa: E402
 from fields.scene.transformer import SceneTransformer  # noqa: E402
 
 settings.register_profile("fieldweave", derandomize=True, deadline=None)  # the same examples in every run

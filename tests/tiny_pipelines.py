@@ -10,8 +10,8 @@ import torch
 from tiny_parts import CHAT, SPECIAL, VOCABULARY, causal, clip, euler, louder, plain_vae, t5, tokenizer, transformer, vae
 from torch import nn
 
-from fields.families import FAMILIES
 from fields.families.pipeline import PipelineFamily
+from fields.registry import FAMILIES
 
 SIZE = (64, 96)  # not square, so that a swapped width and height shows
 

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Tensors
-from fields.dataset import Row
+from fields.data.rows import Row
+from fields.data.size import Size
+from fields.method.time_grid import Grid, time_grid
 from fields.operators import Expression, Guidance
 from fields.operators.guidance import ALWAYS, Against, Interval
-from fields.schedule import Grid, Size, time_grid
 
 
 class Family(ABC):

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.data.size import Size
 from fields.families.packing import pack, positions, unpack
 from fields.families.pipeline import Named, PipelineFamily
-from fields.schedule import Size
 
 
 class FluxFamily(PipelineFamily):

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.data.size import Size
 from fields.families.folder import INDEX, fetch, read_json
 from fields.families.pipeline import Named, PipelineFamily
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
-from fields.schedule import Size
 
 _SOURCE_POSITION = 10  # first coordinate of the first source image's tokens; the image's own is 0
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.data.size import Size
 from fields.families.guidance import LengthKept
 from fields.families.pipeline import Named, PipelineFamily
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
-from fields.schedule import Size
 
 
 class Lumina2Family(PipelineFamily):

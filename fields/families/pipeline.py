@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import TOLD, Condition
-from fields.dataset import Row, decode_image, to_bytes
+from fields.data.images import decode_image, to_bytes
+from fields.data.rows import Row
+from fields.data.size import Size
 from fields.families.guidance import DistilledGuidance
 from fields.families.parts import PipelineParts
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
-from fields.schedule import Size
 
 Named = dict[str, Tensor]
 

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.data.size import Size
 from fields.families.guidance import LengthKept
 from fields.families.packing import pack, unpack
 from fields.families.pipeline import Named, PipelineFamily
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
-from fields.schedule import Size
 
 
 class QwenImageFamily(PipelineFamily):

@@ -7,8 +7,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.data.size import Size
 from fields.families.pipeline import Named, PipelineFamily
-from fields.schedule import Size, time_grid
+from fields.method.time_grid import time_grid
 
 
 class SanaFamily(PipelineFamily):

@@ -6,14 +6,7 @@ them, in float32. Branches of one network are evaluated in one batched forward. 
 
 from fields.operators.combination import Interpolation, Mix
 from fields.operators.expression import Branch, Expression, Network, evaluate
-from fields.operators.guidance import (
-    AdaptiveProjectedGuidance,
-    Autoguidance,
-    EditGuidance,
-    Guidance,
-    Rescale,
-    ZeroStarGuidance,
-)
+from fields.operators.guidance import AdaptiveProjectedGuidance, Autoguidance, EditGuidance, Guidance, Rescale, ZeroStarGuidance
 
 __all__ = [
     "AdaptiveProjectedGuidance",

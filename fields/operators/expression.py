@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import GIVEN, Condition, Variant
-from fields.solver import Velocity
+from fields.method.solver import Velocity
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from fields.dataset import Row, encode_png
-from fields.evaluation import ExamResult
-from fields.plan import Stream, generator, noise
+from fields.data.images import encode_png
+from fields.data.rows import Row
+from fields.evaluation.base import ExamResult
+from fields.method.plan import Stream, generator, noise
 from fields.scene.checker import Score, check
 from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES, Task, draw_task
 from fields.scene.world import SIZE, render

@@ -10,12 +10,12 @@ import torch
 from actors.curriculum import Curriculum
 from actors.stream import TargetStream
 from fields.carriers import Condition, Query, Target, Weights
-from fields.dataset import Row
-from fields.plan import SamplePlan
-from fields.query import UniformQuery
-from fields.routing import HardRouting
-from fields.schedule import time_grid
-from fields.teaching import Teaching
+from fields.data.rows import Row
+from fields.method.plan import SamplePlan
+from fields.method.query import UniformQuery
+from fields.method.routing import HardRouting
+from fields.method.teaching import Teaching
+from fields.method.time_grid import time_grid
 from services.expert_client import ExpertClient
 
 ROUTES = ("a", "b", "c", "d")

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from schemas import errors, pod_errors
 
-from pipelines.config import RunConfig
+from pipelines.cluster.demands import demands
+from pipelines.config.load import load_config
+from pipelines.config.run import RunConfig
 from pipelines.distill import parser
-from pipelines.load import load_config
-from pipelines.validate import demands
 
 FILES = sorted(Path("deploy/kuberay").glob("*.yaml"))
 JOBS = [path for path in FILES if path.name.startswith("ray-job.")]

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fields.carriers import Condition
-from fields.families.scene import SceneFamily
 from fields.field import Field
-from fields.lora import Adapter
-from fields.peft_files import read_adapter
+from fields.lora.adapter import Adapter
+from fields.lora.peft_files import read_adapter
 from fields.scene.exam import task_row
+from fields.scene.family import SceneFamily
 from fields.scene.grammar import ROUTE_CATEGORIES, draw_task
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fields.lora import Adapter
+from fields.lora.adapter import Adapter
 
 
 def random_like(parameters, seed):

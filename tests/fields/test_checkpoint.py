@@ -8,11 +8,11 @@ from tiny_diffusers import sd3_image, sd3_pipeline, sd3_transformer
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights, checksum
 from fields.distiller import Distiller, Optimization
-from fields.lora import LoraShape
-from fields.peft_files import read_adapter
+from fields.lora.adapter import LoraShape
+from fields.lora.peft_files import read_adapter
+from fields.method.solver import Euler
+from fields.method.time_grid import time_grid
 from fields.policy import Policy
-from fields.schedule import time_grid
-from fields.solver import Euler
 from fields.student import LoraStudent
 
 STUDENT = LoraStudent(LoraShape(4, 4.0, ("to_qkv", "patch_out")))

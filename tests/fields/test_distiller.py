@@ -8,10 +8,10 @@ import torch
 
 from fields.carriers import Example, Query, Target, checksum
 from fields.distiller import Distiller, Optimization
-from fields.lora import LoraShape
-from fields.objective import PredictionDifference, TransitionKl, VelocityMse, squared_error
+from fields.lora.adapter import LoraShape
+from fields.method.objective import PredictionDifference, TransitionKl, VelocityMse, squared_error
+from fields.method.teaching import from_data
 from fields.student import LoraStudent
-from fields.teaching import from_data
 
 SHAPE = LoraShape(8, 8.0, ("to_qkv", "ff_in", "patch_out"))
 UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)

@@ -4,11 +4,11 @@ import torch
 
 from fields.carriers import Weights
 from fields.field import Field
-from fields.lora import LoraShape
-from fields.plan import Group, Sample, noise
+from fields.lora.adapter import LoraShape
+from fields.method.plan import Group, Sample, noise
+from fields.method.solver import Euler
+from fields.method.time_grid import time_grid
 from fields.policy import Policy
-from fields.schedule import time_grid
-from fields.solver import Euler
 from fields.student import LoraStudent
 
 GRID = time_grid(6, 3.0)

@@ -4,16 +4,17 @@ import torch
 from fields.carriers import Condition
 from fields.distiller import Distiller, Optimization
 from fields.field import Field
-from fields.lora import add_lora, load_into
-from fields.plan import SamplePlan, noise
+from fields.lora.adapter import add_lora
+from fields.method.plan import SamplePlan, noise
+from fields.method.query import BetaQuery, UniformQuery
+from fields.method.routing import HardRouting
+from fields.method.solver import Euler
+from fields.method.teaching import Teaching
+from fields.method.time_grid import time_grid
 from fields.policy import Policy
-from fields.query import BetaQuery, UniformQuery
 from fields.reference import distill
-from fields.routing import HardRouting
-from fields.schedule import time_grid
-from fields.solver import Euler
 from fields.student import LoraStudent
-from fields.teaching import Teaching
+from fields.tensors import load_into
 
 GRID = time_grid(5, 2.0)
 SEED = 3

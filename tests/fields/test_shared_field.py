@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fields.carriers import Query
-from fields.families.scene import SceneFamily
 from fields.field import Field
 from fields.operators import Autoguidance, Guidance, Network
+from fields.scene.family import SceneFamily
 from fields.shared_field import Member, SharedField
 
 TOLERANCE = 1e-5  # of the velocity's norm, in float32
@@ -179,7 +179,7 @@ class FlatTransformer(nn.Module):
 def test_a_network_whose_rows_are_no_samples_is_asked_expert_by_expert(query):
     from lora_cases import random_adapter
 
-    from fields.lora import LoraShape
+    from fields.lora.adapter import LoraShape
 
     adapters = {f"e{n}": random_adapter(LoraShape(2, 2.0, ()), n, "pixels", (24, 24)) for n in range(2)}
     family = CountingFamily()

@@ -7,10 +7,10 @@ from torch import nn
 from fields import checkpoint
 from fields.carriers import Example, Query, checksum
 from fields.distiller import Distiller, Optimization
-from fields.families.scene import SceneFamily
+from fields.method.solver import Euler
+from fields.method.time_grid import time_grid
 from fields.policy import Policy
-from fields.schedule import time_grid
-from fields.solver import Euler
+from fields.scene.family import SceneFamily
 from fields.student import FullStudent
 
 GRID = time_grid(4)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines import deployment
-from pipelines.config import RunConfig
-from pipelines.load import load_config
-from pipelines.sources.scene import prepare_scene
+from pipelines.cluster import deployment
+from pipelines.config.load import load_config
+from pipelines.config.run import RunConfig
+from pipelines.data.scene import prepare_scene
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from actors.journal import METRICS, rows
 from fields.carriers import Weights
-from pipelines.config import RunConfig
-from pipelines.distributed import end, run_distributed, start_learner
-from pipelines.outcome import Outcome, write_config
-from pipelines.progress import Display
-from pipelines.reference import run_reference
-from pipelines.reserve import reserve
-from pipelines.validate import check_files
+from pipelines.cluster.reserve import reserve
+from pipelines.config.run import RunConfig
+from pipelines.parts.check_files import check_files
+from pipelines.run.distributed import end, run_distributed, start_learner
+from pipelines.run.reference import run_reference
+from pipelines.run_folder.outcome import Outcome, write_config
+from pipelines.watch.progress import Display
 
 
 def reference(config: RunConfig, resume: Path | None = None) -> Outcome:

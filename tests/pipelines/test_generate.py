@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from fields.carriers import Variant
-from fields.dataset import Row, decode_image, encode_png
-from fields.families.scene import SceneFamily
-from fields.plan import Stream, noise
-from fields.rollout import rollout
+from fields.data.images import decode_image, encode_png
+from fields.data.rows import Row
+from fields.method.plan import Stream, noise
+from fields.method.rollout import rollout
+from fields.method.solver import Euler
+from fields.method.time_grid import time_grid
 from fields.scene.checker import check
+from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from fields.scene.world import render
-from fields.schedule import time_grid
-from fields.solver import Euler
 from pipelines.generate import main
 from runs import reference
 

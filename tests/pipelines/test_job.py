@@ -21,7 +21,7 @@ from ray.job_submission import JobSubmissionClient
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
-from pipelines.config import RunConfig
+from pipelines.config.run import RunConfig
 from pipelines.distill import main
 from runs import reference, trained_ids
 

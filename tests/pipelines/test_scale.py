@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.load import ConfigError
+from pipelines.config.errors import ConfigError
 from pipelines.scale import numbers
 
 

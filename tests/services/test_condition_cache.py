@@ -3,7 +3,7 @@
 import torch
 
 from fields.carriers import Condition
-from fields.dataset import Row
+from fields.data.rows import Row
 from services.condition_cache import ConditionCache, content_key, kind
 
 

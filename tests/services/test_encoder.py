@@ -12,9 +12,11 @@ import ray
 import tiny_pipelines
 import torch
 
-from fields.dataset import Row, encode_png
-from fields.families import FAMILIES, SceneFamily
-from fields.plan import Stream, generator
+from fields.data.images import encode_png
+from fields.data.rows import Row
+from fields.families import SceneFamily
+from fields.method.plan import Stream, generator
+from fields.registry import FAMILIES
 from fields.scene.exam import task_row
 from fields.scene.grammar import draw_task
 from services.encoder import EncoderService

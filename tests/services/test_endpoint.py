@@ -12,11 +12,12 @@ import torch
 from conftest import GRID, SETTINGS
 from starlette.testclient import TestClient
 
-from fields.dataset import Row, encode_png
+from fields.data.images import encode_png
+from fields.data.rows import Row
 from fields.families import SceneFamily
-from fields.plan import noise
-from fields.rollout import clean
-from fields.solver import Euler
+from fields.method.plan import noise
+from fields.method.rollout import clean
+from fields.method.solver import Euler
 from services.gate import token_digest
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import PIPELINES, SIZE, Tiny
 
 from fields.carriers import Condition, Variant
-from fields.dataset import Row, decode_image, encode_png
-from fields.families import FAMILIES
+from fields.data.images import decode_image, encode_png
+from fields.data.rows import Row
 from fields.families.folder import WEIGHTS
 from fields.families.pipeline import PipelineFamily
-from fields.lora import LoraShape, add_lora
+from fields.lora.adapter import LoraShape, add_lora
 from fields.operators import Network, evaluate
+from fields.registry import FAMILIES
 
 WIDTH, HEIGHT = SIZE
 EDITORS = ("flux", "flux2", "qwen_image_edit", "z_image_omni")

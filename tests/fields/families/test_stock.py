@@ -13,10 +13,11 @@ from PIL import Image
 from tiny_pipelines import SIZE, Tiny, build, flux2_dev, qwen_image_edit_plus
 
 from fields.carriers import Condition
-from fields.dataset import Row, decode_image, encode_png, to_bytes
+from fields.data.images import decode_image, encode_png, to_bytes
+from fields.data.rows import Row
+from fields.method.rollout import rollout
+from fields.method.solver import Euler
 from fields.operators import Expression, Guidance, Network, evaluate
-from fields.rollout import rollout
-from fields.solver import Euler
 
 STEPS = 5
 SELF = Network("self")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fields.plan import noise
+from fields.method.plan import noise
 from fields.scene.exam import Exam, route_skill, task_row
 from fields.scene.grammar import CATEGORIES, GLOBAL_EDIT, LOCAL_EDIT, ROUTE_CATEGORIES, draw_task
 from fields.scene.world import render

@@ -1,0 +1,3 @@
+"""The size of an image."""
+
+Size = tuple[int, int]  # width and height of an image in pixels

@@ -1,0 +1,81 @@
+"""What a run is evaluated by: the same rows and the same noise for every model, and what is made of their images.
+
+The scene world's exam (`fields/scene/exam.py`) marks its answers; grids of the routes' first rows
+(`fields/evaluation/route_grids.py`) are for families whose images only people, or a metric, can judge.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from fields.data.images import to_bytes
+from fields.data.rows import Row
+
+Skills = dict[str, dict[str, float]]  # what is measured (a category, a route) -> measure -> value
+THUMBNAIL = 256  # pixels of the longer side
+_COLUMNS = 8
+
+
+@runtime_checkable
+class Sheet(Protocol):
+    """Rows that are answered as one batch, of one size, all with or all without a source image, and their noise."""
+
+    @property
+    def rows(self) -> list[Row]: ...
+
+    @property
+    def noise(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamResult:
+    """One model's images, an array (n, 3, H, W) a sheet, and what was measured of them."""
+
+    answers: Sequence[np.ndarray]
+    skills: Skills
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The first eight answers of every sheet, a line each, large ones as thumbnails: (3, height, width) in [0, 1]."""
+        lines = [[thumbnail(image) for image in images[:_COLUMNS]] for images in self.answers]
+        columns = max(len(line) for line in lines)
+        height, width = (max(image.shape[axis] for line in lines for image in line) for axis in (1, 2))
+        tiles = np.ones((len(lines) * columns, 3, height, width), dtype=np.float32)
+        for number, line in enumerate(lines):
+            for column, image in enumerate(line):
+                tiles[number * columns + column, :, : image.shape[1], : image.shape[2]] = image
+        return picture_of(tiles, columns)
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """The same questions, sheet by sheet, for whoever answers them."""
+
+    @property
+    def sheets(self) -> Sequence[Sheet]: ...
+
+    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
+        """What the answers to every sheet, in order, amount to; images float32 (n, 3, H, W), [0, 1] up to overshoot."""
+        ...
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """An image (3, H, W) whose longer side has at most 256 pixels; a small one is returned as it is."""
+    _, height, width = image.shape
+    if max(height, width) <= THUMBNAIL:
+        return image
+    scale = THUMBNAIL / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = Image.fromarray(to_bytes(image)).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 255
+
+
+def picture_of(images: np.ndarray, columns: int) -> np.ndarray:
+    """(n, 3, H, W) -> one picture (3, rows H, columns W) in [0, 1], a pixel of white around each image."""
+    padded = np.pad(np.clip(images, 0, 1), ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=1.0)
+    n, c, h, w = padded.shape
+    return padded.reshape(n // columns, columns, c, h, w).transpose(2, 0, 3, 1, 4).reshape(c, n // columns * h, columns * w)

@@ -1,0 +1,80 @@
+"""Image grids of the first rows of every route, from noise that is the same at every evaluation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fields.data.rows import Bucket, Row
+from fields.data.size import Size
+from fields.evaluation.base import ExamResult
+from fields.evaluation.metrics import Metric
+from fields.families.base import Family
+from fields.method.plan import Stream, noise
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSheet:
+    """Rows of one route and size, and their noise."""
+
+    route: str
+    rows: list[Row]
+    noise: Tensor
+
+
+class RouteGrids:
+    """An `Evaluation` for people's eyes.
+
+    Args:
+        buckets: route -> its rows.
+        samples: how many rows of every route, or all if it has fewer.
+        seed: of the noise; it doesn't share random numbers with training.
+        family: says which size a row has, and the shape of its state.
+        batch_size: most rows of a sheet.
+        metrics: name -> metric that is taken of every route.
+
+    Raises:
+        ValueError: if a metric cannot be taken of a route; names both.
+    """
+
+    def __init__(
+        self,
+        buckets: Mapping[str, Bucket],
+        samples: int,
+        seed: int,
+        family: Family,
+        batch_size: int,
+        metrics: Mapping[str, Metric],
+    ):
+        self._metrics = metrics
+        self.sheets: list[RouteSheet] = []
+        for number, (route, bucket) in enumerate(buckets.items()):
+            by_size: dict[Size, dict[int, Row]] = {}
+            for n in range(min(samples, len(bucket))):
+                row = bucket[n]
+                by_size.setdefault(family.size(row), {})[n] = row
+            for name, metric in metrics.items():
+                try:
+                    metric.check([row for rows in by_size.values() for row in rows.values()])
+                except ValueError as error:
+                    raise ValueError(f"{name}, of the route {route}: {error}") from error
+            for size, rows in by_size.items():
+                for start in range(0, len(rows), batch_size):
+                    numbers = list(rows)[start : start + batch_size]
+                    ids = [number * 100_000 + n for n in numbers]  # more rows leave the noise of earlier ones as it is
+                    x_T = noise(seed, ids, family.latent_shape(size), Stream.QUESTION_NOISE)
+                    self.sheets.append(RouteSheet(route, [rows[n] for n in numbers], x_T))
+
+    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
+        """The images, and by route what the metrics say of them."""
+        rows: dict[str, list[Row]] = {}
+        images: dict[str, list[np.ndarray]] = {}
+        for sheet, own in zip(self.sheets, answers, strict=True):
+            rows.setdefault(sheet.route, []).extend(sheet.rows)
+            images.setdefault(sheet.route, []).extend(own)
+        skills = {
+            route: {name: metric(rows[route], images[route]) for name, metric in self._metrics.items()}
+            for route in (rows if self._metrics else ())
+        }
+        return ExamResult(answers=answers, skills=skills)

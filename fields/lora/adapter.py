@@ -1,0 +1,137 @@
+"""LoRA adapters, and how PEFT puts them into a module. Their files: `fields/lora/peft_files.py`, `fields/lora/formats.py`.
+
+Tensors carry the name of their module: `blocks.0.to_qkv.lora_A.weight` has shape (rank, in), `lora_B` (out, rank).
+The adapted weight is W + (alpha / rank) B A (Hu et al., arXiv 2106.09685).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fields.carriers import Tensors
+from fields.tensors import load_into
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """How an adapter is built.
+
+    Attributes:
+        rank: of every module that `ranks` doesn't name.
+        alpha: scale numerator of every module that `alphas` doesn't name.
+        targets: name suffixes of the linear modules that it changes; empty when a file doesn't say.
+        ranks: module -> its own rank.
+        alphas: module -> its own scale numerator.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def scale(self, module: str) -> float:
+        """alpha / rank of a module."""
+        return self.alphas.get(module, self.alpha) / self.ranks.get(module, self.rank)
+
+    @staticmethod
+    def of(ranks: Mapping[str, int], alphas: Mapping[str, float], targets: tuple[str, ...]) -> "LoraShape":
+        """The shape of given modules: what most of them have, and the exceptions."""
+        rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+        return LoraShape(
+            int(rank),
+            alpha,
+            targets,
+            {module: own for module, own in ranks.items() if own != rank},
+            {module: own for module, own in alphas.items() if own != alpha},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter in memory: its shape and its float32 tensors."""
+
+    shape: LoraShape
+    tensors: Tensors
+
+
+def add_lora(transformer: nn.Module, shape: LoraShape, seed: int) -> dict[str, nn.Parameter]:
+    """Put a fresh adapter into the module with PEFT and return its parameters, float32, by name.
+
+    A is Gaussian and drawn from `seed`, B is zero: the module computes what it did before, to the last bit.
+
+    Raises:
+        ValueError: if a target matches no module.
+    """
+    for target in shape.targets:
+        if not targeted_modules(transformer, [target]):
+            raise ValueError(f"LoRA target {target!r} matches no linear module of {type(transformer).__name__}")
+    return _inject(transformer, targeted_modules(transformer, shape.targets), shape, seed)
+
+
+def put_adapter(transformer: nn.Module, adapter: Adapter, source: str) -> dict[str, nn.Parameter]:
+    """Put a given adapter into the module with PEFT, into the modules that it has tensors for.
+
+    Raises:
+        ValueError: unless the adapter fits in full: every tensor has its module, and every module that the adapter
+            claims to target has its tensors. Lists what doesn't fit.
+    """
+    own = set(adapted_modules(adapter.tensors)) & set(linear_modules(transformer))
+    modules = sorted(own.union(targeted_modules(transformer, adapter.shape.targets)))
+    parameters = _inject(transformer, modules, adapter.shape, seed=0) if modules else {}
+    load_into(parameters, adapter.tensors, source)
+    return parameters
+
+
+def linear_modules(transformer: nn.Module) -> list[str]:
+    """The names of the modules that an adapter can change."""
+    return [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+
+
+def targeted_modules(transformer: nn.Module, targets: Iterable[str]) -> list[str]:
+    """The names of the linear modules that are called, or end in a dot and, one of the targets."""
+    endings = tuple(f".{target}" for target in targets)
+    return [name for name in linear_modules(transformer) if f".{name}".endswith(endings)]
+
+
+def peft_arguments(shape: LoraShape) -> dict[str, Any]:
+    """Rank and scale as `peft.LoraConfig` takes them; `^` anchors a pattern at the start of a name."""
+    return {
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
+        "rank_pattern": {f"^{re.escape(module)}": rank for module, rank in shape.ranks.items()},
+        "alpha_pattern": {f"^{re.escape(module)}": alpha for module, alpha in shape.alphas.items()},
+    }
+
+
+def _inject(transformer: nn.Module, modules: list[str], shape: LoraShape, seed: int) -> dict[str, nn.Parameter]:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    exactly = "|".join(re.escape(module) for module in modules)  # PEFT takes a list for endings, a pattern for whole names
+    config = LoraConfig(**peft_arguments(shape), target_modules=exactly, init_lora_weights="gaussian")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER)
+    parameters = {}
+    for name, parameter in transformer.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            parameter.data = parameter.data.float()  # float32 masters, also over a bfloat16 base
+            parameters[name.replace(f".{_ADAPTER}.", ".")] = parameter
+    return parameters
+
+
+def adapted_modules(tensors: Tensors) -> list[str]:
+    """The names of the modules that an adapter changes, sorted."""
+    return sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
+
+
+def weight_difference(tensors: Tensors, module: str, scale: float) -> Tensor:
+    """What the adapter adds to a module's weight: scale * B A, (out, in)."""
+    return scale * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]

@@ -1,0 +1,114 @@
+"""Adapter folders as PEFT writes them: adapter_config.json and adapter_model.safetensors."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fields.carriers import Tensors
+from fields.lora.adapter import Adapter, LoraShape, adapted_modules, peft_arguments
+from fields.tensors import listed
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read a PEFT LoRA folder, with patterns of rank and alpha and with rank-stabilised scales.
+
+    Raises:
+        ValueError: if a file is missing or damaged, the adapter is not a LoRA, or a tensor is of something else.
+    """
+    config = read_config(path)
+    tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in read_tensors(path / WEIGHTS).items()}
+    if foreign := [name for name in sorted(tensors) if not name.endswith((".lora_A.weight", ".lora_B.weight"))]:
+        raise ValueError(f"{path}: {len(foreign)} tensors are of no linear LoRA: {listed(foreign)}")
+    return Adapter(peft_shape(config, tensors, path), tensors)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of a PEFT LoRA folder.
+
+    Raises:
+        ValueError: if the folder lacks a file, or the configuration is not of a LoRA.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise ValueError(f"{path} is no PEFT adapter: it has no {name}")
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG} is no JSON: {error}") from error
+    return checked_config(config, path / CONFIG)
+
+
+def checked_config(config: Any, path: Path) -> dict[str, Any]:
+    """The same configuration.
+
+    Raises:
+        ValueError: if it is not of a LoRA.
+    """
+    if not isinstance(config, dict) or not {"peft_type", "r", "lora_alpha", "target_modules"} <= config.keys():
+        raise ValueError(f"{path} is no adapter configuration")
+    if config["peft_type"] != "LORA" or config.get("use_dora"):
+        raise ValueError(f"{path}: only LoRA is supported, not {'DoRA' if config.get('use_dora') else config['peft_type']}")
+    return config
+
+
+def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraShape:
+    """The shape that a PEFT configuration gives these tensors.
+
+    `use_rslora` scales by alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732): here alpha sqrt(rank) over the rank.
+
+    Raises:
+        ValueError: if there is no tensor, or one has another rank than the configuration says.
+    """
+    from peft.utils.other import get_pattern_key
+
+    rank_pattern, alpha_pattern = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    ranks, alphas = {}, {}
+    for module in adapted_modules(tensors):
+        rank = ranks[module] = int(rank_pattern.get(get_pattern_key(list(rank_pattern), module), config["r"]))
+        if (found := len(tensors[f"{module}.lora_A.weight"])) != rank:
+            raise ValueError(f"{path}: {module}.lora_A.weight has rank {found}; the configuration says {rank}")
+        alpha = float(alpha_pattern.get(get_pattern_key(list(alpha_pattern), module), config["lora_alpha"]))
+        alphas[module] = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+    if not ranks:
+        raise ValueError(f"{path}: the adapter has no tensors")
+    targets = config["target_modules"]
+    says_all = isinstance(targets, list) and not config.get("layers_to_transform") and not config.get("exclude_modules")
+    return LoraShape.of(ranks, alphas, tuple(sorted(targets)) if says_all else ())
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that `PeftModel.from_pretrained` and `read_adapter` read."""
+    from peft import LoraConfig
+
+    path.mkdir(parents=True, exist_ok=True)
+    LoraConfig(**config_arguments(adapter), inference_mode=True).save_pretrained(str(path))
+    save_file({PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in adapter.tensors.items()}, path / WEIGHTS)
+
+
+def config_arguments(adapter: Adapter) -> dict[str, Any]:
+    """The arguments of a `peft.LoraConfig` that describe an adapter."""
+    targets = sorted(adapter.shape.targets) or adapted_modules(adapter.tensors)
+    return peft_arguments(adapter.shape) | {"target_modules": targets}

@@ -1,0 +1,130 @@
+"""The sample plan: sample `n` of a run is fully decided by `(seed, n)`.
+
+Nobody holds a queue or a cursor that could be lost: a lost rollout is asked again by id, and resuming needs the step
+number alone. Every random number of a run comes from here, from a counter-based generator (Philox, Salmon et al. 2011)
+with one stream a purpose: changing how queries are drawn leaves routes, rows and noise as they were, so variants of a
+run can be compared sample by sample.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fields.data.size import Size
+from fields.method.query import QueryDistribution
+from fields.method.routing import Routing
+from fields.method.time_grid import Grid
+
+
+class Stream(IntEnum):
+    """What a random stream is for."""
+
+    ROUTE = 0
+    ROW = 1
+    QUERY = 2
+    NOISE = 3
+    QUESTION = 4
+    QUESTION_NOISE = 5
+    INITIALISATION = 6
+    TRANSITION = 7
+    MERGE = 8
+
+
+def generator(seed: int, stream: Stream, n: int, part: int = 0) -> np.random.Generator:
+    """The random numbers of one purpose for one sample (or unit) `n`, or for one part of it, the same in every process."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, int(stream)], dtype=np.uint64), counter=[0, n, part, 0]))
+
+
+def noise(seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: Stream = Stream.NOISE) -> Tensor:
+    """Initial states x_T ~ N(0, I), float32 (batch, *shape), each row decided by its own id."""
+    rows = [generator(seed, stream, n).standard_normal(shape, dtype=np.float32) for n in sample_ids]
+    return torch.from_numpy(np.stack(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of the plan: its id, its route, its row in the route's bucket, the grid indices of its queries.
+
+    `size` is the width and height of its image in pixels; None is the family's default size.
+    """
+
+    id: int
+    route: str
+    row: int
+    indices: tuple[int, ...]
+    size: Size | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Samples of one step of one route and size: the unit that is encoded, rolled out, answered and learned together."""
+
+    step: int
+    route: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(sample.id for sample in self.samples)
+
+    @property
+    def size(self) -> Size | None:
+        return self.samples[0].size
+
+    @property
+    def indices(self) -> Int[Tensor, "batch queries"]:
+        return torch.tensor([sample.indices for sample in self.samples])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplePlan:
+    """Which samples a run trains on, in which order.
+
+    Attributes:
+        seed: of the run, in [0, 2^64).
+        batch_size: samples of an optimizer step; step s has the ids [s batch_size, (s + 1) batch_size).
+        group_size: most samples of a group.
+        routing: draws the routes.
+        query: draws the query points.
+        grid: the rollout's times, by size.
+        rows: route -> number of rows in its bucket.
+        size: (route, row) -> the size of that row's image; without it every row has the family's default size.
+    """
+
+    seed: int
+    batch_size: int
+    group_size: int
+    routing: Routing
+    query: QueryDistribution
+    grid: Grid
+    rows: Mapping[str, int]
+    size: Callable[[str, int], Size | None] = lambda route, row: None
+
+    def sample(self, n: int) -> Sample:
+        """Sample `n`, whoever asks and in whatever order."""
+        unit = self.routing.unit(n, self.group_size, self.batch_size)
+        route = self.routing.route(n, self.batch_size, generator(self.seed, Stream.ROUTE, unit))
+        row = int(generator(self.seed, Stream.ROW, n).integers(self.rows[route]))
+        size = self.size(route, row)
+        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size))
+        return Sample(n, route, row, indices, size)
+
+    def groups(self, step: int) -> tuple[Group, ...]:
+        """The groups of an optimizer step: routes in their configured order, sizes as they first occur, ids ascending."""
+        first = step * self.batch_size
+        samples = [self.sample(n) for n in range(first, first + self.batch_size)]
+        groups = []
+        for route in self.routing.weights:
+            by_size: dict[Size | None, list[Sample]] = {}
+            for sample in samples:
+                if sample.route == route:
+                    by_size.setdefault(sample.size, []).append(sample)
+            for own in by_size.values():
+                for start in range(0, len(own), self.group_size):
+                    groups.append(Group(step, route, tuple(own[start : start + self.group_size])))
+        return tuple(groups)

@@ -1,0 +1,76 @@
+"""Where the queried states come from: a field's own rollout, or noised data."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fields.carriers import Condition, Query
+from fields.method.plan import Group, Stream, generator, noise
+from fields.method.rollout import rollout
+from fields.method.solver import Solver, Velocity
+
+
+def rolled_out(
+    velocity: Velocity, group: Group, condition: Condition, shape: tuple[int, ...], seed: int, grid: Tensor, solver: Solver
+) -> Float[Tensor, "queries batch ..."]:
+    """The states of a group at its query points, on the rollout of one field.
+
+    Args:
+        velocity: of the student (on-policy) or of the expert.
+        group: whose samples.
+        condition: one row a sample, on the device that computes.
+        shape: of a state.
+        seed: of the sample plan, which decides all noise.
+        grid: times of the rollout.
+        solver: of the ODE, or of the SDE with the same marginals.
+    """
+
+    def transition_noise(step: int, rows: Tensor) -> Tensor:
+        eps = [
+            generator(seed, Stream.TRANSITION, group.ids[row], step).standard_normal(shape, dtype="float32")
+            for row in rows.tolist()
+        ]
+        return torch.stack([torch.from_numpy(e) for e in eps]).to(rows.device)
+
+    device = next(iter(condition.tensors.values())).device
+    x_T = noise(seed, group.ids, shape).to(device)
+    return rollout(
+        velocity,
+        x_T,
+        grid.to(device),
+        group.indices.to(device),
+        condition,
+        solver,
+        transition_noise if solver.stochastic else None,
+    )
+
+
+def noised(clean: Float[Tensor, "batch ..."], group: Group, seed: int, grid: Tensor) -> Float[Tensor, "queries batch ..."]:
+    """x_t = (1 - t) x_0 + t eps of the rows' own target images: the off-policy states."""
+    eps = noise(seed, group.ids, tuple(clean.shape[1:]))
+    t = grid[group.indices.T].reshape(*group.indices.T.shape, *[1] * (clean.ndim - 1))
+    return (1 - t) * clean + t * eps
+
+
+def queries(
+    group: Group, states: Tensor, condition: Condition, grid: Tensor, policy_version: int, checksum: str, both_branches: bool
+) -> tuple[Query, ...]:
+    """One query for each of the group's points, from low index (noise) to high: what an expert is sent.
+
+    Raises:
+        ValueError: if a state is not finite; names the samples.
+    """
+    return tuple(
+        Query(
+            sample_ids=group.ids,
+            route=group.route,
+            policy_version=policy_version,
+            checksum=checksum,
+            x_t=x_t.cpu(),
+            t=grid[index],
+            t_next=grid[index + 1],
+            condition=condition,
+            both_branches=both_branches,
+        )
+        for x_t, index in zip(states, group.indices.T, strict=True)
+    )

@@ -1,0 +1,130 @@
+"""The scene world's small transformer as a family."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fields.carriers import Condition, Tensors
+from fields.data.images import decode_image
+from fields.data.rows import Row
+from fields.data.size import Size
+from fields.families.base import Family
+from fields.method.time_grid import time_grid
+from fields.scene.grammar import tokenize
+from fields.scene.transformer import SceneTransformer
+from fields.scene.world import SIZE
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class SceneFamily(Family):
+    """States are images in [-1, 1]; the text encoder is a table of words inside the transformer."""
+
+    name = "scene"
+    own_size = (SIZE, SIZE)
+    encodes_batches = True  # words are looked up and images decoded: no sums
+    default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        size: Size | None = None,
+        device: torch.device | None = None,
+    ):
+        super().__init__(path, dtype, size, device)
+        if dtype != torch.float32:
+            raise ValueError(f"dtype {str(dtype).removeprefix('torch.')}: the scene family computes in float32")
+        if self.default_size != self.own_size:
+            raise ValueError(f"size {' x '.join(map(str, self.default_size))}: scenes are {SIZE} x {SIZE}")
+
+    def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
+        return 3, SIZE, SIZE
+
+    def grid(self, size: Size | None, steps: int) -> Tensor:
+        return time_grid(steps)
+
+    def check_row(self, row: Row, with_target: bool = False) -> None:
+        if (size := self.size(row)) != self.own_size:
+            raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
+        super().check_row(row, with_target)
+
+    def load_transformer(self, path: Path) -> SceneTransformer:
+        for name in (CONFIG, WEIGHTS):
+            if not (path / name).is_file():
+                raise ValueError(f"{path} is no scene model: it has no {name}")
+        try:
+            transformer = SceneTransformer(**json.loads((path / CONFIG).read_text()))
+            tensors = load_file(path / WEIGHTS)
+        except (TypeError, SafetensorError) as error:
+            raise ValueError(f"{path} is no scene model: {error}") from error
+        expected = transformer.state_dict()
+        for name in sorted(expected.keys() | tensors.keys()):
+            found, wanted = tensors.get(name), expected.get(name)
+            if found is None or wanted is None or found.shape != wanted.shape:
+                shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (found, wanted)]
+                raise ValueError(f"{path / WEIGHTS}: tensor {name!r} has shape {shapes[0]}; the model wants {shapes[1]}")
+        transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return transformer.eval().requires_grad_(False)
+
+    def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG).write_text(json.dumps(transformer.config, indent=2) + "\n")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in {**transformer.state_dict(), **tensors}.items()}, path / WEIGHTS
+        )
+
+    def encode(self, rows: Sequence[Row]) -> Condition:
+        words = torch.stack([torch.from_numpy(_words(row.uid, row.prompt)) for row in rows])
+        tensors = {"words": words}
+        if with_source := [row.uid for row in rows if row.source_image is not None]:
+            if len(with_source) != len(rows):
+                raise ValueError(f"one batch mixes rows with and without a source image: {with_source[0]!r} has one")
+            tensors["source"] = torch.from_numpy(np.stack([_image(row.source_image, row.uid, "source") for row in rows]))
+        negative = [_words(row.uid, row.negative_prompt) for row in rows if row.negative_prompt is not None]
+        if 0 < len(negative) < len(rows):
+            raise ValueError(f"one batch mixes rows with and without a negative prompt: {', '.join(row.uid for row in rows)}")
+        return Condition(
+            tensors=tensors,
+            unconditional={"words": torch.zeros_like(words)},
+            negative={"words": torch.from_numpy(np.stack(negative))} if negative else {},
+            source_names=("source",) if with_source else (),
+        )
+
+    def clean(self, rows: Sequence[Row]) -> Tensor:
+        if absent := [row.uid for row in rows if row.target_image is None]:
+            raise ValueError(f"row {absent[0]!r} has no target_image")
+        return torch.from_numpy(np.stack([_image(row.target_image, row.uid, "target") for row in rows]))
+
+    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return transformer(x_t, t, condition.tensors["words"], condition.tensors.get("source"))
+
+    def decode(self, x_0: Tensor) -> np.ndarray:
+        return ((x_0.float() + 1) / 2).cpu().numpy()
+
+
+def _words(uid: str, prompt: str) -> np.ndarray:
+    try:
+        return tokenize(prompt)
+    except ValueError as error:
+        raise ValueError(f"row {uid!r}: {error}") from error
+
+
+def _image(data: bytes | None, uid: str, which: str) -> np.ndarray:
+    assert data is not None
+    image = decode_image(data, uid)
+    if image.shape != (3, SIZE, SIZE):
+        raise ValueError(f"row {uid!r}: its {which} image is {image.shape[2]} x {image.shape[1]}, not {SIZE} x {SIZE}")
+    return image * 2 - 1
+
+
+def save_transformer(transformer: SceneTransformer, path: Path) -> None:
+    """Write the folder that `load_transformer` reads, in float16."""
+    SceneFamily().export(transformer, {name: tensor.half() for name, tensor in transformer.state_dict().items()}, path)

@@ -1,0 +1,191 @@
+"""A finished or running run as an endpoint: its newest student, its experts, and what the endpoint says about them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ray import serve
+from ray.serve import Application
+
+from fields import checkpoint
+from fields.carriers import Weights
+from fields.data.rows import Bucket, Row
+from fields.families.base import Family
+from fields.policy import Policy
+from pipelines.cluster.demands import Demand
+from pipelines.cluster.deployment import application
+from pipelines.config.errors import ConfigError
+from pipelines.config.run import ENCODER, STUDENT, RunConfig
+from pipelines.config.services import Encoder, Expert, Service
+from pipelines.config.training import Rollout
+from pipelines.parts import build
+from pipelines.parts.check_files import check_models
+from pipelines.parts.required_columns import expert_columns
+from pipelines.run_folder.changes import recorded_config
+from services.applications import HttpAddress, delete, deploy, start
+from services.client import CallLimits, ServiceClient
+from services.endpoint import EndpointSettings, endpoint_application
+from services.image_api import Need
+from services.resources import Resources
+from services.student import student_application
+from services.studio import Studio
+
+_ENDPOINT = "endpoint"
+_EXAMPLES_A_ROUTE = 6
+_PARAMETERS: Mapping[str, Need] = {"source_image": "image", "negative_prompt": "negative_prompt"}  # as a request calls columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is served.
+
+    Attributes:
+        config: of the run.
+        checkpoint: the folder whose moving average is the student.
+        experts: names of the experts that answer beside it.
+        replicas: of the student.
+    """
+
+    config: RunConfig
+    checkpoint: Path
+    experts: tuple[str, ...]
+    replicas: int
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the checkpoint."""
+        return int(self.checkpoint.name.removeprefix("step-"))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Ids of the models, the student first."""
+        return (STUDENT, *self.experts)
+
+    def demands(self) -> list[Demand]:
+        """What its services ask of the cluster."""
+        config = self.config
+        experts = {name: config.experts[name] for name in self.experts}
+        return [
+            _demand(STUDENT, self.replicas, config.rollout),
+            _demand(ENCODER, config.encoder.replicas, config.encoder),
+            *(_demand(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
+        ]
+
+
+def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
+    """The newest complete checkpoint of a run folder, checked as far as it can be without loading it into services.
+
+    Raises:
+        ConfigError: if the folder is no run's, has no checkpoint, or a model or adapter of it is missing or doesn't fit.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
+    config = recorded_config(folder)
+    newest = checkpoint.newest(folder / "checkpoints")
+    if newest is None:
+        raise ConfigError(f"{folder} has no complete checkpoint; the first is written after {config.checkpoint.every} steps")
+    check_models(config)
+    return Served(config=config, checkpoint=newest, experts=tuple(config.experts) if with_experts else (), replicas=replicas)
+
+
+def served_student(config: RunConfig, path: Path) -> Policy:
+    """The moving average of a checkpoint merged into the base."""
+    student, saved = build.policy(config), checkpoint.read(path)
+    student.load(Weights.of(saved.step, saved.ema))
+    return student
+
+
+def endpoint_settings(
+    served: Served, *, queue: int, timeout_s: float, most_bytes: int, digest: bytes | None
+) -> EndpointSettings:
+    """What the endpoint says about a run, with its limits."""
+    config, family = served.config, build.family(served.config)
+    width, height = family.default_size
+    return EndpointSettings(
+        run=config.run.name,
+        step=served.step,
+        models={model: _needs(config, family, model) for model in served.models},
+        edits=family.source != "none",
+        size=f"{width}x{height}",
+        examples=_examples(config),
+        queue=queue,
+        timeout_s=timeout_s,
+        most_bytes=most_bytes,
+        digest=digest,
+    )
+
+
+def _needs(config: RunConfig, family: Family, model: str) -> tuple[Need, ...]:
+    """What a request must have for a model: an expert's operator wants it, or the family of all of them."""
+    columns = set() if model == STUDENT else set(expert_columns(config, model))
+    if family.source == "required":
+        columns.add("source_image")
+    return tuple(parameter for column, parameter in _PARAMETERS.items() if column in columns)
+
+
+def _examples(config: RunConfig) -> list[Row]:
+    """The first rows of each route whose data is at hand; the endpoint doesn't need them."""
+    buckets = [Bucket(route.data) for route in config.routes.values() if route.data.is_file()]
+    return [bucket[n] for bucket in buckets for n in range(min(_EXAMPLES_A_ROUTE, len(bucket)))]
+
+
+def application_name(config: RunConfig, service: str) -> str:
+    """A Serve application of the endpoint; no application of a training run has such a name."""
+    return f"{config.run.name}@{service}"
+
+
+def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress) -> None:
+    """Deploy encoder, student and experts, then the endpoint before them; returns when it answers.
+
+    Raises:
+        RuntimeError: if another run is served already, Serve runs without a proxy, or an application fails to start.
+    """
+    config = served.config
+    sections: dict[str, Service] = {ENCODER: config.encoder, **{name: config.experts[name] for name in served.experts}}
+    applications = {name: application(config, name, section) for name, section in sections.items()}
+    applications[STUDENT] = _student(served)
+    _require_alone(config.run.name)
+    start(http)
+    deploy(
+        {application_name(config, service): built for service, built in applications.items()},
+        autoscaled=[application_name(config, name) for name, section in sections.items() if section.autoscaling],
+    )
+    build_studio = partial(_studio, config, served.models, settings)
+    deploy({application_name(config, _ENDPOINT): endpoint_application(build_studio, settings)}, route_prefix="/")
+
+
+def _student(served: Served) -> Application:
+    rollout = served.config.rollout
+    resources = Resources(
+        replicas=served.replicas, num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, node_labels=rollout.node_labels
+    )
+    build_student = partial(served_student, served.config, served.checkpoint.absolute())
+    return student_application(build_student, served.config.run.threads, resources)
+
+
+def _require_alone(run: str) -> None:
+    """A cluster's proxy has one root, so it shows one endpoint; that of the same run is replaced."""
+    for name in serve.status().applications:
+        other, _, service = name.rpartition("@")
+        if service == _ENDPOINT and other != run:
+            raise RuntimeError(f"run {other} is served on this cluster already")
+
+
+def stop_endpoint(served: Served) -> None:
+    """Delete the applications of `start_endpoint`."""
+    delete([application_name(served.config, service) for service in (_ENDPOINT, *served.models, ENCODER)])
+
+
+def _demand(who: str, count: int, section: Rollout | Encoder | Expert) -> Demand:
+    return Demand(who, count, section.num_cpus, section.num_gpus, section.node_labels)
+
+
+def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettings) -> Studio:
+    limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
+    clients = {
+        service: ServiceClient(application_name(config, service), service, config.run.name, limits)
+        for service in (ENCODER, *models)
+    }
+    family = build.family(config)
+    return Studio(clients[ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))

@@ -1,0 +1,1 @@
+"""Comparing methods over seeds: the jobs, their results, intervals and the report."""

@@ -1,0 +1,86 @@
+"""From a comparison to its runs: what is one run, and how a result is found again."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fields.evaluation.route_grids import RouteGrids
+from pipelines.config.comparison import Comparison, Variant
+from pipelines.config.errors import ConfigError
+from pipelines.config.load import load
+from pipelines.config.recipe import recipe as run_recipe
+from pipelines.config.run import RunConfig
+from pipelines.parts import build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run: a variant at a seed. Variants of several experiments that mean the same are one job."""
+
+    key: str
+    config: RunConfig
+    guidance: tuple[float, ...]
+
+
+def plan_jobs(comparison: Comparison, seeds: int | None = None, only: str | None = None) -> list[Job]:
+    """All jobs, the first seed's first, so that an interrupted comparison has every row.
+
+    Raises:
+        ConfigError: if a variant makes no valid run; names it.
+    """
+    jobs: dict[tuple[str, int], Job] = {}
+    for seed in comparison.seeds[:seeds]:
+        for name, experiment in comparison.experiments.items():
+            for label, variant in experiment.variants.items():
+                if only in (None, f"{name}.{label}"):
+                    job = _job(comparison, f"experiments.{name}.variants.{label}", variant, seed)
+                    known = jobs.get((job.key, seed), job)
+                    guidance = tuple(dict.fromkeys((*known.guidance, *job.guidance)))
+                    jobs[job.key, seed] = Job(key=job.key, config=job.config, guidance=guidance)
+    if only and not jobs:
+        raise ConfigError(f"--rerun {only}: no such EXPERIMENT.VARIANT")
+    return list(jobs.values())
+
+
+def _job(comparison: Comparison, where: str, variant: Variant, seed: int) -> Job:
+    try:
+        config = configure(comparison, variant, seed)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return Job(key=job_key(config), config=config, guidance=variant.guidance)
+
+
+def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
+    """The run's configuration of a variant at a seed."""
+    changes = comparison.set | variant.set | {"run.seed": seed, "run.services": f"compare-{comparison.name}"}
+    config = load(comparison.base, RunConfig, changes)
+    if isinstance(build.evaluation(config), RouteGrids):
+        raise ConfigError("eval.type: a comparison needs skills; the scene world's exam gives them, grids don't")
+    named = config.run.model_copy(update={"name": f"compare-{job_key(config)}-{seed}"})
+    return config.model_copy(update={"run": named})
+
+
+def job_key(config: RunConfig) -> str:
+    """A short digest of all that decides a result but the seed."""
+    recipe = run_recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
+    recipe["run"] = {name: value for name, value in recipe["run"].items() if name != "seed"}
+    recipe["weights"] = weights_digest(config)
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def weights_digest(config: RunConfig) -> str:
+    """Of the safetensors that a run reads: results of other weights are other results."""
+    files = [config.model.path, getattr(config.student.start, "adapter", None)]
+    files += [path for expert in config.experts.values() for path in (expert.checkpoint, expert.adapter)]
+    return hashlib.sha256("".join(_digest(path) for path in files if path is not None).encode()).hexdigest()
+
+
+@cache
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""The tables and plots of a comparison: compare.md and compare.html, from compare.json alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fields.scene.exam import route_skill
+from pipelines.comparison.intervals import Estimate, difference, estimate, verdict
+from pipelines.comparison.jobs import configure, job_key
+from pipelines.config.comparison import Comparison, Experiment
+from pipelines.config.run import BASE
+from pipelines.reports.charts import Line, line_chart, linear_axis
+from pipelines.reports.page import template
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A line of an experiment's table."""
+
+    label: str
+    score: Estimate
+    routes: Mapping[str, Estimate]
+    gap: Estimate | None
+    seconds: Estimate
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """An experiment as its page shows it."""
+
+    name: str
+    experiment: Experiment
+    rows: Sequence[Row]
+    experts: Mapping[str, Mapping[str, float]]
+    verdicts: Sequence[str]
+    charts: Sequence[Markup]
+    missing: Sequence[str]
+
+
+def write_report(comparison: Comparison, content: Mapping[str, Any], output: Path, source: Path) -> None:
+    """Write the pages of what has been run so far."""
+    tables = [
+        _table(name, experiment, _results(comparison, experiment, content), content, _teachers(comparison, experiment))
+        for name, experiment in comparison.experiments.items()
+    ]
+    facts = {
+        "comparison": comparison,
+        "tables": tables,
+        "command": f"python -m pipelines.compare {source}",
+        "versions": content["versions"],
+        "runs": sum(len(seeds) for seeds in content["runs"].values()),
+    }
+    (output / "compare.html").write_text(template("compare.html.template").render(facts), encoding="utf-8")
+    (output / "compare.md").write_text(template("compare.md.template").render(facts), encoding="utf-8")
+
+
+def _results(comparison: Comparison, experiment: Experiment, content: Mapping[str, Any]) -> dict[str, dict[int, Result]]:
+    """Row label -> seed -> result, for what has been run."""
+    found = {}
+    for label, (variant, scale) in experiment.rows.items():
+        key = job_key(configure(comparison, experiment.variants[variant], comparison.seeds[0]))
+        results = {int(seed): result for seed, result in content["runs"].get(key, {}).items()}
+        found[label] = {seed: result for seed, result in results.items() if f"{scale:g}" in result["skills"]}
+    return found
+
+
+def _teachers(comparison: Comparison, experiment: Experiment) -> list[str]:
+    """The base, and the experts that some variant learns the experiment's routes from, in the configuration's order."""
+    configs = [configure(comparison, variant, comparison.seeds[0]) for variant in experiment.variants.values()]
+    asked = {config.routes[route].expert for config in configs for route in experiment.routes}
+    return [BASE, *(name for name in configs[0].experts if name in asked)]
+
+
+def _table(
+    name: str,
+    experiment: Experiment,
+    results: Mapping[str, Mapping[int, Result]],
+    content: Mapping[str, Any],
+    teachers: Sequence[str],
+) -> Table:
+    scores = {label: {seed: _score(experiment, label, result) for seed, result in of.items()} for label, of in results.items()}
+    rows = []
+    for label, of in results.items():
+        if of:
+            rows.append(
+                Row(
+                    label=label,
+                    score=estimate(list(scores[label].values())),
+                    routes={
+                        route: estimate([_skill(experiment, label, r, route) for r in of.values()])
+                        for route in experiment.routes
+                    },
+                    gap=None if label == experiment.default else difference(scores[label], scores[experiment.default]),
+                    seconds=estimate([result["seconds"] for result in of.values()]),
+                    is_default=label == experiment.default,
+                )
+            )
+    return Table(
+        name=name,
+        experiment=experiment,
+        rows=rows,
+        experts={
+            model: {route: route_skill(content["experts"][model], route) for route in experiment.routes}
+            for model in teachers
+            if model in content["experts"]
+        },
+        verdicts=[_verdict(better, worse, scores) for better, worse in experiment.orders],
+        charts=[Markup(chart) for chart in _charts(experiment, results)],
+        missing=[label for label, of in results.items() if not of],
+    )
+
+
+def _score(experiment: Experiment, label: str, result: Result) -> float:
+    return sum(_skill(experiment, label, result, route) for route in experiment.routes) / len(experiment.routes)
+
+
+def _skill(experiment: Experiment, label: str, result: Result, route: str) -> float:
+    _, scale = experiment.rows[label]
+    return route_skill(result["skills"][f"{scale:g}"], route)
+
+
+def _verdict(better: str, worse: str, scores: Mapping[str, dict[int, float]]) -> str:
+    gap = difference(scores[better], scores[worse])
+    if gap is None:
+        return f"{better} over {worse}: not run"
+    return f"{better} over {worse}: {verdict(scores[better], scores[worse])} ({gap}, {gap.count} seeds)"
+
+
+def _curve(result: Result) -> list[Mapping[str, Any]]:
+    """The exams of a run in order, that of the finished student last."""
+    final = {"step": result["settings"]["steps"], "seconds": result["seconds"], "samples": result["samples"]}
+    return [*result["curve"], final | {"skills": result["skills"]["1"]}]
+
+
+def _charts(experiment: Experiment, results: Mapping[str, Mapping[int, Result]]) -> list[str]:
+    """The mean score over seeds against steps, seconds and samples."""
+    charts = []
+    for axis in ("step", "seconds", "samples"):
+        lines = []
+        for colour, (label, of) in enumerate(results.items()):
+            curves = [_curve(result) for result in of.values() if "1" in result["skills"]]
+            if curves and experiment.rows[label][1] == 1:
+                points = [
+                    (
+                        sum(curve[n][axis] for curve in curves) / len(curves),
+                        100 * sum(_mean(curve[n]["skills"], experiment.routes) for curve in curves) / len(curves),
+                    )
+                    for n in range(min(map(len, curves)))
+                ]
+                lines.append(Line(label=label, points=points, colour=colour))
+        if lines:
+            last = max(x for line in lines for x, _ in line.points)
+            scores = [y for line in lines for _, y in line.points]
+            charts.append(
+                line_chart(
+                    f"Score against {axis}, mean over seeds",
+                    f"Line chart of the score against {axis}: "
+                    + ", ".join(f"{line.label} {line.points[-1][1]:.0f} %" for line in lines),
+                    lines,
+                    linear_axis(axis, 0, last),
+                    linear_axis("score", 10 * floor(min(scores) / 10), 10 * ceil(max(scores) / 10), " %"),
+                )
+            )
+    return charts
+
+
+def _mean(skills: Mapping[str, Mapping[str, float]], routes: Sequence[str]) -> float:
+    return sum(route_skill(skills, route) for route in routes) / len(routes)

@@ -1,0 +1,39 @@
+"""compare.json: the results of a comparison."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.comparison.jobs import Job
+from pipelines.config.comparison import Comparison
+from pipelines.run_folder.outcome import package_versions
+
+
+class Store:
+    """compare.json: every result by job key and seed."""
+
+    def __init__(self, path: Path, comparison: Comparison):
+        self.path = path
+        empty: dict[str, Any] = {"name": comparison.name, "versions": package_versions(), "experts": {}, "runs": {}}
+        self.content = json.loads(path.read_text()) if path.exists() else empty
+
+    def has(self, job: Job) -> bool:
+        """Whether the job's result stands here, at every guidance that is asked for."""
+        result = self.get(job)
+        return result is not None and all(f"{scale:g}" in result["skills"] for scale in job.guidance)
+
+    def get(self, job: Job) -> dict[str, Any] | None:
+        """The job's result."""
+        return self.content["runs"].get(job.key, {}).get(str(job.config.run.seed))
+
+    def put(self, job: Job, result: dict[str, Any]) -> None:
+        """Write a result, whole or not at all."""
+        self.content["runs"].setdefault(job.key, {})[str(job.config.run.seed)] = result
+        self.save()
+
+    def save(self) -> None:
+        """Write the file under a temporary name, then rename it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".temporary")
+        temporary.write_text(json.dumps(self.content, indent=1, sort_keys=True) + "\n")
+        temporary.rename(self.path)

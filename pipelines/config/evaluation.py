@@ -1,0 +1,40 @@
+"""The evaluation in the configuration: what experts and student are asked, and what is measured of their answers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from pipelines.config.base import Name, Section
+
+
+class ClipScoreMetric(Section):
+    """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
+
+    type: Literal["clip_score"]
+    weights: Path = Field(description="folder of a CLIP model as transformers saves it")
+
+
+class FidMetric(Section):
+    """How far images are from real ones in the space of an extractor's features; needs the package torchmetrics."""
+
+    type: Literal["fid"]
+    weights: Path = Field(description="TorchScript file of a feature extractor, such as Inception's")
+    real: Path | None = Field(default=None, description="folder of real images; none is the target images of the rows")
+
+
+Metric = Annotated[ClipScoreMetric | FidMetric, Field(discriminator="type")]
+
+
+class Evaluation(Section):
+    """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
+
+    type: Literal["exam", "grids"] | None = Field(
+        default=None, description="none is exam for the scene family, grids for others"
+    )
+    every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
+    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
+    steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
+    shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
+    seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
+    metrics: dict[Name, Metric] = Field(default={}, description="taken of the grids of every route")

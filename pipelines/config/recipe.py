@@ -1,0 +1,54 @@
+"""The settings that decide a student: what a run that continues must have in common with its checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.config.run import RunConfig
+
+_RESOURCES = {"replicas", "autoscaling", "workers", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
+_BESIDE = {"checkpoint", "eval", "encoder", "preset"}
+
+Recipe = Mapping[str, Any]
+
+
+def recipe(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the student, as plain values.
+
+    Left out is what may change on the way: the run's name, folder and length, and everything about resources.
+    """
+
+    def essential(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: essential(item) for key, item in value.items() if key not in _RESOURCES}
+        return value
+
+    everything = config.model_dump(mode="json")
+    recipe = {key: essential(value) for key, value in everything.items() if key not in _BESIDE}
+    recipe["run"] = {key: recipe["run"][key] for key in ("seed", "threads")}
+    return recipe
+
+
+def until(recipe: Recipe, step: int) -> Recipe:
+    """What of a recipe decides the first `step` optimizer steps: no later weights, and no route that comes later."""
+    routes = {}
+    for name, route in recipe["routes"].items():
+        changes = {first: weight for first, weight in route.get("weight_changes", {}).items() if int(first) < step}
+        if route["weight"] or any(changes.values()):
+            routes[name] = {**route, "weight_changes": changes}
+    return {**recipe, "routes": routes}
+
+
+def recipe_differences(now: Recipe, saved: Recipe, step: int) -> list[str]:
+    """Where the recipe of a run differs from that of its checkpoint after `step` steps, as `dotted.key: saved -> now`."""
+    known = {name: expert for name, expert in now["experts"].items() if name in saved["experts"]}  # others may have come since
+    return differences({**until(now, step), "experts": known}, until(saved, step))
+
+
+def differences(now: Any, saved: Any, key: str = "") -> list[str]:
+    """Where two plain values differ, as `dotted.key: saved -> now`."""
+    if not (isinstance(now, Mapping) and isinstance(saved, Mapping)):
+        return [] if now == saved else [f"{key}: {saved} -> {now}"]
+    found = []
+    for name in sorted(now.keys() | saved.keys()):
+        found += differences(now.get(name), saved.get(name), f"{key}.{name}".lstrip("."))
+    return found

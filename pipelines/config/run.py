@@ -1,0 +1,271 @@
+"""The run configuration: everything that a user edits, and every default."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from fields.method.routing import at, check_weights
+from fields.method.time_grid import index_at, time_grid
+from fields.registry import FAMILIES
+from pipelines.config import method as m
+from pipelines.config.base import Name, Section
+from pipelines.config.evaluation import Evaluation
+from pipelines.config.operators import SELF, references
+from pipelines.config.services import Encoder, Expert, Service
+from pipelines.config.student import FullStudent, LoraStudent, StartAtExpert, StartAtMerge
+from pipelines.config.training import Checkpoint, Learner, Rollout
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
+STUDENT = "student"  # how the endpoint calls it beside the experts
+SHARED = "shared"  # the application of experts that share a base
+ENCODER = "encoder"
+RESERVED = (BASE, BEFORE, AFTER, SHARED, ENCODER, STUDENT, "endpoint")
+
+
+class Run(Section):
+    """What is run, where it is written."""
+
+    name: Name = "scene"
+    dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
+    services: Name | None = Field(
+        default=None, description="standing services that the run uses (pipelines.serve_experts); none deploys its own"
+    )
+    steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
+    seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
+    threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
+
+
+class Model(Section):
+    """The frozen base that student and experts share."""
+
+    family: str = Field(default="scene", description="kind of model")
+    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="in which networks compute")
+    width: PositiveInt | None = Field(default=None, description="pixels, where a row doesn't say; none is the family's own")
+    height: PositiveInt | None = Field(default=None, description="likewise")
+
+    @model_validator(mode="after")
+    def _known_family(self) -> "Model":
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown family {self.family!r}; allowed: {', '.join(FAMILIES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _both_sides_or_none(self) -> "Model":
+        if (self.width is None) != (self.height is None):
+            raise ValueError(f"width {self.width} and height {self.height}: give both or none")
+        return self
+
+
+class Route(Section):
+    """One kind of task: who answers it, and the rows it is trained on."""
+
+    expert: str = Field(description="name of the expert that answers")
+    data: Path = Field(description="Parquet file with the columns uid, task, prompt and, for edits, source_image")
+    weight: Weight = Field(default=1.0, description="how often the route is drawn")
+    weight_changes: dict[PositiveInt, Weight] = Field(default={}, description="other weights from given optimizer steps on")
+
+    def weight_at(self, step: int) -> float:
+        """The weight at an optimizer step."""
+        changed = [first for first in self.weight_changes if first <= step]
+        return self.weight_changes[max(changed)] if changed else self.weight
+
+
+class RunConfig(Section):
+    """One distillation."""
+
+    run: Run = Run()
+    model: Model = Model()
+    experts: dict[Name, Expert] = Field(min_length=1)
+    routes: dict[Name, Route] = Field(min_length=1)
+    encoder: Encoder = Encoder()
+    student: Annotated[LoraStudent | FullStudent, Field(discriminator="type")] = LoraStudent()
+    preset: m.Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
+    state: m.State = m.StudentOde()
+    query: m.Query = m.BetaQuery()
+    routing: m.Routing = m.HardRouting()
+    objective: m.Objective = m.Mse()
+    anchor: m.Anchor | None = None
+    rollout: Rollout = Rollout()
+    learner: Learner = Learner()
+    checkpoint: Checkpoint = Checkpoint()
+    eval: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        if isinstance(student := content.get("student"), dict):  # so that `student.rank=8` alone says what it means
+            content = content | {"student": {"type": "lora", **student}}
+        return m.expand(content)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "RunConfig":
+        for key, expert in self._named_experts():
+            if expert not in self.experts:
+                raise ValueError(f"{key}: unknown expert {expert!r}; allowed: {', '.join(self.experts)}")
+        return self
+
+    def _named_experts(self) -> Iterator[tuple[str, str]]:
+        """Every place where the configuration names an expert."""
+        yield from ((f"routes.{name}.expert", route.expert) for name, route in self.routes.items())
+        if isinstance(self.student.start, StartAtExpert):
+            yield "student.start.expert", self.student.start.expert
+        if isinstance(self.student.start, StartAtMerge):
+            yield from ((f"student.start.experts.{name}", name) for name in self.student.start.experts)
+        if self.anchor:
+            yield "anchor.expert", self.anchor.expert
+        if isinstance(self.routing, m.SoftRouting) and self.routing.mix is not None:
+            for route, shares in self.routing.mix.items():
+                yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
+        for name, expert in self.experts.items():
+            yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_family(self) -> "RunConfig":
+        if self.eval.type == "exam" and self.model.family != "scene":
+            raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
+        if self.eval.metrics and (self.eval.type == "exam" or (self.eval.type is None and self.model.family == "scene")):
+            raise ValueError("eval.metrics: the exam has its own marks; metrics are taken with eval.type: grids")
+        return self
+
+    @model_validator(mode="after")
+    def _operators_end(self) -> "RunConfig":
+        for name in self.experts:
+            self._follow(name, ())
+        return self
+
+    def _follow(self, name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(
+                f"experts.{path[0]}.operator: the experts refer to each other in a circle: {' -> '.join((*path, name))}"
+            )
+        for _, other in references(self.experts[name].operator, ""):
+            if other != SELF:
+                self._follow(other, (*path, name))
+
+    @model_validator(mode="after")
+    def _queries_fit_the_rollout(self) -> "RunConfig":
+        steps = self.rollout.steps
+        if isinstance(self.query, m.FixedQuery):
+            if self.rollout.shift is None and self.model.family != "scene" and self.query.coordinate != "index":
+                return self  # the model's own grid, which is not known here
+            grid = time_grid(steps, self.rollout.shift or 1.0)
+            states = {index_at(u, grid, self.query.coordinate) for u in self.query.at}
+            if len(states) < len(self.query.at):
+                raise ValueError(f"query.at: {list(self.query.at)} are {len(states)} different states of {steps} rollout steps")
+        elif not isinstance(self.query, m.DenseQuery) and self.query.k > steps:
+            raise ValueError(f"query.k: {self.query.k} queries a sample need as many rollout.steps; there are {steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _mix_names_the_routes(self) -> "RunConfig":
+        if not isinstance(self.routing, m.SoftRouting):
+            return self
+        if isinstance(self.state, m.ExpertRollout):
+            raise ValueError("state.type: an expert_rollout needs the one expert of hard or grouped routing")
+        if self.routing.mix is not None and self.routing.mix.keys() != self.routes.keys():
+            raise ValueError(f"routing.mix: it names {', '.join(self.routing.mix)}; the routes are {', '.join(self.routes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _states_suit_the_rest(self) -> "RunConfig":
+        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSde | m.NoisedData):
+            raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
+        if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
+            raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
+        sde = isinstance(self.objective, m.TransitionKl) and self.objective.form == "sde"
+        if sde and not isinstance(self.state, m.StudentSde):
+            raise ValueError(f"objective.form: sde is of the transitions of a student_sde; state.type is {self.state.type}")
+        return self
+
+    @model_validator(mode="after")
+    def _every_route_fits_into_a_step(self) -> "RunConfig":
+        size = self.learner.batch_size
+        for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRouting) else ():
+            check_weights(weights)
+            taken = {at(weights, (n + 0.5) / size) for n in range(size)}
+            if absent := [name for name, weight in weights.items() if weight > 0 and name not in taken]:
+                raise ValueError(
+                    f"routing.type: grouped has every route in every step; a batch_size of {size} has no room for {absent[0]!r}"
+                )
+        return self
+
+    @property
+    def route_weights(self) -> dict[int, dict[str, float]]:
+        """First step -> the weights of all routes from there on, ascending from step 0."""
+        steps = {0}.union(*(route.weight_changes for route in self.routes.values()))
+        return {step: {name: route.weight_at(step) for name, route in self.routes.items()} for step in sorted(steps)}
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "RunConfig":
+        for name in self.experts:
+            if name in RESERVED:
+                raise ValueError(f"experts.{name}: the results of a run use the names {', '.join(RESERVED)}; call it otherwise")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_experts_can_share(self) -> "RunConfig":
+        shared = self.shared_experts
+        for name, expert in shared.items():
+            for network in sorted(self._networks(name)):
+                if self.experts[network].checkpoint is not None:
+                    raise ValueError(
+                        f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
+                    )
+            first = next(iter(shared))
+            for key in ("replicas", "autoscaling", "num_cpus", "num_gpus", "node_labels"):
+                own, others = getattr(expert, key), getattr(shared[first], key)
+                if own != others:
+                    raise ValueError(
+                        f"experts.{name}.{key}: {own}, but experts.{first} has {others}; shared experts are one application"
+                    )
+        return self
+
+    def _networks(self, name: str) -> set[str]:
+        """The experts whose networks an expert's operator evaluates."""
+        named = {other for _, other in references(self.experts[name].operator, "")}
+        own = {name} if SELF in named else set()
+        return own.union(*(self._networks(other) for other in named - {SELF}))
+
+    @property
+    def shared_experts(self) -> dict[str, Expert]:
+        """The experts that are placed in one application."""
+        return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """The services of the run, with what each gets of the cluster: experts, those that share a base as one, the encoder."""
+        return {self.service_of(name): expert for name, expert in self.experts.items()} | {ENCODER: self.encoder}
+
+    def service_of(self, expert: str) -> str:
+        """The service that holds an expert."""
+        return SHARED if self.experts[expert].placement == "shared" else expert
+
+    @model_validator(mode="after")
+    def _microbatches_fill_the_batch(self) -> "RunConfig":
+        granularity = getattr(self.routing, "granularity", None)
+        if granularity == "microbatch" and self.learner.batch_size % self.rollout.group_size:
+            raise ValueError(
+                f"routing.granularity microbatch: learner.batch_size {self.learner.batch_size} "
+                f"is no multiple of rollout.group_size {self.rollout.group_size}"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run.dir / self.run.name
+
+
+def schema() -> str:
+    """The JSON schema of a run's configuration, as docs/config.schema.json holds it."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2) + "\n"

@@ -1,0 +1,57 @@
+"""Experts and the encoder in the configuration: what they are, and what their services get of the cluster."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipelines.config.base import Section
+from pipelines.config.operators import SELF, Operator
+
+Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
+Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
+LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
+
+
+class Autoscaling(Section):
+    """Serve adds and removes replicas by itself, from `replicas` up."""
+
+    most: PositiveInt = Field(description="replicas at most")
+    target: PositiveFloat = Field(default=2.0, description="calls, in work or waiting, that each replica should have")
+
+
+class Service(Section):
+    """What a service gets of the cluster."""
+
+    replicas: PositiveInt = Field(default=1, description="with autoscaling the least")
+    autoscaling: Autoscaling | None = Field(default=None, description="none keeps the number, until pipelines.scale changes it")
+    num_cpus: Cpus = 1
+    num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> "Service":
+        if self.autoscaling and self.autoscaling.most < self.replicas:
+            raise ValueError(f"autoscaling.most: {self.autoscaling.most} is less than replicas, {self.replicas}")
+        return self
+
+
+class Expert(Service):
+    """One frozen field, and what its service gets of the cluster."""
+
+    checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
+    adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
+    ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
+    operator: Operator = SELF
+    placement: Literal["separate", "shared"] = Field(
+        default="separate",
+        description="an application of its own, or one with the other shared experts and one copy of the base",
+    )
+
+
+class Encoder(Service):
+    """The condition encoder's service."""
+
+    cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")

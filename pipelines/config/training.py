@@ -1,0 +1,52 @@
+"""How the student is rolled out and updated, and when it is saved."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipelines.config.base import Section
+from pipelines.config.services import Cpus, Gpus, NodeLabels
+
+
+class Rollout(Section):
+    """How rollouts are solved, and the workers that solve the student's."""
+
+    steps: PositiveInt = Field(default=16, description="steps from noise to clean")
+    solver: Literal["euler", "heun"] = "euler"
+    shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
+    workers: PositiveInt = 2
+    group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
+    num_cpus: Cpus = 1
+    num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
+
+
+class Learner(Section):
+    """How the student is updated."""
+
+    batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
+    learning_rate: PositiveFloat = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: tuple[int, int] | None = Field(
+        default=None, description="[first, last] steps over which the rate falls linearly to 0; none keeps it constant"
+    )
+    clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
+    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="of the average that is evaluated")
+    lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
+    num_cpus: Cpus = 1
+    num_gpus: Gpus = 0
+    node_labels: NodeLabels = Field(default={})
+
+    @model_validator(mode="after")
+    def _decay_ascends(self) -> "Learner":
+        if self.decay is not None and not 0 <= self.decay[0] < self.decay[1]:
+            raise ValueError(f"decay {list(self.decay)} must ascend from 0 or later")
+        return self
+
+
+class Checkpoint(Section):
+    """When the run can be continued from."""
+
+    every: PositiveInt = Field(default=100, description="optimizer steps; the last step is always saved")
+    keep: PositiveInt = Field(default=3, description="newest checkpoints kept")

@@ -1,0 +1,42 @@
+"""From a mapping that a person wrote, an entry of a JSON or CSV file, to a row; or to one line that says what is wrong."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, REQUIRED, SIZES, TEXTS
+from fields.data.images import read_image_file
+from fields.data.rows import Row
+from pipelines.data.writer import with_size
+
+
+def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
+    """An entry as a row; images are paths relative to the folder and are read in, null and missing are the same.
+
+    Raises:
+        ValueError: for a missing, unknown or ill-typed field, or an image that is not there or is none; `where` names
+            file and line.
+    """
+    given = {name: value for name, value in entry.items() if value is not None}
+    if unknown := [name for name in given if name not in COLUMNS]:
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(COLUMNS)}")
+    if missing := [name for name in REQUIRED if name not in given]:
+        raise ValueError(f"{where}: {missing[0]} is missing; there is {', '.join(given) or 'nothing'}")
+    for name, value in given.items():
+        _require_type(name, value, where)
+    for name in IMAGES:
+        if name in given:
+            given[name] = read_image_file(folder, given[name], f"{where}: {name}")
+    try:
+        return with_size(Row(**given))
+    except ValueError as error:  # names the row
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _require_type(name: str, value: Any, where: str) -> None:
+    if name in SIZES:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_SIDE:
+            raise ValueError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {LONGEST_SIDE}")
+    elif not isinstance(value, str):
+        wanted = "text" if name in TEXTS else "the path of an image"
+        raise ValueError(f"{where}: {name} is {value!r}; it must be {wanted}")

@@ -1,0 +1,43 @@
+"""A folder of captioned images as a data set: `cat.png` beside `cat.txt`, as LoRA trainers expect it."""
+
+from pathlib import Path
+from typing import Literal
+
+from fields.data.images import image_files
+from fields.data.rows import Row
+from pipelines.data.writer import RowWriter, with_size
+
+Role = Literal["source", "target"]
+
+
+def import_folder(folder: Path, output: Path, task: str, role: Role, area: int | None = None) -> list[Path]:
+    """Write a row for every image in the folder and the folders below, in the order of their names.
+
+    Args:
+        folder: the images; each has its prompt in a text file of the same name.
+        output: Parquet file.
+        task: of every row.
+        role: `target`: the images are what the prompts describe; `source`: what the prompts, instructions, edit.
+        area: of the buckets that images are brought to, in pixels; None leaves their sizes.
+
+    Raises:
+        ValueError: names the folder without images, or the image without a prompt or that does not decode.
+    """
+    images = image_files(folder)
+    with RowWriter(output, area) as writer:
+        for path in images:
+            writer.write(_row(folder, path, task, role))
+    return [output]
+
+
+def _row(folder: Path, path: Path, task: str, role: Role) -> Row:
+    caption = path.with_suffix(".txt")
+    if not caption.is_file():
+        raise ValueError(f"{path} has no prompt: there is no {caption.name} beside it")
+    uid = path.relative_to(folder).as_posix()
+    try:
+        prompt = " ".join(caption.read_text(encoding="utf-8").split())
+        data = path.read_bytes()
+        return with_size(Row(uid, task, prompt, **{f"{role}_image": data}))  # type: ignore[arg-type]
+    except ValueError as error:  # a caption that is not UTF-8, or no image
+        raise ValueError(f"{path}: {error}") from error

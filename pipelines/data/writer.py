@@ -1,0 +1,83 @@
+"""Writing a data set: Parquet with row groups small enough that a row at random is quick, whole or not at all."""
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fields.data.aspect import nearest_bucket
+from fields.data.columns import COLUMNS, IMAGES, SIZES
+from fields.data.images import image_size
+from fields.data.rows import Row
+
+GROUP_ROWS = 10_000
+GROUP_BYTES = 8 * 2**20
+
+_TYPES: dict[str, pa.DataType] = {**dict.fromkeys(IMAGES, pa.binary()), **dict.fromkeys(SIZES, pa.int32())}
+SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
+
+
+class RowWriter:
+    """A data set under a temporary name, which gets its own when the block ends without an error; a context manager.
+
+    Args:
+        path: Parquet file.
+        area: in pixels; a row that has a size gets the bucket of this area that is nearest to it. None leaves sizes alone.
+
+    Raises:
+        ValueError: at the end, if nothing was written.
+    """
+
+    def __init__(self, path: Path, area: int | None = None):
+        self.path = path
+        self.area = area
+        self.rows = 0
+        self._pending: list[dict] = []
+        self._pending_bytes = 0
+
+    def __enter__(self) -> "RowWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self._file = pq.ParquetWriter(self._temporary, SCHEMA)
+        return self
+
+    def write(self, row: Row) -> None:
+        """Append a row."""
+        if self.area is not None and row.width is not None and row.height is not None:
+            width, height = nearest_bucket(row.width, row.height, self.area)
+            row = replace(row, width=width, height=height)
+        self.rows += 1
+        self._pending.append(asdict(row))
+        self._pending_bytes += sum(len(image) for image in (row.source_image, row.target_image) if image)
+        if len(self._pending) >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write_table(pa.Table.from_pylist(self._pending, schema=SCHEMA))
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._pending:
+            self._flush()
+        self._file.close()
+        if kind is None and self.rows:
+            self._temporary.rename(self.path)
+            return
+        self._temporary.unlink()
+        if kind is None:
+            raise ValueError(f"there are no rows for {self.path}")
+
+
+def with_size(row: Row) -> Row:
+    """The row with the size of its target image, or else of its source image, unless it has a size.
+
+    Raises:
+        ValueError: if an image is none; names the row.
+    """
+    sizes = [image_size(image, row.uid) for image in (row.target_image, row.source_image) if image is not None]
+    if not sizes or row.width is not None or row.height is not None:
+        return row
+    return replace(row, width=sizes[0][0], height=sizes[0][1])

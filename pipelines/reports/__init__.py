@@ -1,0 +1,1 @@
+"""Tables, charts and self-contained pages about a run."""

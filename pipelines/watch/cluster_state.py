@@ -1,0 +1,123 @@
+"""What a Ray cluster shows of a run: its actors, the replicas of its services, their queues and repeated calls."""
+
+import re
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import URLError
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.schema import ApplicationStatusOverview
+
+from pipelines.cluster import deployment
+from pipelines.cluster.connect import live_actors
+from pipelines.config.run import RunConfig
+
+_ANSWER_S = 2.0
+_SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$", re.MULTILINE)
+_TAG = re.compile(r'(\w+)="([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """One Serve application: replicas that run and that should, calls in work and waiting, calls made again."""
+
+    running: int
+    wanted: int
+    in_work: int
+    queued: int
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterState:
+    """A run's processes.
+
+    Attributes:
+        learner: whether it lives.
+        workers: rollout workers that live.
+        workers_wanted: rollout workers that should, as the run was configured or scaled.
+        depth: future steps in flight or ready.
+        repeated: rollouts made again.
+        truncated: prompts that were longer than the encoder reads.
+        services: expert, the shared experts or encoder -> its state; only those that are deployed.
+    """
+
+    learner: bool
+    workers: int
+    workers_wanted: int
+    depth: int
+    repeated: int
+    truncated: int
+    services: Mapping[str, ServiceState]
+
+
+def read_cluster(config: RunConfig) -> ClusterState:
+    """The run's state on the cluster that Ray is connected to."""
+    run = config.run.name
+    actors = live_actors()
+    alive = [actor.name for actor in actors]
+    learners = [actor for actor in actors if actor.name == f"{run}/learner"]
+    metrics = _Metrics.scrape()
+    applications = serve.status().applications
+    services = {name: applications.get(deployment.application_name(config, name)) for name in config.services}
+    return ClusterState(
+        learner=bool(learners),
+        workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
+        workers_wanted=_workers(config, learners),
+        depth=metrics.total("ray_field_stream_depth", run=run),
+        repeated=metrics.total("ray_field_rollout_retries_total", run=run),
+        truncated=metrics.total("ray_field_truncated_prompts_total", run=deployment.owner(config)),
+        services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
+    )
+
+
+def _workers(config: RunConfig, learners: Sequence[Any]) -> int:
+    """How many rollout workers there should be: the learner's number, once it answers and as long as it does."""
+    for learner in learners:
+        with suppress(ValueError, RayError):  # it loads, or has just ended
+            handle: Any = ray.get_actor(learner.name, learner.ray_namespace)
+            return ray.get(handle.rollout_workers.remote(), timeout=_ANSWER_S)
+    return config.rollout.workers
+
+
+def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
+    replicas = [item for deployment in application.deployments.values() for item in deployment.replica_states.items()]
+    where = {"application": deployment.application_name(config, name)}
+    return ServiceState(
+        running=sum(number for state, number in replicas if state == "RUNNING"),
+        wanted=sum(number for _, number in replicas),
+        in_work=metrics.total("ray_serve_replica_processing_queries", **where),
+        queued=metrics.total("ray_serve_deployment_queued_queries", **where),
+        repeated=metrics.total("ray_field_call_retries_total", run=config.run.name, service=name),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Metrics:
+    """What the nodes' metrics ports export, as name -> (tags, value)."""
+
+    samples: list[tuple[str, dict[str, str], float]]
+
+    @staticmethod
+    def scrape() -> "_Metrics":
+        pages = [_page(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]]
+        found = [match for page in pages for match in _SAMPLE.finditer(page)]
+        return _Metrics([(match["name"], dict(_TAG.findall(match["tags"])), float(match["value"])) for match in found])
+
+    def total(self, name: str, **tags: str) -> int:
+        """The sum of a metric over processes."""
+        return round(sum(value for found, its, value in self.samples if found == name and tags.items() <= its.items()))
+
+
+def _page(host: str, port: int) -> str:
+    """A node's metrics; empty if it doesn't answer: the rest of the screen is worth showing without them."""
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=_ANSWER_S) as answer:
+            return answer.read().decode()
+    except (URLError, TimeoutError):
+        return ""

@@ -1,0 +1,87 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from fields.data.rows import Bucket
+from fields.evaluation.base import Evaluation, Sheet
+from fields.evaluation.metrics import Metric
+from fields.evaluation.route_grids import RouteGrids
+from fields.method.plan import Stream, noise
+from fields.scene.exam import Exam
+from fields.scene.family import SceneFamily
+
+FAMILY, SHAPE = SceneFamily(), (3, 24, 24)
+
+
+@pytest.fixture(scope="module")
+def buckets(tmp_path_factory):
+    """Two routes, of five rows and of two."""
+    folder = tmp_path_factory.mktemp("buckets")
+    for route, count in (("local", 5), ("global", 2)):
+        rows = [{"uid": f"{route}-{n}", "task": "add", "prompt": f"prompt {n}"} for n in range(count)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / route)
+    return {route: Bucket(folder / route) for route in ("local", "global")}
+
+
+def test_sheets_hold_the_first_rows_of_every_route(buckets):
+    grids = RouteGrids(buckets, 4, 3, FAMILY, 3, {})
+    assert [(sheet.route, [row.uid for row in sheet.rows]) for sheet in grids.sheets] == [
+        ("local", ["local-0", "local-1", "local-2"]),
+        ("local", ["local-3"]),
+        ("global", ["global-0", "global-1"]),
+    ]
+
+
+def test_noise_is_the_plans_and_each_rows_own(buckets):
+    sheets = RouteGrids(buckets, 4, 3, FAMILY, 3, {}).sheets
+    states = torch.cat([sheet.noise for sheet in sheets])
+    assert torch.equal(states, noise(3, [0, 1, 2, 3, 100_000, 100_001], SHAPE, Stream.QUESTION_NOISE))
+
+
+def test_neither_more_rows_nor_other_batches_change_the_noise_of_a_row(buckets):
+    few, many = (RouteGrids(buckets, n, 3, FAMILY, size, {}) for n, size in ((2, 1), (5, 16)))
+    assert torch.equal(few.sheets[1].noise[0], many.sheets[0].noise[1])
+    assert not torch.equal(RouteGrids(buckets, 2, 4, FAMILY, 1, {}).sheets[0].noise, few.sheets[0].noise)
+
+
+class Tall(SceneFamily):
+    """A state of two values a pixel, whatever the size."""
+
+    def latent_shape(self, size=None):
+        width, height = size or (1, 1)
+        return 2, height, width
+
+
+def test_a_sheet_has_one_size_and_each_row_the_noise_of_its_number(tmp_path):
+    sizes = [(2, 3), (None, None), (2, 3), (4, 1), (2, 3)]
+    rows = [{"uid": f"{n}", "task": "t", "prompt": "p", "width": w, "height": h} for n, (w, h) in enumerate(sizes)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows")
+    sheets = RouteGrids({"local": Bucket(tmp_path / "rows")}, 5, 3, Tall(), 2, {}).sheets
+    assert [[row.uid for row in sheet.rows] for sheet in sheets] == [["0", "2"], ["4"], ["1"], ["3"]]
+    assert [tuple(sheet.noise.shape[1:]) for sheet in sheets] == [(2, 3, 2), (2, 3, 2), (2, 24, 24), (2, 1, 4)]
+    assert torch.equal(sheets[0].noise, noise(3, [0, 2], (2, 3, 2), Stream.QUESTION_NOISE))
+
+
+def test_images_are_passed_on_without_marks(buckets):
+    answers = [np.zeros((3, *SHAPE)), np.zeros((1, *SHAPE)), np.zeros((2, *SHAPE))]
+    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {}).result(answers)
+    assert result.answers is answers
+    assert result.skills == {}
+
+
+def test_a_metric_sees_every_row_of_a_route_with_its_image(buckets):
+    class Seen(Metric):
+        def __call__(self, rows, images):
+            return float(sum(image.mean() * int(row.uid[-1]) for row, image in zip(rows, images, strict=True)))
+
+    answers = [np.full((3, *SHAPE), 2.0), np.full((1, *SHAPE), 5.0), np.full((2, *SHAPE), 7.0)]
+    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": Seen()}).result(answers)
+    assert result.skills == {"local": {"seen": 2.0 * (0 + 1 + 2) + 5.0 * 3}, "global": {"seen": 7.0 * 1}}
+
+
+def test_exam_and_grids_are_evaluations(buckets):
+    for evaluation in (Exam(1, seed=0), RouteGrids(buckets, 1, 0, FAMILY, 1, {})):
+        assert isinstance(evaluation, Evaluation)
+        assert all(isinstance(sheet, Sheet) for sheet in evaluation.sheets)

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from fields.carriers import Condition, Query, Target
+from fields.method.plan import Group, Sample, noise
+from fields.method.states import noised, queries
+from fields.method.teaching import Teaching, from_data
+from fields.method.time_grid import time_grid
+
+IDS = (4, 9)
+
+
+def normal(seed):
+    return torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def query(clean=None):
+    return Query(
+        sample_ids=IDS,
+        route="edit",
+        policy_version=0,
+        checksum="",
+        x_t=normal(0),
+        t=torch.tensor([1.0, 0.5]),
+        t_next=torch.tensor([0.9, 0.4]),
+        condition=Condition(tensors={"n": torch.arange(2)}, unconditional={}, clean=clean),
+    )
+
+
+def answer(name, seed, unconditional=None):
+    velocity = normal(seed)
+    return Target(sample_ids=IDS, expert=name, t=torch.tensor([1.0, 0.5]), velocity=velocity, unconditional=unconditional)
+
+
+def test_one_expert_with_share_1_is_its_answer_bit_for_bit():
+    given = answer("a", 1, unconditional=normal(2))
+    example = Teaching(shares={"edit": {"a": 1.0}}).example(query(), {"a": given})
+    assert torch.equal(example.target.velocity, given.velocity)
+    assert torch.equal(example.target.unconditional, given.unconditional)
+    assert (example.target.expert, example.target.sample_ids) == ("a", IDS)
+
+
+def test_shares_mix_both_branches_convexly():
+    answers = {"a": answer("a", 1, normal(3)), "b": answer("b", 2, normal(4)), "c": answer("c", 5, normal(6))}
+    shares = {"a": 0.5, "b": 0.25, "c": 0.25}
+    target = Teaching(shares={"edit": shares}).example(query(), answers).target
+    torch.testing.assert_close(target.velocity, 0.5 * normal(1) + 0.25 * normal(2) + 0.25 * normal(5))
+    torch.testing.assert_close(target.unconditional, 0.5 * normal(3) + 0.25 * normal(4) + 0.25 * normal(6))
+    assert target.expert == "a + b + c"
+
+
+@pytest.mark.parametrize(
+    ("shares", "anchor", "asked"),
+    [
+        ({"a": 1.0}, None, ("a",)),
+        ({"a": 0.5, "b": 0.5}, "c", ("a", "b", "c")),
+        ({"a": 0.5, "b": 0.5}, "a", ("a", "b")),
+        ({}, "c", ("c",)),
+        ({}, None, ()),
+    ],
+)
+def test_every_expert_is_asked_once(shares, anchor, asked):
+    assert Teaching(shares={"edit": shares}, anchor=anchor).asked("edit") == asked
+
+
+def test_the_anchor_travels_beside_the_target():
+    answers = {"a": answer("a", 1), "c": answer("c", 2)}
+    example = Teaching(shares={"edit": {"a": 1.0}}, anchor="c").example(query(), answers)
+    assert torch.equal(example.anchor.velocity, normal(2))
+    assert torch.equal(example.target.velocity, normal(1))
+    assert Teaching(shares={"edit": {"a": 1.0}}).example(query(), answers).anchor is None
+
+
+def test_a_target_from_data_is_eps_minus_x_0_of_the_plans_noise():
+    grid, x_0 = time_grid(5, 2.0), normal(3)
+    group = Group(0, "edit", tuple(Sample(n, "edit", 0, indices) for n, indices in zip(IDS, ((0, 3), (1, 4)), strict=True)))
+    condition = Condition(tensors={"n": torch.arange(2)}, unconditional={}, clean=x_0)
+    for asked in queries(group, noised(x_0, group, 7, grid), condition, grid, 0, "", both_branches=False):
+        example = Teaching(shares={"edit": {}}).example(asked, {})
+        torch.testing.assert_close(example.target.velocity, noise(7, IDS, (3, 4)) - x_0, rtol=1e-4, atol=1e-5)
+        assert example.target.expert == "data"
+
+
+def test_a_target_from_data_needs_the_data():
+    with pytest.raises(AssertionError, match="target images"):
+        from_data(query())

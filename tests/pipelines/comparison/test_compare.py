@@ -1,0 +1,145 @@
+"""The comparison: which runs it means, that it resumes, that a row comes again, what it writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import compare
+from pipelines.comparison.jobs import configure, job_key, plan_jobs
+from pipelines.comparison.report import write_report
+from pipelines.config.comparison import Comparison
+from pipelines.config.errors import ConfigError
+from pipelines.config.load import load
+
+SHIPPED = Path("pipelines/configs/compare_scene.yaml")
+
+
+def test_the_shipped_comparison_has_every_experiment_with_five_seeds():
+    comparison = load(SHIPPED, Comparison, {})
+    jobs = plan_jobs(comparison)
+    assert len(comparison.seeds) >= 5
+    assert len(comparison.experiments) == 11
+    assert len(jobs) == len({job.key for job in jobs}) * len(comparison.seeds)
+    first = jobs[: len(jobs) // len(comparison.seeds)]
+    assert {job.config.run.seed for job in first} == {0}, "every row has its first seed before any has its second"
+
+
+def test_variants_that_mean_the_same_are_one_run_and_others_are_not():
+    comparison = load(SHIPPED, Comparison, {})
+    of = {
+        (name, label): job_key(configure(comparison, variant, 0))
+        for name, experiment in comparison.experiments.items()
+        for label, variant in experiment.variants.items()
+    }
+    assert of["query", "low"] == of["k", "k = 1"] == of["lag", "1"] == of["rollout_steps", "16"] == of["start", "local"]
+    assert len({of["lag", str(lag)] for lag in (0, 1, 2, 4, 8)}) == 5
+    assert job_key(configure(comparison, comparison.experiments["lag"].variants["1"], 3)) == of["lag", "1"], "whatever the seed"
+
+
+@pytest.fixture
+def comparison_file(config_file: Path, tmp_path: Path) -> Path:
+    content = {
+        "name": "tiny",
+        "base": str(config_file),
+        "seeds": [0, 1],
+        "set": {
+            "run.steps": 2,
+            "learner.batch_size": 4,
+            "eval.every": 1,
+            "rollout.workers": 1,
+            "run.dir": str(tmp_path / "runs"),
+        },
+        "experiments": {
+            "k": {
+                "title": "Queries",
+                "claim": "One is enough.",
+                "routes": ["local_edit"],
+                "default": "one",
+                "variants": {"one": {}, "two": {"set": {"query.k": 2}}, "start": {"set": {"run.steps": 0}, "guidance": [1, 2]}},
+                "orders": [["one", "two"]],
+            }
+        },
+    }
+    path = tmp_path / "comparison.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_a_comparison_runs_what_is_missing_and_a_row_comes_again(cluster, comparison_file, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = [str(comparison_file), "--output", str(output)]
+    assert compare.main([*arguments, "--seeds", "1"]) == 0
+    first = json.loads((output / "compare.json").read_text())
+    assert [list(seeds) for seeds in first["runs"].values()] == [["0"]] * 3
+    assert compare.main(arguments) == 0
+    both = json.loads((output / "compare.json").read_text())
+    assert [sorted(seeds) for seeds in both["runs"].values()] == [["0", "1"]] * 3
+    for key, seeds in first["runs"].items():
+        assert both["runs"][key]["0"] == seeds["0"], "what stood there was not run again"
+    hashes = {result["weights_sha256"] for seeds in both["runs"].values() for result in seeds.values()}
+    assert len(hashes) == 5, "seeds and variants differ; the start is the same expert for both seeds"
+    key = next(key for key, seeds in both["runs"].items() if seeds["0"]["settings"]["query"].get("k") == 2)
+    both["runs"][key]["1"]["weights_sha256"] = "another"
+    (output / "compare.json").write_text(json.dumps(both))
+    assert compare.main([*arguments, "--rerun", "k.two"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert f"{key} seed 0: the same student, to the last bit" in said
+    assert f"{key} seed 1: DIFFERENT" in said
+    assert [line for line in said if "another student" in line] == [
+        f"{key} seed 1: another student than in {output / 'compare.json'}"
+    ]
+    page = (output / "compare.md").read_text()
+    assert "| **one** |" in page
+    assert "| start @ 2 |" in page
+    assert "one over two: " in page
+    assert "://" not in (output / "compare.html").read_text().replace("http://www.w3.org", "")
+
+
+def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
+    comparison = load(comparison_file, Comparison, {})
+    skills = {"one": (0.5, 0.7), "two": (0.4, 0.5)}
+    runs = {}
+    for label, values in skills.items():
+        key = job_key(configure(comparison, comparison.experiments["k"].variants[label], 0))
+        runs[key] = {
+            str(seed): {
+                "skills": {"1": {c: {"graded": value, "exact": 0.0} for c in ("add", "replace", "remove", "recolour")}},
+                "curve": [],
+                "seconds": 10.0,
+                "samples": 8,
+                "settings": {"steps": 2},
+            }
+            for seed, value in enumerate(values)
+        }
+    write_report(comparison, {"experts": {}, "runs": runs, "versions": {}}, tmp_path, comparison_file)
+    page = (tmp_path / "compare.md").read_text()
+    assert "| **one** | 0.600 ± 1.271 |" in page, "12.706 * 0.1414 / sqrt(2)"
+    assert "-0.150 ± 0.635" in page
+    assert "one over two: undecided (0.150 ± 0.635, 2 seeds)" in page
+    assert "Not run yet: start @ 1, start @ 2." in page
+    html = (tmp_path / "compare.html").read_text()
+    assert "Line chart of the score against step: one 60 %, two 45 %" in html, "the finished student ends its line"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experiments.k.default": "three"}, "unknown row 'three'; allowed: one, two, start @ 1, start @ 2"),
+        ({"experiments.k.orders": [["one", "start"]]}, "unknown row 'start'"),
+        ({"seeds": [0]}, "seeds"),
+        ({"experiments.k.variants.two.set": {"experts.local_edit.replicas": 2}}, "would be another service"),
+        ({"experiments.k.variants.two.set": {"query.k": 99}}, "experiments.k.variants.two: query.k: 99 queries"),
+    ],
+)
+def test_a_bad_comparison_is_refused_before_anything_runs(comparison_file, change, message):
+    with pytest.raises(ConfigError) as refused:
+        plan_jobs(load(comparison_file, Comparison, change))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "3"])
+def test_more_or_fewer_seeds_than_there_are_are_refused(comparison_file, capsys, seeds):
+    assert compare.main([str(comparison_file), "--seeds", seeds]) == 2
+    assert capsys.readouterr().err == f"error: --seeds {seeds}: {comparison_file} has 2; allowed: 1 to that\n"

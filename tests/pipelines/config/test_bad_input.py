@@ -1,0 +1,294 @@
+"""What is wrong with the input is said in one line, before Ray is even imported by the command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fields.scene.family import save_transformer
+from fields.scene.transformer import SceneTransformer
+from pipelines.distill import main
+
+
+@pytest.fixture
+def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
+    """Run the command with overrides; it must refuse with one line, which is returned."""
+
+    def run(*overrides: str) -> str:
+        assert main([str(config_file), *overrides]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "", "something was started"
+        (line,) = captured.err.splitlines()
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.lagg=1", "learner.lagg: unknown key; allowed: batch_size, learning_rate"),
+        (
+            "experts.local_edit.gpus=1",
+            "experts.local_edit.gpus: unknown key; allowed: replicas, autoscaling, num_cpus",
+        ),
+        ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
+        ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
+        ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
+        (
+            "routes.local_edit.expert=nobody",
+            "routes.local_edit.expert: unknown expert 'nobody'; allowed: text_to_image, local_edit",
+        ),
+        ("student.start.expert=nobody", "student.start.expert: unknown expert 'nobody'; allowed: text_to_image, local_edit"),
+        ("model.family=sd9", "model: unknown family 'sd9'; allowed: scene"),
+        ("model.width=64", "model: width 64 and height None: give both or none"),
+        ("model={width: 64, height: 64}", "model: size 64 x 64: scenes are 24 x 24"),
+        ("model.dtype=bfloat16", "model: dtype bfloat16: the scene family computes in float32"),
+        ("model={family: sd3, path: nowhere}", "model.path: nowhere: no such folder; a path is a local folder or a hub id"),
+        ("model.path=nowhere", "model.path: nowhere is no scene model: it has no config.json"),
+        ("run.steps=many", "run.steps: Input should be a valid integer"),
+        ("run.name=a/b", "run.name: String should match pattern"),
+        ("student.rank=4", "student: the student's start: "),
+        ("student.rankk=4", "student.lora.rankk: unknown key; allowed: type, rank, alpha, targets, start"),
+        ("student={type: full, rank: 4}", "student.full.rank: unknown key; allowed: type, start"),
+        (
+            "student.type=half",
+            "student: Input tag 'half' found using 'type' does not match any of the expected tags: 'lora'",
+        ),
+        ("student.start={type: adapter, adapter: nowhere}", "student: nowhere holds 0 adapters"),
+        ("student.start.expert=text_to_image", "student: student.start: expert 'text_to_image' has no adapter to start from"),
+        ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
+        ("learner.node_labels={role: a b}", "learner.node_labels.role: String should match pattern"),
+        ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
+        (
+            "experts.local_edit.operator={type: guidance, scale: .nan}",
+            "operator.guidance.scale: Input should be a finite number",
+        ),
+        ("experts.shared={}", "experts.shared: the results of a run use the names base, before, after, shared"),
+        (
+            "experts.global_edit={placement: shared, checkpoint: x}",
+            "experts.global_edit.placement: shared experts are adapters over the base; 'global_edit' has a checkpoint",
+        ),
+        ("experts.global_edit.placement=somewhere", "experts.global_edit.placement: Input should be 'separate' or 'shared'"),
+        ("experts.base={}", "experts.base: the results of a run use the names base, before, after"),
+        ("run", "'run': an override is written dotted.key=value"),
+        ("run.name.deeper=1", "'run.name.deeper=1': name is 'tiny', which has no keys"),
+    ],
+)
+def test_configuration(refuse, override, expected):
+    assert expected in refuse(override)
+
+
+def test_every_route_at_weight_zero(refuse):
+    overrides = [f"routes.{name}.weight=0" for name in ("text_to_image", "local_edit", "global_edit")]
+    assert "routes: every route has weight 0" in refuse(*overrides)
+
+
+def test_routes_whose_weights_overflow(refuse):
+    assert "routes: the weights of the routes sum to inf" in refuse(
+        "routes.local_edit.weight=1e308", "routes.global_edit.weight=1e308"
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port"])
+def test_no_cluster_answers_at_the_address(refuse, address):
+    assert refuse("--address", address) == f"error: --address: no Ray cluster answers at {address!r}; it is written HOST:PORT"
+
+
+def test_missing_configuration(capsys):
+    assert main(["nowhere.yaml"]) == 2
+    assert capsys.readouterr().err == "error: nowhere.yaml: No such file or directory\n"
+
+
+def _edited(scene_data: Path, folder: Path, edit) -> Path:
+    path = folder / "edited.parquet"
+    pq.write_table(edit(pq.read_table(scene_data / "local_edit.parquet")), path)
+    return path
+
+
+def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
+    column = table.column_names.index("source_image")
+    values = [value, *table["source_image"].to_pylist()[1:]]
+    return table.set_column(column, "source_image", pa.array(values, pa.binary()))
+
+
+def _with_first_negative(table: pa.Table, value: str) -> pa.Table:
+    values = [value, *[None] * (table.num_rows - 1)]
+    return table.set_column(table.column_names.index("negative_prompt"), "negative_prompt", pa.array(values, pa.string()))
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (
+            lambda table: table.drop_columns(["prompt"]),
+            "lacks column 'prompt'; it has uid, task, negative_prompt, source_image",
+        ),
+        (lambda table: table.slice(0, 0), "has no rows"),
+        (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
+        (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),
+        (lambda table: _with_first_negative(table, "red"), "a bucket has a negative prompt in every row or in none"),
+    ],
+)
+def test_data(refuse, scene_data, tmp_path, edit, expected):
+    line = refuse(f"routes.local_edit.data={_edited(scene_data, tmp_path, edit)}")
+    assert line.startswith("error: routes.local_edit.data: ")
+    assert expected in line
+
+
+def _without(table: pa.Table, column: str) -> pa.Table:
+    values = [*table[column].to_pylist()[:-1], None]
+    return table.set_column(table.column_names.index(column), column, pa.array(values, pa.binary()))
+
+
+def test_noised_data_without_a_target_image(refuse, scene_data, tmp_path):
+    path = _edited(scene_data, tmp_path, lambda table: _without(table, "target_image"))
+    line = refuse(f"routes.local_edit.data={path}", "preset=offpolicy")
+    row = f"{path} row 47: row 'local_edit-000047'"
+    assert line == f"error: routes.local_edit.data: {row} has no target_image, which state.type needs"
+
+
+@pytest.mark.parametrize(
+    ("expert", "operator", "expected"),
+    [
+        ("local_edit", "{type: negative_prompt, scale: 2}", "no negative_prompt, which experts.local_edit.operator needs"),
+        (
+            "text_to_image",
+            "{type: edit_guidance, image_scale: 1, text_scale: 3}",
+            "no source_image, which experts.text_to_image",
+        ),
+        ("global_edit", "{type: rescale, phi: 1, of: {type: negative_prompt, scale: 2}}", "no negative_prompt"),
+    ],
+)
+def test_an_operator_that_the_routes_rows_cannot_serve(refuse, scene_data, expert, operator, expected):
+    line = refuse(f"experts.{expert}.operator={operator}")
+    row = f"{scene_data / expert}.parquet row 0: row '{expert}-000000'"
+    assert line.startswith(f"error: routes.{expert}.data: {row} has {expected}")
+
+
+def test_an_operator_named_by_another_experts_operator(refuse):
+    line = refuse("experts.global_edit.operator=local_edit", "experts.local_edit.operator={type: negative_prompt, scale: 2}")
+    assert line.startswith("error: routes.local_edit.data: ")
+    assert "row 0: row 'local_edit-000000' has no negative_prompt" in line
+
+
+def test_data_that_is_no_parquet(refuse, tmp_path):
+    (tmp_path / "text").write_text("uid,prompt\n")
+    assert "cannot be read as Parquet" in refuse(f"routes.local_edit.data={tmp_path / 'text'}")
+
+
+@pytest.fixture
+def adapter(tiny_models, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_models.local_edit, tmp_path / "adapter"))
+
+
+def test_adapter_of_another_shape(refuse, adapter):
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.patch_in.lora_A.weight"
+    save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, adapter / "adapter_model.safetensors")
+    line = refuse(f"experts.global_edit.adapter={adapter}")
+    assert "1 tensors don't fit the model: patch_in.lora_A.weight is (8, 191), wanted (8, 192)" in line
+
+
+def test_adapter_with_another_key(refuse, adapter):
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({f"x.{name}": tensor for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    line = refuse(f"experts.global_edit.adapter={adapter}")
+    assert f"{len(tensors)} keys are of no linear module of SceneTransformer: x.base_model.model.blocks.0.ff_in.lora_A" in line
+
+
+def test_a_key_is_ignored_by_name_only(refuse, adapter, config_file, capsys):
+    path = adapter / "adapter_model.safetensors"
+    save_file({**load_file(path), "text_encoder.q.lora_A.weight": torch.ones(8, 4)}, path)
+    override = f"experts.global_edit.adapter={adapter}"
+    assert "1 keys are of no linear module of SceneTransformer: text_encoder.q.lora_A.weight" in refuse(override)
+    assert main([str(config_file), "--dry-run", override, "experts.global_edit.ignore_keys=[text_encoder.*]"]) == 0
+    assert "is valid" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_architecture(refuse, tmp_path):
+    save_transformer(SceneTransformer(width=32, depth=2, heads=2), tmp_path / "narrow")
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'narrow'}")
+    assert line.startswith("error: experts.global_edit.checkpoint: ")
+    assert "tensors differ from the base's: blocks.0.ff_in.bias is (128,), wanted (192,); blocks.0.ff_in.weight is" in line
+
+
+def test_checkpoint_of_another_depth(refuse, tmp_path):
+    save_transformer(SceneTransformer(width=48, depth=3, heads=2), tmp_path / "deep")
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'deep'}")
+    assert "12 tensors differ from the base's: blocks.2.ff_in.bias is (192,), wanted none; " in line
+
+
+def test_shared_experts_have_one_applications_resources(refuse):
+    line = refuse(
+        *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")), "experts.global_edit.replicas=2"
+    )
+    assert "experts.global_edit.replicas: 2, but experts.local_edit has 1; shared experts are one application" in line
+
+
+def test_shared_experts_are_counted_once(refuse):
+    line = refuse(
+        *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")),
+        *(f"experts.{name}.num_gpus=50" for name in ("local_edit", "global_edit")),
+    )
+    assert "num_gpus: the run needs 50 (shared experts 1 x 50); this machine has 0" in line
+
+
+def test_a_lora_cannot_start_as_a_checkpoint(refuse, tiny_models):
+    line = refuse(f"experts.local_edit.checkpoint={tiny_models.other_base}")
+    assert "student.start: expert 'local_edit' is a full checkpoint; only a student of type full can start from it" in line
+
+
+def test_checkpoint_of_nothing(refuse, tmp_path):
+    line = refuse(f"experts.global_edit.checkpoint={tmp_path}")
+    assert f"experts.global_edit.checkpoint: {tmp_path} is no scene model: it has no config.json" in line
+
+
+def test_adapter_cut_in_half(refuse, adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "adapter_model.safetensors is damaged" in refuse(f"experts.global_edit.adapter={adapter}")
+
+
+def test_adapter_without_weights(refuse, tmp_path):
+    assert "holds 0 adapters: adapter_model.safetensors, pytorch_lora_weights.safetensors or one other" in refuse(
+        f"experts.global_edit.adapter={tmp_path}"
+    )
+
+
+def test_checkpoint_that_is_none(config_file, tmp_path, capsys):
+    assert main([str(config_file), "--resume", str(tmp_path)]) == 2
+    assert "is no complete checkpoint: state.json is missing or damaged" in capsys.readouterr().err
+
+
+def test_checkpoint_of_other_settings(config_file, capsys):
+    assert main([str(config_file), "--reference", "run.steps=4"]) == 0
+    capsys.readouterr()
+    assert main([str(config_file), "--reference", "learner.lag=1", "query.a=2.0"]) == 2
+    error = capsys.readouterr().err
+    assert "learner.lag: 0 -> 1" in error
+    assert "query.a: 5.0 -> 2.0" in error
+
+
+def test_dry_run_deploys_nothing(config_file, capsys, tmp_path):
+    assert main([str(config_file), "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{config_file} is valid; nothing was deployed\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_json_schema_is_current():
+    from pipelines.config.run import schema
+
+    assert json.loads(Path("docs/config.schema.json").read_text()) == json.loads(schema()), "run `make schema`"
+
+
+def test_an_operator_that_evaluation_cannot_ask(refuse):
+    """The exam has questions without a source image; without evaluation the route's own rows decide."""
+    edit = "experts.local_edit.operator={type: edit_guidance, image_scale: 2, text_scale: 3}"
+    error = "experts.local_edit.operator: it wants a source_image in every row, and evaluation asks about rows without one"
+    assert error in refuse(edit, "eval.every=2")

@@ -1,0 +1,42 @@
+"""What a run that continues must have in common with its checkpoint, and what may change on the way."""
+
+import json
+
+from pipelines.config.recipe import recipe, recipe_differences
+
+
+def saved(config):
+    return json.loads(json.dumps(recipe(config)))  # as state.json gives it back
+
+
+def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
+    before = recipe(make_config())
+    resources = ("rollout.workers=5", "experts.local_edit.replicas=2", "learner.node_labels.role=x", "encoder.num_gpus=1")
+    more = ("experts.local_edit.autoscaling.most=9", "run.services=standing", "run.steps=99", "run.name=x")
+    assert recipe(make_config(*resources, *more)) == before
+    changed = recipe(make_config("run.seed=1", "learner.learning_rate=0.5"))
+    assert recipe_differences(changed, before, 8) == ["learner.learning_rate: 0.001 -> 0.5", "run.seed: 0 -> 1"]
+
+
+def test_weights_may_change_from_the_checkpoints_step_on(make_config):
+    before = saved(make_config("routes.local_edit.weight_changes={3: 2.0, 20: 5.0}"))
+    other = make_config("routes.local_edit.weight_changes={3: 2.0, 10: 4.0}")
+    assert recipe_differences(recipe(other), before, 10) == []
+    assert recipe_differences(recipe(other), before, 11) == ["routes.local_edit.weight_changes.10: None -> 4.0"]
+    assert recipe_differences(recipe(make_config()), before, 4) == ["routes.local_edit.weight_changes.3: 2.0 -> None"]
+    assert recipe_differences(recipe(make_config("routes.local_edit.weight=3")), before, 2) == [
+        "routes.local_edit.weight: 1.0 -> 3.0"
+    ]
+
+
+def test_a_route_and_its_expert_may_come_from_the_checkpoints_step_on(make_config, scene_data):
+    new = (
+        "experts.another={num_cpus: 0.1}",
+        f"routes.another={{expert: another, data: {scene_data / 'local_edit.parquet'}, weight: 0, weight_changes: {{10: 1}}}}",
+    )
+    before = saved(make_config())
+    assert recipe_differences(recipe(make_config(*new)), before, 10) == []
+    (difference,) = recipe_differences(recipe(make_config(*new)), before, 11)
+    assert difference.startswith("routes.another: None -> ")
+    (difference,) = recipe_differences(recipe(make_config()), saved(make_config(*new)), 11)[:1]
+    assert difference.startswith("experts.another: ")

@@ -1,0 +1,26 @@
+"""What the configuration makes of base, checkpoints and adapters."""
+
+import pytest
+import torch
+
+from fields.lora.formats import load_adapter
+from fields.scene.family import SceneFamily
+from pipelines.parts import build
+
+
+@pytest.mark.parametrize("adapter", [None, "local_edit"])
+@pytest.mark.parametrize("checkpoint", [None, "other_base"])
+def test_an_expert_is_the_base_or_a_checkpoint_with_or_without_an_adapter(make_config, tiny_models, checkpoint, adapter):
+    """Each weight is the file's, plus scale B A where the adapter has it."""
+    overrides = [f"experts.text_to_image.checkpoint={getattr(tiny_models, checkpoint)}"] if checkpoint else []
+    overrides += [f"experts.text_to_image.adapter={getattr(tiny_models, adapter)}"] if adapter else []
+    field = build.field(make_config(*overrides), "text_to_image")
+    plain = SceneFamily().load_transformer(getattr(tiny_models, checkpoint or "base"))
+    x = torch.randn(5, 48)
+    for name in ("blocks.0.to_qkv", "blocks.1.ff_in", "patch_out"):
+        weight, bias = plain.get_parameter(f"{name}.weight"), plain.get_parameter(f"{name}.bias")
+        if adapter:
+            tensors = load_adapter(getattr(tiny_models, adapter), plain).tensors
+            weight = weight + tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
+        expected = x @ weight.T + bias
+        torch.testing.assert_close(field.transformers["text_to_image"].get_submodule(name)(x), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,77 @@
+"""The student's start, as LoRA and as full network, against sums of the files' own tensors."""
+
+import pytest
+import torch
+
+from fields.lora.adapter import Adapter, LoraShape, adapted_modules
+from fields.lora.peft_files import read_adapter, write_adapter
+from fields.scene.family import SceneFamily
+from pipelines.parts import build
+from pipelines.parts.student_start import start_tensors
+
+MODULE = "blocks.1.ff_in"
+
+
+@pytest.fixture
+def start_of(make_config, tiny_models):
+    def tensors(*overrides):
+        config = make_config(*overrides)
+        family = SceneFamily()
+        return start_tensors(config, build.student(config), family, family.load_transformer(tiny_models.base))
+
+    return tensors
+
+
+def product(adapter: Adapter) -> torch.Tensor:
+    a, b = (adapter.tensors[f"{MODULE}.lora_{side}.weight"].double() for side in "AB")
+    return adapter.shape.scale(MODULE) * b @ a
+
+
+def weight(path) -> torch.Tensor:
+    return SceneFamily().load_transformer(path).get_parameter(f"{MODULE}.weight").double()
+
+
+def test_a_lora_starts_as_an_adapter_outside_the_experts(start_of, tiny_models, tmp_path):
+    """Of another alpha: the student computes the same with its own."""
+    outside = read_adapter(tiny_models.global_edit)
+    outside = Adapter(LoraShape(8, 24.0, outside.shape.targets), outside.tensors)
+    write_adapter(tmp_path / "outside", outside)
+    tensors = start_of(f"student.start={{type: adapter, adapter: {tmp_path / 'outside'}}}", "student.alpha=4")
+    started = Adapter(LoraShape(8, 4.0, ()), tensors)
+    assert adapted_modules(tensors) == adapted_modules(outside.tensors)
+    torch.testing.assert_close(product(started), product(outside), rtol=1e-5, atol=1e-6)
+
+
+def test_a_full_student_starts_as_an_expert(start_of, tiny_models):
+    local = product(read_adapter(tiny_models.local_edit))
+    full = ("student={type: full, start: {type: expert, expert: local_edit}}",)
+    torch.testing.assert_close(start_of(*full)[f"{MODULE}.weight"].double(), weight(tiny_models.base) + local)
+    both = start_of(*full, f"experts.local_edit.checkpoint={tiny_models.other_base}")
+    torch.testing.assert_close(both[f"{MODULE}.weight"].double(), weight(tiny_models.other_base) + local)
+
+
+def test_a_full_student_starts_as_a_checkpoint_to_the_last_bit(start_of, tiny_models):
+    full = "student={type: full, start: {type: expert, expert: text_to_image}}"
+    tensors = start_of(full, f"experts.text_to_image.checkpoint={tiny_models.other_base}")
+    expected = dict(SceneFamily().load_transformer(tiny_models.other_base).named_parameters())
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
+
+
+def test_a_full_student_starts_as_the_base_plus_weighted_differences(start_of, tiny_models):
+    merge = "student={type: full, start: {type: merge, experts: {text_to_image: 0.25, global_edit: 0.5}}}"
+    tensors = start_of(merge, f"experts.text_to_image.checkpoint={tiny_models.other_base}")
+    base, other = weight(tiny_models.base), weight(tiny_models.other_base)
+    expected = base + 0.25 * (other - base) + 0.5 * product(read_adapter(tiny_models.global_edit))
+    torch.testing.assert_close(tensors[f"{MODULE}.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_full_student_starts_as_an_adapter_outside_the_experts(start_of, tiny_models):
+    tensors = start_of(f"student={{type: full, start: {{type: adapter, adapter: {tiny_models.global_edit}}}}}")
+    expected = weight(tiny_models.base) + product(read_adapter(tiny_models.global_edit))
+    torch.testing.assert_close(tensors[f"{MODULE}.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("student", ["{type: full}", "{type: lora}"])
+def test_the_base_needs_no_tensors(start_of, student):
+    assert start_of(f"student={student}") is None

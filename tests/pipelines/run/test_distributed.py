@@ -1,0 +1,143 @@
+"""The main promise: a distributed run gives the student of the reference loop, to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.journal import METRICS, rows
+from fields import checkpoint
+from pipelines.cluster import deployment
+from pipelines.config.run import RunConfig
+from runs import distributed, reference, trained, trained_ids
+
+
+def test_distributed_run_equals_the_reference(cluster, make_config):
+    config = make_config("run.name=own")
+    expected = reference(make_config("run.name=reference"))
+    assert distributed(config).weights.checksum == expected.weights.checksum
+    assert_the_same_steps(config, lag=0)
+    assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config, workers):
+    config = on_standing("learner.lag=2", f"rollout.workers={workers}", "run.name=lagged")
+    expected = reference(make_config("learner.lag=2", "run.name=reference"))
+    assert trained(config).checksum == expected.weights.checksum
+    assert_the_same_steps(config, lag=2)
+    assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
+
+
+def assert_the_same_steps(config: RunConfig, lag: int) -> None:
+    """As the run named `reference` beside it took."""
+    journal = rows(config.folder / METRICS)
+    assert [row["policy_version"] for row in journal] == [max(0, step - lag) for step in range(config.run.steps)]
+    assert [row["loss"] for row in journal] == [row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)]
+
+
+METHODS = {
+    "flowopd": ["preset=flowopd", "rollout.shift=3"],
+    "soft, anchored, two queries, heun": [
+        "routing={type: soft, mix: {text_to_image: {text_to_image: 1}, local_edit: {text_to_image: 0.25, local_edit: 0.75}, "
+        "global_edit: {local_edit: 0.5, global_edit: 0.5}}}",
+        "anchor={expert: text_to_image, weight: 0.5}",
+        "query.k=2",
+        "rollout.solver=heun",
+    ],
+    "joint_sft": ["preset=joint_sft"],
+    "expert rollout, pdm": ["state={type: expert_rollout}", "objective={type: pdm, weight: 0.5}"],
+}
+
+
+SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_distributed_equals_the_reference(on_standing, make_config, method):
+    config = on_standing(*SHORT, *METHODS[method], "run.name=distributed")
+    expected = reference(make_config(*SHORT, *METHODS[method], "run.name=reference"))
+    assert trained(config).checksum == expected.weights.checksum
+    assert_the_same_steps(config, lag=1)
+    assert sorted(trained_ids(config.folder)) == list(range(4 * 6))
+
+
+def test_a_student_that_is_its_expert_already_learns_nothing(on_standing, make_config):
+    """Versions then differ in their number alone, and every rollout still names the one that it was asked for."""
+    alone = (*SHORT, "routes.text_to_image.weight=0", "routes.global_edit.weight=0", "learner.lag=0", "run.steps=3")
+    config = on_standing(*alone, "run.name=same")
+    assert trained(config).checksum == reference(make_config(*alone, "run.name=reference")).weights.checksum
+    journal = rows(config.folder / METRICS)
+    assert [(row["loss"], row["policy_version"]) for row in journal] == [(0.0, 0), (0.0, 1), (0.0, 2)]
+
+
+def test_a_full_student_equals_the_reference(on_standing, make_config):
+    full = "student={type: full, start: {type: expert, expert: local_edit}}"
+    overrides = (full, "run.steps=4", "rollout.workers=1", "learner.lag=1")
+    expected = reference(make_config(*overrides, "run.name=reference"))
+    assert trained(on_standing(*overrides, "run.name=full")).checksum == expected.weights.checksum
+    assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
+
+
+def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config, request):
+    """Mixed batches sum in another order: the students agree to 1e-3 of what they learned, and a repetition to the last bit."""
+    overrides = (
+        "run.steps=4",
+        "rollout.workers=1",
+        "learner.lag=1",
+        *(f"experts.{name}.placement=shared" for name in make_config().experts),
+    )
+    start = reference(make_config(*overrides, "run.steps=1", "learner.learning_rate=1e-12")).weights.tensors
+    expected = reference(make_config(*overrides, "run.name=reference")).weights.tensors
+    runs = [make_config(*overrides, "run.services=one-base", f"run.name=shared{n}") for n in range(2)]
+    request.addfinalizer(lambda: deployment.delete(runs[0], wait=True))
+    deployment.deploy(runs[0])
+    shared = [trained(run) for run in runs]
+    assert shared[0].checksum == shared[1].checksum
+    learned = sum((expected[name] - tensor).square().sum() for name, tensor in start.items()) ** 0.5
+    apart = sum((expected[name] - tensor).square().sum() for name, tensor in shared[0].tensors.items()) ** 0.5
+    assert learned > 0.1
+    assert apart < 1e-3 * learned
+
+
+def test_another_lag_is_another_student(make_config):
+    """Or the equality above would hold for a run that ignores its lag."""
+    assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum
+
+
+def test_a_killed_driver_is_resumed_to_the_same_student(cluster, config_file, make_config):
+    undisturbed = reference(make_config("learner.lag=2", "run.steps=24", "run.name=undisturbed"))
+    config = make_config("learner.lag=2", "run.steps=24", "run.name=killed")
+    command = [
+        *(sys.executable, "-m", "pipelines.distill", str(config_file), "--address", cluster),
+        *("learner.lag=2", "run.steps=24", "run.name=killed"),
+        "experts.local_edit.num_cpus=5",  # of 8: what the killed driver leaves deployed stands in the way of the next one
+    ]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = config.folder / "checkpoints" / "step-000004"
+    _wait_for(lambda: saved.exists() and len(rows(config.folder / METRICS)) > 5)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    found = checkpoint.newest(config.folder / "checkpoints")
+    assert found is not None
+    assert checkpoint.read(found).step < 24, "the run was over before it was killed"
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    assert f"from {config.folder}" in finished.stdout.replace("\n", "")
+    assert checkpoint.read(config.folder / "checkpoints" / "step-000024").published[24].checksum == undisturbed.weights.checksum
+    assert trained_ids(config.folder) == trained_ids(undisturbed_folder(make_config))
+
+
+def undisturbed_folder(make_config) -> Path:
+    return make_config("run.name=undisturbed").folder
+
+
+def _wait_for(condition, seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

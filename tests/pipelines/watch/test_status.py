@@ -1,0 +1,163 @@
+"""The screen about a run: from its files alone, and from a cluster while it trains."""
+
+import io
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from actors.journal import METRICS
+from pipelines import status
+from pipelines.config.run import RunConfig
+from pipelines.run_folder.outcome import write_config
+from pipelines.run_folder.state import read_run
+from pipelines.watch.cluster_state import ClusterState, ServiceState, read_cluster
+from runs import distributed
+
+NOW = 1_000_000.0
+PROCESSES = ClusterState(
+    learner=True,
+    workers=1,
+    workers_wanted=2,
+    depth=2,
+    repeated=3,
+    truncated=7,
+    services={"local_edit": ServiceState(running=1, wanted=2, in_work=4, queued=5, repeated=6)},
+)
+
+
+@pytest.fixture
+def run(make_config) -> RunConfig:
+    """A run of 8 steps that recorded 4, the last of them 10 s before NOW."""
+    config = make_config("run.name=watched", "learner.lag=1")
+    write_config(config)
+    record(config, steps=4)
+    return config
+
+
+def record(config: RunConfig, steps: int, written: float = NOW - 10) -> None:
+    """Step s took 2 s for 12 samples; its loss is s for local_edit, and 1 for global_edit in even steps."""
+    rows = [
+        {
+            "step": step,
+            "route_loss": {"local_edit": float(step), **({"global_edit": 1.0} if step % 2 == 0 else {})},
+            "gradient_norm": 0.5 if step == 0 else 2.0,
+            "staleness": min(step, 1),
+            "samples": 12,
+            "seconds": 2.0 * (step + 1),
+        }
+        for step in range(steps)
+    ]
+    path = config.folder / METRICS
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9')  # the last line is being written
+    os.utime(path, (written, written))
+
+
+def shown(config: RunConfig, cluster: ClusterState | None, now: float = NOW) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(status.screen(read_run(config.folder, now), cluster))
+    return console.export_text()
+
+
+def test_numbers_come_from_the_last_rows(run):
+    state = read_run(run.folder, NOW)
+    assert (state.step, state.staleness, state.quiet_s) == (4, 1, 10.0)
+    assert state.route_loss == {"local_edit": 1.5, "global_edit": 1.0}
+    assert (state.samples_per_second, state.seconds_per_step, state.eta_s) == (6.0, 2.0, 8.0)
+    assert state.clipped == 0.75
+    assert (state.checkpoint, state.finished) == (None, False)
+
+
+def test_only_recent_steps_count_in_a_long_file(run):
+    record(run, steps=20_000)
+    state = read_run(run.folder, NOW)
+    assert state.step == 20_000
+    assert state.route_loss["local_edit"] == pytest.approx(20_000 - 1 - 49 / 2)
+
+
+def test_a_run_before_its_first_step(run):
+    (run.folder / METRICS).unlink()
+    assert "watched  stopped  step 0 of 8 (0 %)" in shown(run, None)
+    assert "watched  starting" in shown(run, PROCESSES)
+
+
+def test_the_newest_checkpoint_is_named(run):
+    for step in (1, 3):
+        folder = run.folder / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+    (run.folder / "checkpoints" / ".step-000004.17").mkdir()
+    assert read_run(run.folder, NOW).checkpoint == 3
+    assert "the same command continues it from step 3" in shown(run, None, NOW + 1000)
+
+
+def test_a_screen_of_a_running_run(run):
+    screen = shown(run, PROCESSES)
+    assert "watched  running  step 4 of 8 (50 %)  6.0 samples/s  ETA 8 s" in screen
+    assert "checkpoint none yet  staleness 1  last step 10 s ago  1 rollout workers  2 steps ahead" in screen
+    assert ["local_edit", "1", "of", "2", "4", "5"] in [line.split() for line in screen.splitlines()]
+    assert [line for line in screen.splitlines() if line.startswith("warning: ")] == [
+        "warning: 1 of 2 rollout workers live",
+        "warning: 3 rollouts were lost and made again",
+        "warning: 7 prompts are longer than the encoder reads, and were cut",
+        "warning: local_edit: 1 of 2 replicas run",
+        "warning: local_edit: 6 calls were lost and made again",
+    ]
+
+
+def test_a_stalled_and_a_stopped_run_are_told_apart(run):
+    assert "warning: no step for 1 h 0 min" in shown(run, PROCESSES, NOW + 3590)
+    stopped = shown(run, None, NOW + 3590)
+    assert "watched  stopped" in stopped
+    assert "ETA" not in stopped
+    assert "warning: nothing trains this run; the same command continues it from the start" in stopped
+
+
+def test_a_finished_run_needs_no_cluster(run, capsys, monkeypatch):
+    record(run, steps=8)
+    (run.folder / "summary.json").write_text(json.dumps({"steps": 8}))
+    screen = shown(run, None, NOW + 1e6)
+    assert "watched  finished  step 8 of 8 (100 %)" in screen
+    assert "warning: nothing" not in screen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7800, "2 h 10 min"), (273_600, "3 d 4 h")]
+)
+def test_durations_are_said_in_two_parts(seconds, words):
+    assert status.duration(seconds) == words
+
+
+def test_what_cannot_be_shown_is_refused(run, capsys, monkeypatch):
+    monkeypatch.setattr(status, "_RUNS", run.folder.parent)
+    assert status.find_run(None) == status.find_run("watched") == status.find_run(str(run.folder)) == run.folder
+    assert status.main(["nobody"]) == 2
+    assert capsys.readouterr().err == f"error: no run 'nobody'; {run.folder.parent} has: watched\n"
+    assert status.main(["watched", "--address", "127.0.0.1:1"]) == 2
+    assert "no Ray cluster answers at '127.0.0.1:1'" in capsys.readouterr().err
+    monkeypatch.setattr(status, "_RUNS", Path("nowhere"))
+    assert status.main([]) == 2
+    assert capsys.readouterr().err == "error: no run ''; nowhere has: none\n"
+
+
+def test_a_cluster_shows_its_processes_while_the_run_trains(on_standing):
+    config = on_standing("run.name=live", "run.steps=60", "learner.lag=2")
+    write_config(config)
+    training = threading.Thread(target=distributed, args=(config,))
+    training.start()
+    try:
+        state, deadline = read_cluster(config), time.monotonic() + 240
+        while training.is_alive() and time.monotonic() < deadline and not (state.learner and state.depth):
+            time.sleep(0.5)
+            state = read_cluster(config)
+    finally:
+        training.join()
+    assert (state.learner, state.workers) == (True, 2)
+    assert 0 < state.depth <= 3
+    services = {name: (service.running, service.wanted) for name, service in state.services.items()}
+    assert services == dict.fromkeys(("text_to_image", "local_edit", "global_edit", "encoder"), (1, 1))
+    assert not read_cluster(config).learner
