@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from torch import Tensor
 
 from fields.carriers import Weights
-from fields.families import SceneFamily
 from fields.lora.peft_files import read_adapter
 from fields.method.plan import Stream, generator
 from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.scene.exam import task_row
+from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from fields.student import LoraStudent
 from services.encoder import EncoderService

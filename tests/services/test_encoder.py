@@ -14,10 +14,10 @@ import torch
 
 from fields.data.images import encode_png
 from fields.data.rows import Row
-from fields.families import SceneFamily
 from fields.method.plan import Stream, generator
 from fields.registry import FAMILIES
 from fields.scene.exam import task_row
+from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from services.encoder import EncoderService
 

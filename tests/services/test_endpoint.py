@@ -14,10 +14,10 @@ from starlette.testclient import TestClient
 
 from fields.data.images import encode_png
 from fields.data.rows import Row
-from fields.families import SceneFamily
 from fields.method.plan import noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler
+from fields.scene.family import SceneFamily
 from services.gate import token_digest
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"

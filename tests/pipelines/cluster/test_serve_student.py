@@ -18,10 +18,10 @@ from fields import checkpoint
 from fields.carriers import Weights
 from fields.data.images import encode_png
 from fields.data.rows import Bucket
-from fields.families import SceneFamily
 from fields.method.plan import noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler, Velocity
+from fields.scene.family import SceneFamily
 from pipelines.cluster.endpoint import endpoint_settings, find_served, start_endpoint
 from pipelines.config.run import RunConfig
 from pipelines.parts import build
