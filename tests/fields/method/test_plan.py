@@ -73,10 +73,10 @@ def test_a_sample_is_the_same_whoever_asks_and_in_whatever_order(plan, order):
 def test_another_process_with_other_hashes_has_the_same_plan_and_noise():
     code = """
 import json, sys
-from fields.plan import SamplePlan, noise
-from fields.query import *
-from fields.routing import ChangingRouting, GroupedRouting, HardRouting
-from fields.schedule import time_grid
+from fields.method.plan import SamplePlan, noise
+from fields.method.query import *
+from fields.method.routing import ChangingRouting, GroupedRouting, HardRouting
+from fields.method.time_grid import time_grid
 plans = [
     SamplePlan(seed=2**64 - 1, batch_size=12, group_size=4, routing=routing({"a": 1.0, "b": 2.0, "c": 1.0}), query=eval(query),
                grid=lambda size: time_grid(16, 3.0), rows={"a": 7, "b": 100, "c": 3})
