@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,58 +36,65 @@ from fields.evaluation.base import ExamResult, Skills
 from services.expert_client import ExpertClient
 
 
+class LearnerParts(Protocol):
+    """What a learner is made of; each part is built in the learner's own process."""
+
+    run: str
+    threads: int
+    loggers: Sequence[str]
+    recipe: Mapping[str, Any]
+
+    def schedule(self, start: int) -> Schedule:
+        """When the run does what, from step `start` on."""
+        ...
+
+    def distiller(self) -> Distiller:
+        """The student, loaded on this actor's device."""
+        ...
+
+    def rollouts(self) -> RolloutPool:
+        """The rollout workers, started."""
+        ...
+
+    def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
+        """The stream of these steps' targets; called inside the actor's event loop, once the services are deployed."""
+        ...
+
+    def examiner(self, rollouts: RolloutPool) -> Examiner:
+        """Who examines students and experts; called as `stream` is."""
+        ...
+
+
 class Learner:
     """Owns the student.
 
     Args:
-        build_distiller: loads the student, on this actor's device.
-        build_rollouts: starts the rollout workers.
-        build_stream: connects to the services; called inside the actor's event loop, once they are deployed.
-        build_examiner: likewise; examines students and experts.
-        schedule: of the run.
+        parts: the name of the run, the number of torch threads (the same in every process of a run, or sums are reordered),
+            the loggers that the journal writes to, the settings that decide the result and are stored with every
+            checkpoint, and the builders of everything else.
         folder: of the run.
+        start: the first step to do.
         resume: a checkpoint to continue from.
-        recipe: the settings that decide the result, stored with every checkpoint.
-        threads: torch threads; the same in every process of a run, or sums are reordered.
-        run: name of the run, for the metrics.
-        loggers: that the journal writes to.
     """
 
-    def __init__(
-        self,
-        *,
-        build_distiller: Callable[[], Distiller],
-        build_rollouts: Callable[[], RolloutPool],
-        build_stream: Callable[[RolloutPool], TargetStream],
-        build_examiner: Callable[[RolloutPool], Examiner],
-        schedule: Schedule,
-        folder: Path,
-        resume: Path | None,
-        recipe: Mapping[str, Any],
-        threads: int,
-        run: str,
-        loggers: Sequence[str],
-    ):
-        torch.set_num_threads(threads)
-        self._rollouts = build_rollouts()  # they load while the learner does
-        self._distiller = build_distiller()
-        self._build_stream = build_stream
+    def __init__(self, parts: LearnerParts, folder: Path, start: int, resume: Path | None):
+        torch.set_num_threads(parts.threads)
+        self._parts = parts
+        self._rollouts = parts.rollouts()  # they load while the learner does
+        self._distiller = parts.distiller()
         self._stream: TargetStream | None = None
-        self._build_examiner = build_examiner
-        self._schedule = schedule
+        self._schedule = parts.schedule(start)
         self._folder = folder
-        self._recipe = recipe
+        self._recipe = parts.recipe
         self._published = {0: self._distiller.weights(0)}
         if resume is not None:
             saved = checkpoint.read(resume)
             self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
             self._published = dict(saved.published)
-        self._journal = Journal(folder, schedule.start, loggers)
-        self._metrics = LearnerMetrics(run)
+        self._journal = Journal(folder, start, parts.loggers)
+        self._metrics = LearnerMetrics(parts.run)
         self._stopping = False
-        self._progress = Progress(
-            step=schedule.start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None
-        )
+        self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
         self._exam: tuple[Weights, ExamResult] | None = None
 
     async def train(self) -> None:
@@ -97,7 +104,7 @@ class Learner:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
         schedule = self._schedule
-        stream = self._stream = self._build_stream(self._rollouts)
+        stream = self._stream = self._parts.stream(self._rollouts, range(schedule.start, schedule.steps))
         for _, weights in sorted(self._published.items()):
             stream.publish(weights)
         if schedule.start and schedule.evaluates_after(schedule.start) and not self._journal.has_skills(schedule.start):
@@ -155,7 +162,7 @@ class Learner:
 
     @cached_property
     def _examiner(self) -> Examiner:
-        return self._build_examiner(self._rollouts)
+        return self._parts.examiner(self._rollouts)
 
     async def ready(self) -> None:
         """Returns once the student and every rollout worker are loaded."""

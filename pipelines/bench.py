@@ -26,8 +26,8 @@ from pipelines.config.errors import ConfigError, complain
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
-from pipelines.parts import build
-from pipelines.parts.check_files import check_files
+from pipelines.parts.check_files import checked_parts
+from pipelines.parts.run_parts import RunParts
 from pipelines.reports.page import percent
 from pipelines.watch.progress import Display
 
@@ -48,25 +48,24 @@ def main(arguments: Sequence[str]) -> int:
             )
         config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
         prepare_missing(config)
-        check_files(config)
+        run_parts = checked_parts(config)
     except ConfigError as error:
         complain(error)
         return 2
     console = Console()
-    parts = _parts(config, options.repeats)
+    parts = _parts(run_parts, options.repeats)
     console.print(_parts_table(config, parts))
     console.print(_runs_table(_runs(options.config, options.steps, options.repeats), _limit(config, parts)))
     return 0
 
 
-def _parts(config: RunConfig, repeats: int) -> dict[str, list[float]]:
+def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
     """Milliseconds a sample of each part of a step, one process, one route after the other."""
-    torch.set_num_threads(config.run.threads)
-    buckets = build.buckets(config)
-    plan = build.plan(config, {name: len(bucket) for name, bucket in buckets.items()})
-    policy, distiller, family = build.policy(config), build.distiller(config), build.family(config)
+    torch.set_num_threads(parts.config.run.threads)
+    buckets, plan, family = parts.buckets, parts.plan, parts.family
+    policy, distiller = parts.policy(), parts.distiller()
     policy.load(distiller.weights(0))
-    fields = {name: build.field(config, route.expert) for name, route in config.routes.items()}
+    fields = {name: parts.field(route.expert) for name, route in parts.config.routes.items()}
     seconds: dict[str, list[float]] = {"encode": [], "rollout": [], "expert": [], "learner": [], "publish": []}
 
     def timed(part: str, function: Callable, *inputs):
@@ -110,9 +109,11 @@ def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:
     """Samples a second of whole runs on one set of services, the first steps left out."""
     import ray
 
-    from pipelines.cluster import deployment
+    from pipelines.cluster.demands import RunDemands
+    from pipelines.cluster.deployment import RunServices
     from pipelines.cluster.reserve import reserve
     from pipelines.run.distributed import run_distributed
+    from pipelines.run.origin import Origin
     from pipelines.run.reference import run_reference
 
     if not ray.is_initialized():
@@ -120,21 +121,22 @@ def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         common = [f"run.dir={folder}", "run.services=bench", f"run.steps={steps}", "eval.every=0", "checkpoint.every=1000"]
-        services = load_config(path, common)
-        deployment.deploy(services)
+        services = RunServices(RunParts(load_config(path, common)))
+        services.deploy()
         try:
             for repeat in range(repeats):
                 for name, lag in (("reference", 0), ("lag 0", 0), ("lag 1", 1), ("lag 2", 2)):
                     config = load_config(path, [*common, f"run.name={name.replace(' ', '-')}-{repeat}", f"learner.lag={lag}"])
                     display = Display(Console(file=io.StringIO()), config.run.name, 0, steps)
-                    rows_of = check_files(config)
+                    run_parts = checked_parts(config)
                     if name == "reference":
-                        run_reference(config, rows_of, None, display)
+                        run_reference(run_parts, Origin(), display)
                     else:
-                        run_distributed(config, rows_of, None, 0, display, reserve(config, 0, print))
+                        reservation = reserve(RunDemands.of(config), 0, print)
+                        run_distributed(run_parts, Origin(), display, reservation)
                     rates.setdefault(name, []).append(_rate(config))
         finally:
-            deployment.delete(services, wait=True)
+            services.delete(wait=True)
     return rates
 
 

@@ -21,15 +21,16 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from rich.console import Console
 
 from actors.curriculum import Change
-from pipelines.cluster import connect, deployment
-from pipelines.cluster.demands import service_demands
+from pipelines.cluster import connect
+from pipelines.cluster.demands import RunDemands
+from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import require_room
 from pipelines.config.errors import ConfigError, complain
 from pipelines.config.load import settings
 from pipelines.config.recipe import recipe
 from pipelines.config.run import RunConfig
-from pipelines.parts.check_files import check_files
-from pipelines.run.distributed import curriculum
+from pipelines.parts.check_files import checked_parts
+from pipelines.run.learner_parts import curriculum
 from pipelines.run_folder.changes import changed, recorded_config
 from pipelines.run_folder.find import find_run
 from services import applications
@@ -52,19 +53,22 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--at {options.at}: the steps of the run that can change are 1 to {config.run.steps - 1}")
         wanted = absolute(settings(options.settings))
         later = changed(config, options.at, wanted)
-        rows = check_files(later)
+        parts = checked_parts(later)
+        services = RunServices(parts)
         connect.require_cluster(options.address)
         learner = connect.learner(config.run.name)
-        new = _require_possible(config, later, options.at, learner)
-        require_room([demand for name, demand in service_demands(later).items() if name in new], options.wait, console.print)
+        new = _require_possible(config, later, options.at, learner, services)
+        require_room(
+            [demand for name, demand in RunDemands.of(later).services.items() if name in new], options.wait, console.print
+        )
         change = Change(
             step=options.at,
-            build_curriculum=partial(curriculum, later, rows),
+            build_curriculum=partial(curriculum, parts),
             settings=wanted,
             replaced=recipe(config),
             recipe=recipe(later),
         )
-        _change(later, new, change, learner)
+        _change(services, new, change, learner)
     except ConfigError as error:
         complain(error)
         return 2
@@ -84,7 +88,7 @@ def absolute(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {key: path(key, value) for key, value in wanted.items()}
 
 
-def _require_possible(config: RunConfig, later: RunConfig, step: int, learner: Any) -> list[str]:
+def _require_possible(config: RunConfig, later: RunConfig, step: int, learner: Any, services: RunServices) -> list[str]:
     """The services that come; none where the run uses standing ones.
 
     Raises:
@@ -92,25 +96,25 @@ def _require_possible(config: RunConfig, later: RunConfig, step: int, learner: A
     """
     _ask(learner.require_open.remote(step), step)
     if later.run.services is not None:
-        deployment.require_standing(later)
+        services.require_standing()
         return []
     new = [name for name in later.services if name not in config.services]
     if later.shared_experts.keys() != config.shared_experts.keys() and config.shared_experts:
         raise ConfigError("placement: the shared experts are deployed as one; an expert that comes later is separate")
     for name in new:
-        if deployment.application_name(later, name) in applications.listed():
-            raise ConfigError(f"experts.{name}: the application {deployment.application_name(later, name)} is there already")
+        if (application := services.application_name(name)) in applications.listed():
+            raise ConfigError(f"experts.{name}: the application {application} is there already")
     return new
 
 
-def _change(later: RunConfig, new: list[str], change: Change, learner: Any) -> None:
+def _change(services: RunServices, new: list[str], change: Change, learner: Any) -> None:
     """Deploy what comes, then tell the learner; what fails or is refused leaves nothing behind."""
     try:
         if new:
-            deployment.deploy(later, only=new)
+            services.deploy(only=new)
         _ask(learner.change.remote(change), change.step)
     except BaseException as error:
-        deployment.delete(later, only=new)
+        services.delete(only=new)
         if isinstance(error, RuntimeError) and not isinstance(error, RayError):
             raise ConfigError(str(error)) from error  # Serve's own words for an expert that did not start
         raise

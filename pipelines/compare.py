@@ -20,7 +20,7 @@ from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError, complain
 from pipelines.config.load import load
 from pipelines.data.scene import prepare_missing
-from pipelines.parts.check_files import check_files
+from pipelines.parts.check_files import checked_parts
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         configs = {job.key: job.config for job in jobs}
         for config in configs.values():
             prepare_missing(config)
-        row_counts = {key: check_files(config) for key, config in configs.items()}
+        parts = {key: checked_parts(config) for key, config in configs.items()}
     except ConfigError as error:
         complain(error)
         return 2
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(f"{len(jobs)} runs, {len(missing)} to do; results: {store.path}")
     differing: list[str] = []
     if missing:
-        asyncio.run(run_all(comparison, missing, row_counts, store, bool(options.rerun), differing, console))
+        asyncio.run(run_all(comparison, missing, parts, store, bool(options.rerun), differing, console))
     write_report(comparison, store.content, output, options.comparison)
     console.print(f"report: {output / 'compare.html'}, {output / 'compare.md'}")
     for line in differing:

@@ -26,9 +26,8 @@ from pipelines.config.errors import ConfigError, complain
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
-from pipelines.parts import build
-from pipelines.parts.check_files import check_files
-from pipelines.parts.required_columns import expert_columns
+from pipelines.parts.check_files import checked_parts
+from pipelines.parts.run_parts import RunParts
 from pipelines.reports.page import template
 
 Pairs = dict[tuple[str, str], list[Disagreement]]
@@ -49,13 +48,13 @@ def main(arguments: Sequence[str]) -> int:
         if options.samples < 1:
             raise ConfigError(f"--samples {options.samples}: allowed are whole numbers from 1")
         prepare_missing(config)
-        check_files(config)
-        weights = _student(config, options.checkpoint)
+        parts = checked_parts(config)
+        weights = _student(parts, options.checkpoint)
     except ConfigError as error:
         complain(error)
         return 2
     torch.set_num_threads(config.run.threads)
-    measured = measure(config, weights, options.samples)
+    measured = measure(parts, weights, options.samples)
     config.folder.mkdir(parents=True, exist_ok=True)
     _write(config, measured, options.checkpoint)
     for line in advice(config, measured):
@@ -64,14 +63,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _student(config: RunConfig, path: Path | None) -> Weights | None:
+def _student(parts: RunParts, path: Path | None) -> Weights | None:
     """The student's moving average in a checkpoint, or its start; None is the base.
 
     Raises:
         ConfigError: if the checkpoint is damaged.
     """
     if path is None:
-        tensors = build.start_tensors(config)
+        tensors = parts.start_tensors()
         return None if tensors is None else Weights.of(0, tensors)
     try:
         saved = checkpoint.read(path)
@@ -80,14 +79,14 @@ def _student(config: RunConfig, path: Path | None) -> Weights | None:
     return Weights.of(saved.step, saved.ema)
 
 
-def measure(config: RunConfig, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
+def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
     """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
     task's rows lack (a source image, a negative prompt) is left out there."""
-    policy = build.policy(config)
+    config, policy = parts.config, parts.policy()
     policy.load(weights)
     student = _on(policy.device, policy.velocity)
-    fields = {name: build.field(config, name) for name in config.experts}
-    wanted = {name: expert_columns(config, name) for name in config.experts}
+    fields = {name: parts.field(name) for name in config.experts}
+    wanted = {name: parts.columns_of_expert(name) for name in config.experts}
     measured = {}
     for number, (task, rows) in enumerate(_rows(config, samples, policy.family).items()):
         size = policy.family.size(rows[0])

@@ -12,8 +12,9 @@ from rich.console import Console
 from pipelines.config.errors import ConfigError, complain
 from pipelines.config.load import load_config
 from pipelines.data.scene import prepare_missing
-from pipelines.parts.check_files import check_files
-from pipelines.run.launch import begin_folder, checkpoint_to_continue, finish, first_step, reserve_cluster, run
+from pipelines.parts.check_files import checked_parts
+from pipelines.run.launch import begin_folder, finish, reserve_cluster, run
+from pipelines.run.origin import Origin
 from pipelines.run_folder.changes import recorded_config, with_recorded_changes
 from pipelines.watch.progress import Display
 
@@ -29,22 +30,22 @@ def main(arguments: Sequence[str]) -> int:
         planned = load_config(options.config, options.overrides)
         config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
         prepare_missing(config)
-        rows = check_files(config)
-        resume = checkpoint_to_continue(config, options.resume)
-        start = first_step(config, resume)
-        reservation = reserve_cluster(config, options, console)
+        parts = checked_parts(config)
+        origin = Origin.find(config, options.resume)
+        reservation = reserve_cluster(parts, options, console)
     except ConfigError as error:
         complain(error)
         return 2
     if options.dry_run:
         console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
-    begin_folder(planned, start, options.resume)
-    with Display(console, config.run.name, start, config.run.steps) as display:
-        display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
+    begin_folder(planned, origin.step, options.resume)
+    with Display(console, config.run.name, origin.step, config.run.steps) as display:
+        continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
+        display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")
         if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
             display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")
-        outcome = run(config, rows, resume, start, display, reservation)
+        outcome = run(parts, origin, display, reservation)
     if outcome is None:
         console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
         return 128 + signal.SIGTERM

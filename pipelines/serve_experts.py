@@ -14,14 +14,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cluster import connect, deployment
-from pipelines.cluster.demands import service_demands
+from pipelines.cluster import connect
+from pipelines.cluster.demands import RunDemands
+from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import require_room
 from pipelines.config.errors import ConfigError, complain
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.check_files import check_models
+from pipelines.parts.run_parts import RunParts
 from services import applications
 
 
@@ -36,23 +38,25 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         config = standing(load_config(options.config, options.overrides))
+        parts = RunParts(config)
+        services = RunServices(parts)
         if options.delete:
             connect.require_cluster(options.address)
-            deployment.delete(config, wait=True)
-            console.print(f"deleted: {', '.join(_names(config))}")
+            services.delete(wait=True)
+            console.print(f"deleted: {', '.join(services.names)}")
             return 0
         prepare_missing(config)
-        check_models(config)
+        check_models(parts)
         connect.require_cluster(options.address)
-        missing = deployment.missing(config)
-        asked = [demand for name, demand in service_demands(config).items() if name in missing]
+        missing = services.missing()
+        asked = [demand for name, demand in RunDemands.of(config).services.items() if name in missing]
         require_room(asked, options.wait, console.print)
         if missing:
-            deployment.deploy(config, only=missing)
+            services.deploy(only=missing)
     except (ConfigError, RuntimeError, TimeoutError) as error:  # Serve's own words for what did not start
         complain(error)
         return 2
-    console.print(_table(config, missing))
+    console.print(_table(services, missing))
     console.print(f"runs use them with run.services={config.run.services}")
     return 0
 
@@ -63,15 +67,11 @@ def standing(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run": run.model_copy(update={"services": run.services or run.name})})
 
 
-def _names(config: RunConfig) -> list[str]:
-    return [deployment.application_name(config, service) for service in config.services]
-
-
-def _table(config: RunConfig, new: Sequence[str]) -> Table:
+def _table(services: RunServices, new: Sequence[str]) -> Table:
     table = Table("application", "replicas", "", box=box.SIMPLE_HEAD)
-    for service in config.services:
-        name = deployment.application_name(config, service)
-        table.add_row(name, str(applications.replicas(name)), "deployed" if service in new else "stood already")
+    deployed = [services.application_name(service) for service in new]
+    for name in services.names:
+        table.add_row(name, str(applications.replicas(name)), "deployed" if name in deployed else "stood already")
     return table
 
 

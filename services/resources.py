@@ -13,22 +13,18 @@ _AUTOSCALING = {"upscale_delay_s": 3.0, "downscale_delay_s": 60.0, "metrics_inte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Autoscaling:
-    """Serve's own autoscaler: up to `most` replicas, so that each has `target` calls in work or waiting."""
-
-    most: int
-    target: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """Replicas of a service, the CPUs and GPUs of each, and the Ray labels that its node must carry.
 
-    With `autoscaling` there are at least `replicas`.
+    Attributes:
+        replicas: how many there are, or with `most_replicas` the fewest.
+        most_replicas: up to which Serve adds replicas by itself; None keeps their number.
+        target_calls: in work or waiting, that Serve then aims at for each replica.
     """
 
     replicas: int = 1
-    autoscaling: Autoscaling | None = None
+    most_replicas: int | None = None
+    target_calls: float = 0.0
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     node_labels: Mapping[str, str] = field(default_factory=dict)
@@ -49,9 +45,7 @@ class Resources:
         }
 
     def _count(self) -> dict[str, Any]:
-        if self.autoscaling is None:
+        if self.most_replicas is None:
             return {"num_replicas": self.replicas}
-        bounds = {"min_replicas": self.replicas, "initial_replicas": self.replicas, "max_replicas": self.autoscaling.most}
-        return {
-            "autoscaling_config": bounds | {"target_ongoing_requests": self.autoscaling.target} | _AUTOSCALING,
-        }
+        bounds = {"min_replicas": self.replicas, "initial_replicas": self.replicas, "max_replicas": self.most_replicas}
+        return {"autoscaling_config": bounds | {"target_ongoing_requests": self.target_calls} | _AUTOSCALING}

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import ENCODER, SHARED, RunConfig
+from pipelines.config.services import ServiceConfig
+from pipelines.config.training import LearnerConfig, RolloutConfig
+
+_CALLED = {ENCODER: ENCODER, SHARED: "shared experts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,30 +21,51 @@ class Demand:
     num_gpus: float
     node_labels: Mapping[str, str] = field(default_factory=dict)
 
-
-def demands(config: RunConfig) -> list[Demand]:
-    """Everything that a run starts: the learner, the rollout workers, then the services that are its own."""
-    return actor_demands(config) + (list(service_demands(config).values()) if config.run.services is None else [])
-
-
-def actor_demands(config: RunConfig) -> list[Demand]:
-    """The learner's demand and the rollout workers'."""
-    parts = (("learner", 1, config.learner), ("rollout", config.rollout.workers, config.rollout))
-    return [Demand(who, count, part.num_cpus, part.num_gpus, part.node_labels) for who, count, part in parts]
+    @staticmethod
+    def of(who: str, count: int, section: LearnerConfig | RolloutConfig | ServiceConfig) -> "Demand":
+        """What so many processes of a section of the configuration ask for."""
+        return Demand(who, count, section.num_cpus, section.num_gpus, section.node_labels)
 
 
-def service_demands(config: RunConfig) -> dict[str, Demand]:
-    """Service -> what it asks for."""
-    called = {ENCODER: ENCODER, SHARED: "shared experts"}
-    return {
-        name: Demand(called.get(name, f"experts.{name}"), part.replicas, part.num_cpus, part.num_gpus, part.node_labels)
-        for name, part in config.services.items()
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDemands:
+    """What a run asks for.
 
+    Attributes:
+        learner: one process.
+        rollout: the workers that it begins with.
+        services: service -> its replicas, of its own services and of standing ones alike.
+        owns_services: whether the run starts them.
+    """
 
-def check_resources(config: RunConfig, cpus: float, gpus: float, cluster: str) -> None:
-    """Compare what the run asks for with what the cluster has; raises as `check_demands` does."""
-    check_demands(demands(config), cpus, gpus, cluster)
+    learner: Demand
+    rollout: Demand
+    services: Mapping[str, Demand]
+    owns_services: bool
+
+    @staticmethod
+    def of(config: RunConfig) -> "RunDemands":
+        """What a configuration asks for."""
+        services = {
+            name: Demand.of(_CALLED.get(name, f"experts.{name}"), section.replicas, section)
+            for name, section in config.services.items()
+        }
+        return RunDemands(
+            learner=Demand.of("learner", 1, config.learner),
+            rollout=Demand.of("rollout", config.rollout.workers, config.rollout),
+            services=services,
+            owns_services=config.run.services is None,
+        )
+
+    @property
+    def actors(self) -> list[Demand]:
+        """The learner's demand, then the rollout workers'."""
+        return [self.learner, self.rollout]
+
+    @property
+    def started(self) -> list[Demand]:
+        """Everything that the run starts: the actors, then the services that are its own."""
+        return self.actors + (list(self.services.values()) if self.owns_services else [])
 
 
 def check_demands(asked: Sequence[Demand], cpus: float, gpus: float, cluster: str) -> None:

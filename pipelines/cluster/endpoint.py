@@ -11,17 +11,14 @@ from ray.serve import Application
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.data.rows import Bucket, Row
-from fields.families.base import Family
 from fields.policy import Policy
 from pipelines.cluster.demands import Demand
-from pipelines.cluster.deployment import application
+from pipelines.cluster.deployment import RunServices
 from pipelines.config.errors import ConfigError
-from pipelines.config.run import ENCODER, STUDENT, RunConfig
-from pipelines.config.services import Encoder, Expert, Service
-from pipelines.config.training import Rollout
-from pipelines.parts import build
+from pipelines.config.run import ENCODER, STUDENT
+from pipelines.config.services import ServiceConfig
 from pipelines.parts.check_files import check_models
-from pipelines.parts.required_columns import expert_columns
+from pipelines.parts.run_parts import RunParts
 from pipelines.run_folder.changes import recorded_config
 from services.applications import HttpAddress, delete, deploy, start
 from services.client import CallLimits, ServiceClient
@@ -41,13 +38,13 @@ class Served:
     """What is served.
 
     Attributes:
-        config: of the run.
+        parts: of the run.
         checkpoint: the folder whose moving average is the student.
         experts: names of the experts that answer beside it.
         replicas: of the student.
     """
 
-    config: RunConfig
+    parts: RunParts
     checkpoint: Path
     experts: tuple[str, ...]
     replicas: int
@@ -64,13 +61,23 @@ class Served:
 
     def demands(self) -> list[Demand]:
         """What its services ask of the cluster."""
-        config = self.config
+        config = self.parts.config
         experts = {name: config.experts[name] for name in self.experts}
         return [
-            _demand(STUDENT, self.replicas, config.rollout),
-            _demand(ENCODER, config.encoder.replicas, config.encoder),
-            *(_demand(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
+            Demand.of(STUDENT, self.replicas, config.rollout),
+            Demand.of(ENCODER, config.encoder.replicas, config.encoder),
+            *(Demand.of(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
         ]
+
+    def application_name(self, service: str) -> str:
+        """A Serve application of the endpoint; no application of a training run has such a name."""
+        return f"{self.parts.config.run.name}@{service}"
+
+    def student(self) -> Policy:
+        """The moving average of the checkpoint merged into the base."""
+        student, saved = self.parts.policy(), checkpoint.read(self.checkpoint)
+        student.load(Weights.of(saved.step, saved.ema))
+        return student
 
 
 def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
@@ -85,30 +92,25 @@ def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
     newest = checkpoint.newest(folder / "checkpoints")
     if newest is None:
         raise ConfigError(f"{folder} has no complete checkpoint; the first is written after {config.checkpoint.every} steps")
-    check_models(config)
-    return Served(config=config, checkpoint=newest, experts=tuple(config.experts) if with_experts else (), replicas=replicas)
-
-
-def served_student(config: RunConfig, path: Path) -> Policy:
-    """The moving average of a checkpoint merged into the base."""
-    student, saved = build.policy(config), checkpoint.read(path)
-    student.load(Weights.of(saved.step, saved.ema))
-    return student
+    parts = RunParts(config)
+    check_models(parts)
+    experts = tuple(config.experts) if with_experts else ()
+    return Served(parts=parts, checkpoint=newest.absolute(), experts=experts, replicas=replicas)
 
 
 def endpoint_settings(
     served: Served, *, queue: int, timeout_s: float, most_bytes: int, digest: bytes | None
 ) -> EndpointSettings:
     """What the endpoint says about a run, with its limits."""
-    config, family = served.config, build.family(served.config)
+    family = served.parts.family
     width, height = family.default_size
     return EndpointSettings(
-        run=config.run.name,
+        run=served.parts.config.run.name,
         step=served.step,
-        models={model: _needs(config, family, model) for model in served.models},
+        models={model: _needs(served.parts, model) for model in served.models},
         edits=family.source != "none",
         size=f"{width}x{height}",
-        examples=_examples(config),
+        examples=_examples(served.parts),
         queue=queue,
         timeout_s=timeout_s,
         most_bytes=most_bytes,
@@ -116,23 +118,18 @@ def endpoint_settings(
     )
 
 
-def _needs(config: RunConfig, family: Family, model: str) -> tuple[Need, ...]:
+def _needs(parts: RunParts, model: str) -> tuple[Need, ...]:
     """What a request must have for a model: an expert's operator wants it, or the family of all of them."""
-    columns = set() if model == STUDENT else set(expert_columns(config, model))
-    if family.source == "required":
+    columns = set() if model == STUDENT else set(parts.columns_of_expert(model))
+    if parts.family.source == "required":
         columns.add("source_image")
     return tuple(parameter for column, parameter in _PARAMETERS.items() if column in columns)
 
 
-def _examples(config: RunConfig) -> list[Row]:
+def _examples(parts: RunParts) -> list[Row]:
     """The first rows of each route whose data is at hand; the endpoint doesn't need them."""
-    buckets = [Bucket(route.data) for route in config.routes.values() if route.data.is_file()]
+    buckets = [Bucket(route.data) for route in parts.config.routes.values() if route.data.is_file()]
     return [bucket[n] for bucket in buckets for n in range(min(_EXAMPLES_A_ROUTE, len(bucket)))]
-
-
-def application_name(config: RunConfig, service: str) -> str:
-    """A Serve application of the endpoint; no application of a training run has such a name."""
-    return f"{config.run.name}@{service}"
 
 
 def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress) -> None:
@@ -141,27 +138,26 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
     Raises:
         RuntimeError: if another run is served already, Serve runs without a proxy, or an application fails to start.
     """
-    config = served.config
-    sections: dict[str, Service] = {ENCODER: config.encoder, **{name: config.experts[name] for name in served.experts}}
-    applications = {name: application(config, name, section) for name, section in sections.items()}
+    config, services = served.parts.config, RunServices(served.parts)
+    sections: dict[str, ServiceConfig] = {ENCODER: config.encoder, **{name: config.experts[name] for name in served.experts}}
+    applications = {name: services.application(name, section) for name, section in sections.items()}
     applications[STUDENT] = _student(served)
     _require_alone(config.run.name)
     start(http)
     deploy(
-        {application_name(config, service): built for service, built in applications.items()},
-        autoscaled=[application_name(config, name) for name, section in sections.items() if section.autoscaling],
+        {served.application_name(service): built for service, built in applications.items()},
+        autoscaled=[served.application_name(name) for name, section in sections.items() if section.autoscaling],
     )
-    build_studio = partial(_studio, config, served.models, settings)
-    deploy({application_name(config, _ENDPOINT): endpoint_application(build_studio, settings)}, route_prefix="/")
+    build_studio = partial(_studio, served, settings)
+    deploy({served.application_name(_ENDPOINT): endpoint_application(build_studio, settings)}, route_prefix="/")
 
 
 def _student(served: Served) -> Application:
-    rollout = served.config.rollout
+    rollout = served.parts.config.rollout
     resources = Resources(
         replicas=served.replicas, num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, node_labels=rollout.node_labels
     )
-    build_student = partial(served_student, served.config, served.checkpoint.absolute())
-    return student_application(build_student, served.config.run.threads, resources)
+    return student_application(served.student, served.parts.config.run.threads, resources)
 
 
 def _require_alone(run: str) -> None:
@@ -174,18 +170,14 @@ def _require_alone(run: str) -> None:
 
 def stop_endpoint(served: Served) -> None:
     """Delete the applications of `start_endpoint`."""
-    delete([application_name(served.config, service) for service in (_ENDPOINT, *served.models, ENCODER)])
+    delete([served.application_name(service) for service in (_ENDPOINT, *served.models, ENCODER)])
 
 
-def _demand(who: str, count: int, section: Rollout | Encoder | Expert) -> Demand:
-    return Demand(who, count, section.num_cpus, section.num_gpus, section.node_labels)
-
-
-def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettings) -> Studio:
+def _studio(served: Served, settings: EndpointSettings) -> Studio:
     limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
+    run, parts = served.parts.config.run.name, served.parts
     clients = {
-        service: ServiceClient(application_name(config, service), service, config.run.name, limits)
-        for service in (ENCODER, *models)
+        service: ServiceClient(served.application_name(service), service, run, limits) for service in (ENCODER, *served.models)
     }
-    family = build.family(config)
-    return Studio(clients[ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))
+    students = {name: clients[name] for name in served.models}
+    return Studio(clients[ENCODER], students, parts.family.latent_shape(), parts.grid(None))

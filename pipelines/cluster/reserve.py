@@ -14,9 +14,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pipelines.cluster.demands import Demand, check_demands, check_resources, demands
+from pipelines.cluster.demands import Demand, RunDemands, check_demands
 from pipelines.config.errors import ConfigError
-from pipelines.config.run import RunConfig
 
 _GRACE_S = 30.0  # a run that has just ended gives its resources back within seconds
 _MOMENT_S = 1.0  # for a cluster that has room
@@ -49,7 +48,7 @@ class Reservation:
         remove_placement_group(self.actors)
 
 
-def reserve(config: RunConfig, wait_s: float, say: Callable[[str], None]) -> Reservation:
+def reserve(demands: RunDemands, wait_s: float, say: Callable[[str], None]) -> Reservation:
     """Take what the run asks for; Ray is connected. Waits up to `wait_s` seconds for a busy or a growing cluster.
 
     Raises:
@@ -57,10 +56,10 @@ def reserve(config: RunConfig, wait_s: float, say: Callable[[str], None]) -> Res
     """
     if not wait_s:
         total = ray.cluster_resources()
-        check_resources(config, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
-    learner, rollout, *services = demands(config)
-    reservation = Reservation(_group([learner, rollout]), _group(services) if services else None)
-    parts: list[Part] = [(reservation.actors, [learner, rollout])]
+        check_demands(demands.started, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
+    services = list(demands.services.values()) if demands.owns_services else []
+    reservation = Reservation(_group(demands.actors), _group(services) if services else None)
+    parts: list[Part] = [(reservation.actors, demands.actors)]
     if reservation.services:
         parts.append((reservation.services, services))
     try:

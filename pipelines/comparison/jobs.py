@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fields.evaluation.route_grids import RouteGrids
 from pipelines.config.comparison import Comparison, Variant
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
 from pipelines.config.recipe import recipe as run_recipe
 from pipelines.config.run import RunConfig
-from pipelines.parts import build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
     """The run's configuration of a variant at a seed."""
     changes = comparison.set | variant.set | {"run.seed": seed, "run.services": f"compare-{comparison.name}"}
     config = load(comparison.base, RunConfig, changes)
-    if isinstance(build.evaluation(config), RouteGrids):
+    if config.evaluation_type != "exam":
         raise ConfigError("eval.type: a comparison needs skills; the scene world's exam gives them, grids don't")
     named = config.run.model_copy(update={"name": f"compare-{job_key(config)}-{seed}"})
     return config.model_copy(update={"run": named})

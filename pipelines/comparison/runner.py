@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import ceil
 from typing import Any
@@ -14,20 +14,22 @@ from rich.console import Console
 
 from actors.journal import METRICS, SKILLS, rows
 from fields.evaluation.base import Skills
-from pipelines.cluster import deployment
-from pipelines.cluster.demands import actor_demands, service_demands
+from pipelines.cluster.demands import RunDemands
+from pipelines.cluster.deployment import RunServices
 from pipelines.comparison.jobs import Job, weights_digest
 from pipelines.comparison.store import Store
 from pipelines.config.comparison import Comparison
 from pipelines.config.recipe import recipe
 from pipelines.config.run import BASE, RunConfig
+from pipelines.parts.run_parts import RunParts
 from pipelines.run.distributed import end, start_learner
+from pipelines.run.origin import Origin
 
 
 async def run_all(
     comparison: Comparison,
     jobs: Sequence[Job],
-    row_counts: dict[str, dict[str, int]],
+    parts: Mapping[str, RunParts],
     store: Store,
     rerun: bool,
     differing: list[str],
@@ -35,14 +37,15 @@ async def run_all(
 ) -> None:
     """Deploy the services once, then every job, a few at a time."""
     connect(comparison, jobs[0].config)
-    deployment.deploy(jobs[0].config)
+    services = RunServices(parts[jobs[0].key])
+    services.deploy()
     slots = asyncio.Semaphore(comparison.concurrency)
     done = 0
 
     async def run(job: Job) -> None:
         nonlocal done
         async with slots:
-            result = await _run(job, row_counts[job.key])
+            result = await _run(job, parts[job.key])
         done += 1
         before = store.get(job)
         if rerun and before is not None:
@@ -59,12 +62,12 @@ async def run_all(
         asked = jobs[0].config.eval.model_dump_json(exclude={"every"})
         judged = f"{weights_digest(jobs[0].config)[:12]} {asked}"
         if store.content.get("experts_of") != judged:
-            skills = await _expert_skills(jobs[0], row_counts[jobs[0].key])
+            skills = await _expert_skills(jobs[0], parts[jobs[0].key])
             store.content |= {"experts": skills, "experts_of": judged}
             store.save()
         await asyncio.gather(*(run(job) for job in jobs))
     finally:
-        deployment.delete(jobs[0].config)
+        services.delete()
 
 
 def connect(comparison: Comparison, config: RunConfig) -> None:
@@ -72,10 +75,9 @@ def connect(comparison: Comparison, config: RunConfig) -> None:
     starts a process for each."""
     if ray.is_initialized():
         return
-    cpus = ceil(
-        comparison.concurrency
-        * sum(demand.count * demand.num_cpus for demand in (*actor_demands(config), *service_demands(config).values()))
-    )
+    demands = RunDemands.of(config)
+    asked = [*demands.actors, *demands.services.values()]
+    cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in asked))
     ray.init(
         address="local",
         num_cpus=max(cpus, os.cpu_count() or 1),
@@ -85,24 +87,24 @@ def connect(comparison: Comparison, config: RunConfig) -> None:
     )
 
 
-async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skills]:
+async def _expert_skills(job: Job, parts: RunParts) -> dict[str, Skills]:
     """What the base and the experts can do, on the same exam."""
-    learner = start_learner(job.config, row_counts)
+    learner = start_learner(parts, Origin())
     try:
         skills = {BASE: (await learner.examine_student.remote(None)).skills}
         for name in job.config.experts:
-            build_client = partial(deployment.expert_client, job.config, name)
+            build_client = partial(RunServices(parts).expert_client, name)
             skills[name] = (await learner.examine_expert.remote(build_client)).skills
         return skills
     finally:
         end(learner)
 
 
-async def _run(job: Job, row_counts: dict[str, int]) -> dict[str, Any]:
+async def _run(job: Job, parts: RunParts) -> dict[str, Any]:
     """Train and examine one student; its folder is deleted once the result is taken."""
     config = job.config
     shutil.rmtree(config.folder, ignore_errors=True)
-    learner = start_learner(config, row_counts)
+    learner = start_learner(parts, Origin())
     try:
         await learner.train.remote()
         weights, averaged = await learner.student.remote()

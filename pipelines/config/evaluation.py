@@ -1,32 +1,47 @@
 """The evaluation in the configuration: what experts and student are asked, and what is measured of their answers."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from pipelines.config.base import Name, Section
 
+if TYPE_CHECKING:
+    from fields.evaluation.metrics import Metric
 
-class ClipScoreMetric(Section):
+
+class ClipScoreConfig(Section):
     """How near images are to their prompts in CLIP's space; needs the package torchmetrics."""
 
     type: Literal["clip_score"]
     weights: Path = Field(description="folder of a CLIP model as transformers saves it")
 
+    def build(self) -> "Metric":
+        """The metric; what it loads is loaded when it is first taken."""
+        from fields.evaluation.metrics import ClipScore
 
-class FidMetric(Section):
+        return ClipScore(self.weights)
+
+
+class FidConfig(Section):
     """How far images are from real ones in the space of an extractor's features; needs the package torchmetrics."""
 
     type: Literal["fid"]
     weights: Path = Field(description="TorchScript file of a feature extractor, such as Inception's")
     real: Path | None = Field(default=None, description="folder of real images; none is the target images of the rows")
 
+    def build(self) -> "Metric":
+        """The metric; what it loads is loaded when it is first taken."""
+        from fields.evaluation.fid import Fid
 
-Metric = Annotated[ClipScoreMetric | FidMetric, Field(discriminator="type")]
+        return Fid(self.weights, self.real)
 
 
-class Evaluation(Section):
+MetricConfig = Annotated[ClipScoreConfig | FidConfig, Field(discriminator="type")]
+
+
+class EvaluationConfig(Section):
     """What experts and student are asked: the scene world's exam, or image grids of the routes' first rows."""
 
     type: Literal["exam", "grids"] | None = Field(
@@ -37,4 +52,4 @@ class Evaluation(Section):
     steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
     shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
     seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
-    metrics: dict[Name, Metric] = Field(default={}, description="taken of the grids of every route")
+    metrics: dict[Name, MetricConfig] = Field(default={}, description="taken of the grids of every route")

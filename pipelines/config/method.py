@@ -1,47 +1,91 @@
-"""The choices of the method family: where states come from, where the expert is asked, who answers, what is minimised."""
+"""The choices of the method family: where states come from, where the expert is asked, who answers, what is minimised.
 
-from typing import Annotated, Any, Literal
+Each section builds its part of the method (`build`, `solver`, `shares`). The method's modules load torch, so they are imported
+there: reading a configuration needs none of it.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Finite, Section, Share
 
+if TYPE_CHECKING:
+    from fields.method.objective import Objective
+    from fields.method.query import QueryDistribution
+    from fields.method.routing import GroupedRouting, HardRouting
+    from fields.method.solver import Solver
+    from fields.method.teaching import Shares
+
 Coordinate = Literal["index", "sigma", "logsnr"]
 Granularity = Literal["sample", "microbatch", "step"]
 
 
-class StudentOde(Section):
+class _State(Section):
+    """Where the states come from at which experts are asked."""
+
+    expert_rolls_out: ClassVar[bool] = False
+    reads_targets: ClassVar[bool] = False  # whether training reads the rows' target images
+
+    @property
+    def asks_experts(self) -> bool:
+        """Whether the targets are experts' answers."""
+        return True
+
+    def solver(self, ode: "Solver") -> "Solver | None":
+        """What solves the rollouts that training asks at, given the rollout's own ODE solver; None noises data instead."""
+        return ode
+
+
+class StudentOdeConfig(_State):
     """States of the student's own ODE: on-policy, the paper's choice."""
 
     type: Literal["student_ode"] = "student_ode"
 
 
-class StudentSde(Section):
+class StudentSdeConfig(_State):
     """States of the student's own stochastic rollout."""
 
     type: Literal["student_sde"]
     eta: PositiveFloat = Field(default=0.7, description="strength of the noise")
 
+    def solver(self, ode: "Solver") -> "Solver | None":
+        from fields.method.solver import EulerMaruyama
 
-class NoisedData(Section):
+        return EulerMaruyama(self.eta)
+
+
+class NoisedDataConfig(_State):
     """The rows' target images, noised: off-policy."""
 
     type: Literal["noised_data"]
     target: Literal["expert", "data"] = Field(
         default="expert", description="data is supervised training: the velocity eps - x_0"
     )
+    reads_targets: ClassVar[bool] = True
+
+    @property
+    def asks_experts(self) -> bool:
+        return self.target == "expert"
+
+    def solver(self, ode: "Solver") -> "Solver | None":
+        return None
 
 
-class ExpertRollout(Section):
+class ExpertRolloutConfig(_State):
     """States of the expert's own ODE: off-policy."""
 
     type: Literal["expert_rollout"]
+    expert_rolls_out: ClassVar[bool] = True
 
 
-State = Annotated[StudentOde | StudentSde | NoisedData | ExpertRollout, Field(discriminator="type")]
+StateConfig = Annotated[
+    StudentOdeConfig | StudentSdeConfig | NoisedDataConfig | ExpertRolloutConfig, Field(discriminator="type")
+]
 
 
-class BetaQuery(Section):
+class BetaQueryConfig(Section):
     """Points Beta(a, b) from noise (0) to clean (1)."""
 
     type: Literal["beta"] = "beta"
@@ -50,54 +94,107 @@ class BetaQuery(Section):
     coordinate: Coordinate = "index"
     k: PositiveInt = Field(default=1, description="queries a sample, at different states of one rollout")
 
+    def build(self) -> "QueryDistribution":
+        """The distribution of query points."""
+        from fields.method.query import BetaQuery
 
-class UniformQuery(Section):
+        return BetaQuery(self.a, self.b, self.coordinate, self.k)
+
+
+class UniformQueryConfig(Section):
     """Uniform points."""
 
     type: Literal["uniform"]
     coordinate: Coordinate = "index"
     k: PositiveInt = 1
 
+    def build(self) -> "QueryDistribution":
+        """The distribution of query points."""
+        from fields.method.query import UniformQuery
 
-class StratifiedQuery(Section):
+        return UniformQuery(self.coordinate, self.k)
+
+
+class StratifiedQueryConfig(Section):
     """Uniform points, spread evenly over consecutive samples."""
 
     type: Literal["stratified"]
     coordinate: Coordinate = "index"
     k: PositiveInt = 1
 
+    def build(self) -> "QueryDistribution":
+        """The distribution of query points."""
+        from fields.method.query import StratifiedQuery
 
-class FixedQuery(Section):
+        return StratifiedQuery(self.coordinate, self.k)
+
+
+class FixedQueryConfig(Section):
     """The same points for every sample."""
 
     type: Literal["fixed"]
     at: tuple[Share, ...] = Field(min_length=1, description="from noise (0) to clean (1)")
     coordinate: Coordinate = "index"
 
+    def build(self) -> "QueryDistribution":
+        """The distribution of query points."""
+        from fields.method.query import FixedQuery
 
-class DenseQuery(Section):
+        return FixedQuery(self.at, self.coordinate)
+
+
+class DenseQueryConfig(Section):
     """Every state of the rollout."""
 
     type: Literal["dense"]
 
+    def build(self) -> "QueryDistribution":
+        """The distribution of query points."""
+        from fields.method.query import DenseQuery
 
-Query = Annotated[BetaQuery | UniformQuery | StratifiedQuery | FixedQuery | DenseQuery, Field(discriminator="type")]
+        return DenseQuery()
 
 
-class HardRouting(Section):
+QueryConfig = Annotated[
+    BetaQueryConfig | UniformQueryConfig | StratifiedQueryConfig | FixedQueryConfig | DenseQueryConfig,
+    Field(discriminator="type"),
+]
+
+
+class _OneExpert(Section):
+    """Routing in which the expert of a route answers it alone."""
+
+    def shares(self, experts: Mapping[str, str]) -> "dict[str, Shares]":
+        """Route -> the experts that answer it with their shares, given route -> its expert."""
+        return {route: {expert: 1.0} for route, expert in experts.items()}
+
+
+class HardRoutingConfig(_OneExpert):
     """One expert answers a sample."""
 
     type: Literal["hard"] = "hard"
     granularity: Granularity = Field(default="sample", description="what shares one draw")
 
+    def build(self, weights: Mapping[str, float]) -> "HardRouting":
+        """The draw of routes by their weights."""
+        from fields.method.routing import HardRouting
 
-class GroupedRouting(Section):
+        return HardRouting(weights, self.granularity)
+
+
+class GroupedRoutingConfig(_OneExpert):
     """Every route in every optimizer step, in proportion to its weight."""
 
     type: Literal["grouped"]
 
+    def build(self, weights: Mapping[str, float]) -> "GroupedRouting":
+        """The division of every optimizer step among routes by their weights."""
+        from fields.method.routing import GroupedRouting
 
-class SoftRouting(Section):
+        return GroupedRouting(weights)
+
+
+class SoftRoutingConfig(Section):
     """A convex mix of several experts answers a sample; its rows are drawn as in hard routing."""
 
     type: Literal["soft"]
@@ -107,91 +204,84 @@ class SoftRouting(Section):
     )
 
     @model_validator(mode="after")
-    def _shares_sum_to_1(self) -> "SoftRouting":
+    def _shares_sum_to_1(self) -> "SoftRoutingConfig":
         for route, shares in (self.mix or {}).items():
             if abs((total := sum(shares.values())) - 1) > 1e-6:
                 raise ValueError(f"mix.{route}: the shares sum to 1, not {total:g}")
         return self
 
+    def build(self, weights: Mapping[str, float]) -> "HardRouting":
+        """The draw of routes by their weights."""
+        from fields.method.routing import HardRouting
 
-Routing = Annotated[HardRouting | GroupedRouting | SoftRouting, Field(discriminator="type")]
+        return HardRouting(weights, self.granularity)
+
+    def shares(self, experts: Mapping[str, str]) -> "dict[str, Shares]":
+        """Route -> the experts that answer it with their shares, given route -> its expert."""
+        names = list(dict.fromkeys(experts.values()))
+        mix = self.mix or {route: {name: 1 / len(names) for name in names} for route in experts}
+        return {route: {name: share for name, share in mix[route].items() if share > 0} for route in experts}
 
 
-class Mse(Section):
+RoutingConfig = Annotated[HardRoutingConfig | GroupedRoutingConfig | SoftRoutingConfig, Field(discriminator="type")]
+
+
+class MseConfig(Section):
     """The velocity's mean squared error, the paper's objective."""
 
     type: Literal["mse"] = "mse"
 
+    def build(self, state: "StateConfig") -> "Objective":
+        """The objective for states of this kind."""
+        from fields.method.objective import VelocityMse
 
-class WeightedMse(Section):
+        return VelocityMse()
+
+
+class WeightedMseConfig(Section):
     """The velocity's mean squared error times t^power; power 2 is the error of the clean image."""
 
     type: Literal["weighted_mse"]
     power: Finite
 
+    def build(self, state: "StateConfig") -> "Objective":
+        """The objective for states of this kind."""
+        from fields.method.objective import VelocityMse
 
-class TransitionKl(Section):
+        return VelocityMse(self.power)
+
+
+class TransitionKlConfig(Section):
     """KL of the rollout's transitions, summed over a sample's queries, with each step's own dt."""
 
     type: Literal["transition_kl"]
     form: Literal["ode", "sde"] = Field(default="ode", description="sde is of a student_sde, with its eta")
 
+    def build(self, state: "StateConfig") -> "Objective":
+        """The objective for states of this kind."""
+        from fields.method.objective import TransitionKl
 
-class Pdm(Section):
+        return TransitionKl(state.eta if self.form == "sde" and isinstance(state, StudentSdeConfig) else None)
+
+
+class PdmConfig(Section):
     """The velocity's error plus `weight` times the error of the prompt's effect."""
 
     type: Literal["pdm"]
     weight: float = Field(ge=0, allow_inf_nan=False)
 
+    def build(self, state: "StateConfig") -> "Objective":
+        """The objective for states of this kind."""
+        from fields.method.objective import PredictionDifference
 
-Objective = Annotated[Mse | WeightedMse | TransitionKl | Pdm, Field(discriminator="type")]
+        return PredictionDifference(self.weight)
 
 
-class Anchor(Section):
+ObjectiveConfig = Annotated[MseConfig | WeightedMseConfig | TransitionKlConfig | PdmConfig, Field(discriminator="type")]
+
+
+class AnchorConfig(Section):
     """A frozen field that the student is held to, at its own states."""
 
     expert: str
     weight: float = Field(gt=0, allow_inf_nan=False, description="of the squared distance to its velocity")
-
-
-Preset = Literal["danceopd", "diffusionopd", "flowopd", "offpolicy", "softmix", "joint_sft"]
-
-_ON_POLICY: dict[str, Any] = {
-    "state": {"type": "student_ode"},
-    "query": {"type": "beta"},
-    "routing": {"type": "hard"},
-    "objective": {"type": "mse"},
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "danceopd": _ON_POLICY,
-    "softmix": _ON_POLICY | {"routing": {"type": "soft"}},
-    "diffusionopd": {
-        "state": {"type": "student_ode"},
-        "query": {"type": "dense"},
-        "routing": {"type": "grouped"},
-        "objective": {"type": "transition_kl", "form": "ode"},
-    },
-    "flowopd": {
-        "state": {"type": "student_sde", "eta": 0.7},
-        "query": {"type": "dense"},
-        "routing": {"type": "hard", "granularity": "step"},
-        "objective": {"type": "transition_kl", "form": "sde"},
-    },
-    "offpolicy": _ON_POLICY | {"state": {"type": "noised_data"}, "query": {"type": "uniform"}},
-    "joint_sft": _ON_POLICY | {"state": {"type": "noised_data", "target": "data"}, "query": {"type": "uniform"}},
-}
-
-
-def expand(content: dict[str, Any]) -> dict[str, Any]:
-    """Fill the axes that a preset decides, and the types that the defaults imply; what the user wrote stays.
-
-    A key below an axis keeps the preset's type: `query: {k: 2}` under `danceopd` is Beta(5, 2) with two queries.
-    """
-    axes = PRESETS.get(str(content.get("preset")), {})
-    expanded = dict(content)
-    for axis, default in _ON_POLICY.items():
-        written = content.get(axis, {})
-        start = axes.get(axis, {"type": default["type"]})
-        if isinstance(written, dict):
-            expanded[axis] = {**start, **written} if written.get("type", start["type"]) == start["type"] else written
-    return expanded

@@ -4,13 +4,15 @@ operator: {type: rescale, phi: 0.7, of: {type: guidance, scale: 4, interval: [0.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
-from fields import operators as f
-from fields.families.base import Family
 from pipelines.config.base import Finite, Section, Share
+
+if TYPE_CHECKING:
+    from fields import operators as f
+    from fields.families.base import Family
 
 SELF = "self"
 
@@ -29,7 +31,7 @@ class GuidanceOperator(Section):
             raise ValueError(f"interval {list(self.interval)} must ascend")
         return self
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
         return family.guidance(expression(self.of, leaf, family), self.scale, interval=self.interval)
 
 
@@ -40,7 +42,7 @@ class NegativePromptOperator(Section):
     of: "Operator" = SELF
     scale: Finite
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
         return family.guidance(expression(self.of, leaf, family), self.scale, against="negative")
 
 
@@ -52,8 +54,10 @@ class CfgZeroOperator(Section):
     scale: Finite
     zero_above: Share = Field(default=1.0, description="t above which the velocity is 0")
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.ZeroStarGuidance(expression(self.of, leaf, family), self.scale, self.zero_above)
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import ZeroStarGuidance
+
+        return ZeroStarGuidance(expression(self.of, leaf, family), self.scale, self.zero_above)
 
 
 class ApgOperator(Section):
@@ -65,8 +69,10 @@ class ApgOperator(Section):
     parallel: Finite = Field(default=0.0, description="how much of the part along the conditional velocity stays")
     largest_norm: PositiveFloat = Field(default=float("inf"), description="of the difference, a root mean square")
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.AdaptiveProjectedGuidance(expression(self.of, leaf, family), self.scale, self.parallel, self.largest_norm)
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import AdaptiveProjectedGuidance
+
+        return AdaptiveProjectedGuidance(expression(self.of, leaf, family), self.scale, self.parallel, self.largest_norm)
 
 
 class EditGuidanceOperator(Section):
@@ -77,8 +83,10 @@ class EditGuidanceOperator(Section):
     image_scale: Finite
     text_scale: Finite
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.EditGuidance(expression(self.of, leaf, family), self.image_scale, self.text_scale)
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import EditGuidance
+
+        return EditGuidance(expression(self.of, leaf, family), self.image_scale, self.text_scale)
 
 
 class RescaleOperator(Section):
@@ -88,8 +96,10 @@ class RescaleOperator(Section):
     of: "Operator"
     phi: Share
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.Rescale(expression(self.of, leaf, family), self.phi)
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import Rescale
+
+        return Rescale(expression(self.of, leaf, family), self.phi)
 
 
 class AutoguidanceOperator(Section):
@@ -100,8 +110,10 @@ class AutoguidanceOperator(Section):
     bad: "Operator"
     scale: Finite
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.Autoguidance(expression(self.good, leaf, family), expression(self.bad, leaf, family), self.scale)
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import Autoguidance
+
+        return Autoguidance(expression(self.good, leaf, family), expression(self.bad, leaf, family), self.scale)
 
 
 class InterpolateOperator(Section):
@@ -112,8 +124,10 @@ class InterpolateOperator(Section):
     b: "Operator"
     weight: Finite
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.Interpolation(expression(self.a, leaf, family), expression(self.b, leaf, family), self.weight)
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import Interpolation
+
+        return Interpolation(expression(self.a, leaf, family), expression(self.b, leaf, family), self.weight)
 
 
 class Part(Section):
@@ -135,8 +149,10 @@ class MixOperator(Section):
             raise ValueError(f"the weights of a mix sum to 1, not {total:g}")
         return self
 
-    def build(self, leaf: "Leaf", family: Family) -> f.Expression:
-        return f.Mix(tuple((expression(part.of, leaf, family), part.weight) for part in self.parts))
+    def build(self, leaf: "Leaf", family: "Family") -> "f.Expression":
+        from fields.operators import Mix
+
+        return Mix(tuple((expression(part.of, leaf, family), part.weight) for part in self.parts))
 
 
 def _kind(written: Any) -> str | None:
@@ -164,7 +180,7 @@ Operator = Annotated[
     ),
     Field(description="`self`, the name of an expert, or an operator around such"),
 ]
-Leaf = Callable[[str], f.Expression]
+Leaf = Callable[[str], "f.Expression"]
 
 for _section in (
     GuidanceOperator,
@@ -181,7 +197,7 @@ for _section in (
     _section.model_rebuild()  # they name `Operator`, which names them
 
 
-def expression(operator: "str | Section", leaf: Leaf, family: Family) -> f.Expression:
+def expression(operator: "str | Section", leaf: Leaf, family: "Family") -> "f.Expression":
     """The expression of the method; `leaf` says what a name stands for, and guidance is the family's own.
 
     Raises:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -12,11 +12,17 @@ from fields.method.time_grid import index_at, time_grid
 from fields.registry import FAMILIES
 from pipelines.config import method as m
 from pipelines.config.base import Name, Section
-from pipelines.config.evaluation import Evaluation
+from pipelines.config.evaluation import EvaluationConfig
 from pipelines.config.operators import SELF, references
-from pipelines.config.services import Encoder, Expert, Service
-from pipelines.config.student import FullStudent, LoraStudent, StartAtExpert, StartAtMerge
-from pipelines.config.training import Checkpoint, Learner, Rollout
+from pipelines.config.presets import Preset, expand
+from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
+from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
+from pipelines.config.training import CheckpointConfig, LearnerConfig, RolloutConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from fields.families.base import Family
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -28,7 +34,7 @@ ENCODER = "encoder"
 RESERVED = (BASE, BEFORE, AFTER, SHARED, ENCODER, STUDENT, "endpoint")
 
 
-class Run(Section):
+class RunSettings(Section):
     """What is run, where it is written."""
 
     name: Name = "scene"
@@ -41,8 +47,17 @@ class Run(Section):
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
 
+    def application_name(self, service: str) -> str:
+        """The Serve application of one of the run's services; a standing one never has the name of a run's own."""
+        return f"{self.services}:{service}" if self.services else f"{self.name}-{service}"
 
-class Model(Section):
+    @property
+    def services_owner(self) -> str:
+        """What the services' own metrics name as their run: the run, or the standing set, which no single run owns."""
+        return self.services or self.name
+
+
+class ModelConfig(Section):
     """The frozen base that student and experts share."""
 
     family: str = Field(default="scene", description="kind of model")
@@ -52,19 +67,26 @@ class Model(Section):
     height: PositiveInt | None = Field(default=None, description="likewise")
 
     @model_validator(mode="after")
-    def _known_family(self) -> "Model":
+    def _known_family(self) -> "ModelConfig":
         if self.family not in FAMILIES:
             raise ValueError(f"unknown family {self.family!r}; allowed: {', '.join(FAMILIES)}")
         return self
 
     @model_validator(mode="after")
-    def _both_sides_or_none(self) -> "Model":
+    def _both_sides_or_none(self) -> "ModelConfig":
         if (self.width is None) != (self.height is None):
             raise ValueError(f"width {self.width} and height {self.height}: give both or none")
         return self
 
+    def build(self, device: "torch.device") -> "Family":
+        """The model family; its encoders run on this device."""
+        import torch
 
-class Route(Section):
+        size = None if self.width is None or self.height is None else (self.width, self.height)
+        return FAMILIES[self.family](self.path, getattr(torch, self.dtype), size, device)
+
+
+class RouteConfig(Section):
     """One kind of task: who answers it, and the rows it is trained on."""
 
     expert: str = Field(description="name of the expert that answers")
@@ -81,22 +103,22 @@ class Route(Section):
 class RunConfig(Section):
     """One distillation."""
 
-    run: Run = Run()
-    model: Model = Model()
-    experts: dict[Name, Expert] = Field(min_length=1)
-    routes: dict[Name, Route] = Field(min_length=1)
-    encoder: Encoder = Encoder()
-    student: Annotated[LoraStudent | FullStudent, Field(discriminator="type")] = LoraStudent()
-    preset: m.Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
-    state: m.State = m.StudentOde()
-    query: m.Query = m.BetaQuery()
-    routing: m.Routing = m.HardRouting()
-    objective: m.Objective = m.Mse()
-    anchor: m.Anchor | None = None
-    rollout: Rollout = Rollout()
-    learner: Learner = Learner()
-    checkpoint: Checkpoint = Checkpoint()
-    eval: Evaluation = Evaluation()
+    run: RunSettings = RunSettings()
+    model: ModelConfig = ModelConfig()
+    experts: dict[Name, ExpertConfig] = Field(min_length=1)
+    routes: dict[Name, RouteConfig] = Field(min_length=1)
+    encoder: EncoderConfig = EncoderConfig()
+    student: Annotated[LoraStudentConfig | FullStudentConfig, Field(discriminator="type")] = LoraStudentConfig()
+    preset: Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
+    state: m.StateConfig = m.StudentOdeConfig()
+    query: m.QueryConfig = m.BetaQueryConfig()
+    routing: m.RoutingConfig = m.HardRoutingConfig()
+    objective: m.ObjectiveConfig = m.MseConfig()
+    anchor: m.AnchorConfig | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +127,7 @@ class RunConfig(Section):
             return content
         if isinstance(student := content.get("student"), dict):  # so that `student.rank=8` alone says what it means
             content = content | {"student": {"type": "lora", **student}}
-        return m.expand(content)
+        return expand(content)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunConfig":
@@ -117,13 +139,13 @@ class RunConfig(Section):
     def _named_experts(self) -> Iterator[tuple[str, str]]:
         """Every place where the configuration names an expert."""
         yield from ((f"routes.{name}.expert", route.expert) for name, route in self.routes.items())
-        if isinstance(self.student.start, StartAtExpert):
+        if isinstance(self.student.start, StartAtExpertConfig):
             yield "student.start.expert", self.student.start.expert
-        if isinstance(self.student.start, StartAtMerge):
+        if isinstance(self.student.start, StartAtMergeConfig):
             yield from ((f"student.start.experts.{name}", name) for name in self.student.start.experts)
         if self.anchor:
             yield "anchor.expert", self.anchor.expert
-        if isinstance(self.routing, m.SoftRouting) and self.routing.mix is not None:
+        if isinstance(self.routing, m.SoftRoutingConfig) and self.routing.mix is not None:
             for route, shares in self.routing.mix.items():
                 yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
         for name, expert in self.experts.items():
@@ -131,11 +153,16 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _evaluation_fits_the_family(self) -> "RunConfig":
-        if self.eval.type == "exam" and self.model.family != "scene":
+        if self.evaluation_type == "exam" and self.model.family != "scene":
             raise ValueError(f"eval.type: 'exam' is for the family scene; allowed for {self.model.family}: grids")
-        if self.eval.metrics and (self.eval.type == "exam" or (self.eval.type is None and self.model.family == "scene")):
+        if self.eval.metrics and self.evaluation_type == "exam":
             raise ValueError("eval.metrics: the exam has its own marks; metrics are taken with eval.type: grids")
         return self
+
+    @property
+    def evaluation_type(self) -> Literal["exam", "grids"]:
+        """The exam for the scene family, image grids for others, unless it is written."""
+        return self.eval.type or ("exam" if self.model.family == "scene" else "grids")
 
     @model_validator(mode="after")
     def _operators_end(self) -> "RunConfig":
@@ -155,22 +182,22 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _queries_fit_the_rollout(self) -> "RunConfig":
         steps = self.rollout.steps
-        if isinstance(self.query, m.FixedQuery):
+        if isinstance(self.query, m.FixedQueryConfig):
             if self.rollout.shift is None and self.model.family != "scene" and self.query.coordinate != "index":
                 return self  # the model's own grid, which is not known here
             grid = time_grid(steps, self.rollout.shift or 1.0)
             states = {index_at(u, grid, self.query.coordinate) for u in self.query.at}
             if len(states) < len(self.query.at):
                 raise ValueError(f"query.at: {list(self.query.at)} are {len(states)} different states of {steps} rollout steps")
-        elif not isinstance(self.query, m.DenseQuery) and self.query.k > steps:
+        elif not isinstance(self.query, m.DenseQueryConfig) and self.query.k > steps:
             raise ValueError(f"query.k: {self.query.k} queries a sample need as many rollout.steps; there are {steps}")
         return self
 
     @model_validator(mode="after")
     def _mix_names_the_routes(self) -> "RunConfig":
-        if not isinstance(self.routing, m.SoftRouting):
+        if not isinstance(self.routing, m.SoftRoutingConfig):
             return self
-        if isinstance(self.state, m.ExpertRollout):
+        if self.state.expert_rolls_out:
             raise ValueError("state.type: an expert_rollout needs the one expert of hard or grouped routing")
         if self.routing.mix is not None and self.routing.mix.keys() != self.routes.keys():
             raise ValueError(f"routing.mix: it names {', '.join(self.routing.mix)}; the routes are {', '.join(self.routes)}")
@@ -178,19 +205,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _states_suit_the_rest(self) -> "RunConfig":
-        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSde | m.NoisedData):
+        if self.rollout.solver != "euler" and isinstance(self.state, m.StudentSdeConfig | m.NoisedDataConfig):
             raise ValueError(f"rollout.solver: {self.rollout.solver} solves an ODE; a state of type {self.state.type} has none")
-        if isinstance(self.objective, m.Pdm) and isinstance(self.state, m.NoisedData) and self.state.target == "data":
+        if isinstance(self.objective, m.PdmConfig) and not self.state.asks_experts:
             raise ValueError("objective.type: pdm needs an expert's answer; with state.target data no expert is asked")
-        sde = isinstance(self.objective, m.TransitionKl) and self.objective.form == "sde"
-        if sde and not isinstance(self.state, m.StudentSde):
+        sde = isinstance(self.objective, m.TransitionKlConfig) and self.objective.form == "sde"
+        if sde and not isinstance(self.state, m.StudentSdeConfig):
             raise ValueError(f"objective.form: sde is of the transitions of a student_sde; state.type is {self.state.type}")
         return self
 
     @model_validator(mode="after")
     def _every_route_fits_into_a_step(self) -> "RunConfig":
         size = self.learner.batch_size
-        for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRouting) else ():
+        for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRoutingConfig) else ():
             check_weights(weights)
             taken = {at(weights, (n + 0.5) / size) for n in range(size)}
             if absent := [name for name, weight in weights.items() if weight > 0 and name not in taken]:
@@ -237,12 +264,12 @@ class RunConfig(Section):
         return own.union(*(self._networks(other) for other in named - {SELF}))
 
     @property
-    def shared_experts(self) -> dict[str, Expert]:
+    def shared_experts(self) -> dict[str, ExpertConfig]:
         """The experts that are placed in one application."""
         return {name: expert for name, expert in self.experts.items() if expert.placement == "shared"}
 
     @property
-    def services(self) -> Mapping[str, Service]:
+    def services(self) -> Mapping[str, ServiceConfig]:
         """The services of the run, with what each gets of the cluster: experts, those that share a base as one, the encoder."""
         return {self.service_of(name): expert for name, expert in self.experts.items()} | {ENCODER: self.encoder}
 

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Section
 from pipelines.config.operators import SELF, Operator
+from services.resources import Resources
 
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
 Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
@@ -15,30 +16,43 @@ LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0
 NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
 
 
-class Autoscaling(Section):
+class AutoscalingConfig(Section):
     """Serve adds and removes replicas by itself, from `replicas` up."""
 
     most: PositiveInt = Field(description="replicas at most")
     target: PositiveFloat = Field(default=2.0, description="calls, in work or waiting, that each replica should have")
 
 
-class Service(Section):
+class ServiceConfig(Section):
     """What a service gets of the cluster."""
 
     replicas: PositiveInt = Field(default=1, description="with autoscaling the least")
-    autoscaling: Autoscaling | None = Field(default=None, description="none keeps the number, until pipelines.scale changes it")
+    autoscaling: AutoscalingConfig | None = Field(
+        default=None, description="none keeps the number, until pipelines.scale changes it"
+    )
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
 
     @model_validator(mode="after")
-    def _most_is_no_less(self) -> "Service":
+    def _most_is_no_less(self) -> "ServiceConfig":
         if self.autoscaling and self.autoscaling.most < self.replicas:
             raise ValueError(f"autoscaling.most: {self.autoscaling.most} is less than replicas, {self.replicas}")
         return self
 
+    def resources(self) -> Resources:
+        """What its Serve deployment is given."""
+        return Resources(
+            replicas=self.replicas,
+            most_replicas=self.autoscaling.most if self.autoscaling else None,
+            target_calls=self.autoscaling.target if self.autoscaling else 0.0,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            node_labels=self.node_labels,
+        )
 
-class Expert(Service):
+
+class ExpertConfig(ServiceConfig):
     """One frozen field, and what its service gets of the cluster."""
 
     checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
@@ -51,7 +65,7 @@ class Expert(Service):
     )
 
 
-class Encoder(Service):
+class EncoderConfig(ServiceConfig):
     """The condition encoder's service."""
 
     cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")

@@ -1,14 +1,18 @@
 """How the student is rolled out and updated, and when it is saved."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Section
 from pipelines.config.services import Cpus, Gpus, NodeLabels
 
+if TYPE_CHECKING:
+    from fields.distiller import Optimization
+    from fields.method.solver import Solver
 
-class Rollout(Section):
+
+class RolloutConfig(Section):
     """How rollouts are solved, and the workers that solve the student's."""
 
     steps: PositiveInt = Field(default=16, description="steps from noise to clean")
@@ -20,8 +24,14 @@ class Rollout(Section):
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
 
+    def ode_solver(self) -> "Solver":
+        """What solves the ODE of a rollout."""
+        from fields.method.solver import Euler, Heun
 
-class Learner(Section):
+        return Heun() if self.solver == "heun" else Euler()
+
+
+class LearnerConfig(Section):
     """How the student is updated."""
 
     batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
@@ -39,13 +49,26 @@ class Learner(Section):
     node_labels: NodeLabels = Field(default={})
 
     @model_validator(mode="after")
-    def _decay_ascends(self) -> "Learner":
+    def _decay_ascends(self) -> "LearnerConfig":
         if self.decay is not None and not 0 <= self.decay[0] < self.decay[1]:
             raise ValueError(f"decay {list(self.decay)} must ascend from 0 or later")
         return self
 
+    def optimization(self) -> "Optimization":
+        """How an update is made."""
+        from fields.distiller import Optimization
 
-class Checkpoint(Section):
+        return Optimization(
+            learning_rate=self.learning_rate,
+            betas=self.betas,
+            warmup_steps=self.warmup_steps,
+            decay=self.decay,
+            clip=self.clip,
+            ema_decay=self.ema_decay,
+        )
+
+
+class CheckpointConfig(Section):
     """When the run can be continued from."""
 
     every: PositiveInt = Field(default=100, description="optimizer steps; the last step is always saved")

@@ -1,7 +1,6 @@
 """A run by the plain loop of `fields/`, in this process and without Ray: for debugging, and as the oracle."""
 
 import time
-from pathlib import Path
 
 import torch
 
@@ -14,104 +13,109 @@ from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.policy import Policy
 from fields.reference import distill
-from pipelines.config.method import ExpertRollout
-from pipelines.config.recipe import recipe as run_recipe
-from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
-from pipelines.parts import build
+from pipelines.config.recipe import recipe
+from pipelines.config.run import AFTER, BASE, BEFORE
+from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
+from pipelines.run.origin import Origin
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
 
 
-def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, display: Display) -> Outcome:
+def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
     """Train and evaluate; writes the journal and the checkpoints."""
+    config = parts.config
     torch.set_num_threads(config.run.threads)
-    run = _Run(config, rows)
-    distiller = run.distiller
+    run = _OneProcess(parts)
+    distiller, when = run.distiller, parts.schedule(origin.step)
     published = {0: distiller.weights(0)}
-    results: dict[str, ExamResult] = {}
-    if config.eval.every:
-        display.say("evaluating base, experts and the student's start")
-        results = {BASE: run.examine(None), BEFORE: run.examine(published[0])}
-        results |= {name: run.examine_field(field) for name, field in run.fields.items()}
-    saved = checkpoint.read(resume) if resume else None
-    if saved is not None:
+    results = run.examine_before(published[0], display) if config.eval.every else {}
+    if origin.checkpoint is not None:
+        saved = checkpoint.read(origin.checkpoint)
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
         published = dict(saved.published)
-    when = build.schedule(config, saved.step if saved else 0)
     journal = Journal(config.folder, when.start, config.run.loggers)
-    recipe, checkpoints = run_recipe(config), config.folder / "checkpoints"
-    began, samples = time.monotonic(), 0
+    checkpoints = config.folder / "checkpoints"
+    began, samples, plan = time.monotonic(), 0, parts.plan
     steps = range(when.start, when.steps)
-    for step, update in distill(run.plan, run.encode, run.policy, run.states, run.learn, distiller, published, steps, when.lag):
-        ids = [sample_id for group in run.plan.groups(step) for sample_id in group.ids]
+    for step, update in distill(plan, run.encode, run.policy, run.states, run.learn, distiller, published, steps, when.lag):
+        ids = [sample_id for group in plan.groups(step) for sample_id in group.ids]
         samples += len(ids)
         seconds = time.monotonic() - began
         journal.record(step, update, max(0, step - when.lag), ids, seconds)
         display.update(step + 1, update, samples, seconds, min(step, when.lag))
         if when.saves_after(step + 1):
-            checkpoint.save(checkpoints, step + 1, distiller, published, recipe)
+            checkpoint.save(checkpoints, step + 1, distiller, published, recipe(config))
             checkpoint.prune(checkpoints, when.keep_checkpoints)
         if when.evaluates_after(step + 1):
             examined = time.monotonic()
-            result = run.examine(distiller.averaged_weights(step + 1))
-            journal.record_skills(step + 1, result.skills, result.picture)
-            answers = {**results, AFTER: result}
-            weights = distiller.weights(step + 1)
-            report_so_far(config, Outcome(steps=step + 1, weights=weights, exam=run.exam, results=answers))
+            run.examine_meanwhile(step + 1, journal, results)
             began += time.monotonic() - examined  # an exam is no training time
     if config.eval.every:
         display.say("evaluating the student")
         results[AFTER] = run.examine(distiller.averaged_weights(when.steps))
         journal.record_skills(when.steps, results[AFTER].skills, results[AFTER].picture)
     journal.close()
-    return Outcome(steps=when.steps, weights=distiller.weights(when.steps), exam=run.exam, results=results)
+    return Outcome(steps=when.steps, weights=distiller.weights(when.steps), exam=parts.evaluation, results=results)
 
 
-class _Run:
-    """What the loop takes, all of it in this process."""
+class _OneProcess:
+    """The encoder, the experts, the student that rolls out and the student that learns, all of them in this process."""
 
-    def __init__(self, config: RunConfig, rows: dict[str, int]):
-        self._config = config
-        self._family = build.family(config)
-        self._buckets = build.buckets(config)
-        self._teaching = build.teaching(config)
-        self._exam_grid = build.exam_grid(config)
-        self.plan = build.plan(config, rows)
-        self.fields = {name: build.field(config, name) for name in config.experts}
-        self.policy = build.policy(config)
-        self.distiller = build.distiller(config)
-        self.exam = build.evaluation(config)
+    def __init__(self, parts: RunParts):
+        self._parts = parts
+        self._fields = {name: parts.field(name) for name in parts.config.experts}
+        self.policy = parts.policy()
+        self.distiller = parts.distiller()
 
     def encode(self, group: Group) -> Condition:
-        rows = [[self._buckets[group.route][sample.row]] for sample in group.samples]
-        conditions = [self._family.encode(row) for row in rows]
-        if build.with_clean(self._config):
-            conditions = [self._family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
+        """The condition of a group's rows."""
+        family = self._parts.family
+        rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
+        conditions = [family.encode(row) for row in rows]
+        if self._parts.config.state.reads_targets:
+            conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
         return Condition.concatenate(conditions)
 
     def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
-        config, solver = self._config, build.solver(self._config)
-        if solver is None or not isinstance(config.state, ExpertRollout):
+        """The states at which a group's experts are asked."""
+        parts = self._parts
+        if parts.solver is None or not parts.config.state.expert_rolls_out:
             return self.policy.queries(group, condition)
-        (expert,) = self._teaching.shares[group.route]
-        grid, both_branches = self.plan.grid(group.size), build.objective(config).both_branches
-        return self.fields[expert].queries(group, condition, config.run.seed, grid, solver, both_branches)
+        (expert,) = parts.teaching.shares[group.route]
+        grid, both_branches = parts.grid(group.size), parts.objective.both_branches
+        return self._fields[expert].queries(group, condition, parts.config.run.seed, grid, parts.solver, both_branches)
 
     def learn(self, query: Query) -> Example:
-        answers = {name: self.fields[name].answer(query) for name in self._teaching.asked(query.route)}
-        return self._teaching.example(query, answers)
+        """A query with the answers of its route's experts."""
+        teaching = self._parts.teaching
+        answers = {name: self._fields[name].answer(query) for name in teaching.asked(query.route)}
+        return teaching.example(query, answers)
+
+    def examine_before(self, start: Weights, display: Display) -> dict[str, ExamResult]:
+        """The exams of the base, the student's start, and the experts."""
+        display.say("evaluating base, experts and the student's start")
+        results = {BASE: self.examine(None), BEFORE: self.examine(start)}
+        return results | {name: self._examine_field(field) for name, field in self._fields.items()}
+
+    def examine_meanwhile(self, step: int, journal: Journal, results: dict[str, ExamResult]) -> None:
+        """The exam of the student after `step` steps, in the journal and in a report."""
+        result = self.examine(self.distiller.averaged_weights(step))
+        journal.record_skills(step, result.skills, result.picture)
+        weights, answers = self.distiller.weights(step), {**results, AFTER: result}
+        outcome = Outcome(steps=step, weights=weights, exam=self._parts.evaluation, results=answers)
+        report_so_far(self._parts.config, outcome)
 
     def examine(self, weights: Weights | None) -> ExamResult:
         """The student with these weights; None is the base."""
         self.policy.load(weights)
-        return self.examine_field(self.policy)
+        return self._examine_field(self.policy)
 
-    def examine_field(self, field: Field | Policy) -> ExamResult:
-        answers = []
-        for sheet in self.exam.sheets:
-            condition = self._family.encode(sheet.rows)
-            grid = self._exam_grid(self._family.size(sheet.rows[0]))
+    def _examine_field(self, field: Field | Policy) -> ExamResult:
+        family, exam, answers = self._parts.family, self._parts.evaluation, []
+        for sheet in exam.sheets:
+            condition = family.encode(sheet.rows)
+            grid = self._parts.exam_grid(family.size(sheet.rows[0]))
             x_0 = generate(field.velocity, sheet.noise, grid, condition, field.device)
-            answers.append(self._family.decode(x_0))
-        return self.exam.result(answers)
+            answers.append(family.decode(x_0))
+        return exam.result(answers)

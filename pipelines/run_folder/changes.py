@@ -11,7 +11,7 @@ from typing import Any
 from actors.journal import CHANGES, rows
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load_config, put, validated
-from pipelines.config.method import SoftRouting
+from pipelines.config.method import SoftRoutingConfig
 from pipelines.config.run import RunConfig
 
 Settings = Mapping[str, Any]  # dotted key -> value
@@ -79,7 +79,7 @@ def _require_changeable(config: RunConfig, key: str) -> None:
 
 
 def _require_new(config: RunConfig, name: str, route: Any) -> None:
-    if isinstance(config.routing, SoftRouting):
+    if isinstance(config.routing, SoftRoutingConfig):
         raise ConfigError(f"routes.{name}: soft routing mixes the experts of all routes; no route can come to such a run")
     if not isinstance(route, dict):
         raise ConfigError(f"routes.{name}: a route has the keys expert and data, and may have a weight; this is {route!r}")

@@ -13,7 +13,6 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatusOverview
 
-from pipelines.cluster import deployment
 from pipelines.cluster.connect import live_actors
 from pipelines.config.run import RunConfig
 
@@ -64,14 +63,14 @@ def read_cluster(config: RunConfig) -> ClusterState:
     learners = [actor for actor in actors if actor.name == f"{run}/learner"]
     metrics = _Metrics.scrape()
     applications = serve.status().applications
-    services = {name: applications.get(deployment.application_name(config, name)) for name in config.services}
+    services = {name: applications.get(config.run.application_name(name)) for name in config.services}
     return ClusterState(
         learner=bool(learners),
         workers=sum(name.startswith(f"{run}/rollout-") for name in alive),
         workers_wanted=_workers(config, learners),
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
-        truncated=metrics.total("ray_field_truncated_prompts_total", run=deployment.owner(config)),
+        truncated=metrics.total("ray_field_truncated_prompts_total", run=config.run.services_owner),
         services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
     )
 
@@ -87,7 +86,7 @@ def _workers(config: RunConfig, learners: Sequence[Any]) -> int:
 
 def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
     replicas = [item for deployment in application.deployments.values() for item in deployment.replica_states.items()]
-    where = {"application": deployment.application_name(config, name)}
+    where = {"application": config.run.application_name(name)}
     return ServiceState(
         running=sum(number for state, number in replicas if state == "RUNNING"),
         wanted=sum(number for _, number in replicas),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from schemas import errors, pod_errors
 
-from pipelines.cluster.demands import demands
+from pipelines.cluster.demands import RunDemands
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.distill import parser
@@ -112,7 +112,7 @@ def test_the_worker_groups_can_grow_to_what_the_run_asks_for(path):
     assert wait >= 600, "nodes take minutes to come"
     for kind, limit in (("num_cpus", "cpu"), ("num_gpus", "nvidia.com/gpu")):
         asked: dict[tuple[tuple[str, str], ...], float] = {}
-        for demand in demands(config):
+        for demand in RunDemands.of(config).started:
             labels = tuple(sorted(demand.node_labels.items()))
             asked[labels] = asked.get(labels, 0.0) + demand.count * getattr(demand, kind)
         for labels, amount in asked.items():

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.cluster import deployment
+from pipelines.cluster.deployment import RunServices
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_scene
+from pipelines.parts.run_parts import RunParts
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -58,7 +59,7 @@ def _deployed(cluster: str) -> Iterator[list[RunConfig]]:
     configs: list[RunConfig] = []
     yield configs
     for config in configs:
-        deployment.delete(config, wait=True)
+        RunServices(RunParts(config)).delete(wait=True)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def on_standing(_deployed: list[RunConfig], make_config: MakeConfig) -> MakeConf
     def make(*overrides: str) -> RunConfig:
         config = make_config("run.services=session", *overrides)
         if not _deployed:
-            deployment.deploy(config)
+            RunServices(RunParts(config)).deploy()
             _deployed.append(config)
         return config
 

@@ -7,29 +7,33 @@ import ray
 from rich.console import Console
 
 from actors.journal import METRICS, rows
+from fields import checkpoint
 from fields.carriers import Weights
+from pipelines.cluster.demands import RunDemands
 from pipelines.cluster.reserve import reserve
 from pipelines.config.run import RunConfig
-from pipelines.parts.check_files import check_files
+from pipelines.parts.check_files import checked_parts
 from pipelines.run.distributed import end, run_distributed, start_learner
+from pipelines.run.origin import Origin
 from pipelines.run.reference import run_reference
 from pipelines.run_folder.outcome import Outcome, write_config
 from pipelines.watch.progress import Display
 
 
 def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
-    return run_reference(config, check_files(config), resume, _quiet(config))
+    return run_reference(checked_parts(config), _origin(resume), _quiet(config))
 
 
-def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -> Outcome | None:
+def distributed(config: RunConfig, resume: Path | None = None) -> Outcome | None:
     """None if the run was stopped."""
     write_config(config)
-    return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
+    reservation = reserve(RunDemands.of(config), 0, print)
+    return run_distributed(checked_parts(config), _origin(resume), _quiet(config), reservation)
 
 
 def trained(config: RunConfig) -> Weights:
     """The student of learner and workers alone, on services that are deployed already."""
-    learner = start_learner(config, check_files(config))
+    learner = start_learner(checked_parts(config), Origin())
     try:
         ray.get(learner.train.remote())
         weights, _ = ray.get(learner.student.remote())
@@ -41,6 +45,10 @@ def trained(config: RunConfig) -> Weights:
 def trained_ids(folder: Path) -> list[int]:
     """Every sample id in metrics.jsonl, in training order."""
     return [sample_id for row in rows(folder / METRICS) for sample_id in row["sample_ids"]]
+
+
+def _origin(resume: Path | None) -> Origin:
+    return Origin() if resume is None else Origin(step=checkpoint.read(resume).step, checkpoint=resume)
 
 
 def _quiet(config: RunConfig) -> Display:

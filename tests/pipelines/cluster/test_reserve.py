@@ -9,7 +9,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipelines.cluster import reserve as module
-from pipelines.cluster.demands import Demand
+from pipelines.cluster.demands import Demand, RunDemands
 from pipelines.cluster.reserve import require_room, reserve
 from pipelines.config.errors import ConfigError
 
@@ -42,7 +42,7 @@ def _cpus_become(amount: float) -> bool:
 
 
 def test_a_reservation_is_held_in_two_parts_and_given_back(make_config, free):
-    reservation = reserve(make_config(), 0, print)
+    reservation = reserve(RunDemands.of(make_config()), 0, print)
     assert _cpus_become(free - RUN)
     assert [bundle["CPU"] for bundle in reservation.actors.bundle_specs] == [0.1, 0.1, 0.1]
     reservation.make_room()
@@ -52,7 +52,7 @@ def test_a_reservation_is_held_in_two_parts_and_given_back(make_config, free):
 
 
 def test_a_process_that_asks_for_nothing_is_placed_too(make_config):
-    reservation = reserve(make_config("learner.num_cpus=0"), 0, print)
+    reservation = reserve(RunDemands.of(make_config("learner.num_cpus=0")), 0, print)
     reservation.release()
 
 
@@ -65,11 +65,11 @@ def test_a_busy_cluster_is_waited_for_and_then_refused(make_config, free, reques
         ConfigError,
         match=r"^num_cpus: the run needs 0\.7 \(learner .*; the cluster, beside what others hold, has 0\.5;",
     ):
-        reserve(make_config(), 0, said.append)
+        reserve(RunDemands.of(make_config()), 0, said.append)
     assert said[0].startswith("waiting for resources: num_cpus: the run needs 0.7")
     assert _cpus_become(0.5), "what was had of it is given back"
     remove_placement_group(other)
-    reserve(make_config(), 60, said.append).release()
+    reserve(RunDemands.of(make_config()), 60, said.append).release()
     assert _cpus_become(free)
 
 
@@ -84,7 +84,7 @@ def test_a_busy_cluster_is_waited_for_and_then_refused(make_config, free, reques
 )
 def test_a_shortage_says_what_is_missing(make_config, overrides, wait_s, message):
     with pytest.raises(ConfigError, match=message):
-        reserve(make_config(*overrides), wait_s, print)
+        reserve(RunDemands.of(make_config(*overrides)), wait_s, print)
 
 
 def test_room_for_what_comes_is_waited_for_and_not_held(free, request):

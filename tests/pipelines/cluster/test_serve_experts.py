@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import pytest
 import ray
 
-from pipelines.cluster import deployment
+from pipelines.cluster.deployment import RunServices
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
+from pipelines.parts.run_parts import RunParts
 from pipelines.serve_experts import main, standing
 from runs import distributed, reference
 from services import applications
@@ -52,7 +53,7 @@ def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(served, make_co
         assert students[name].weights.checksum == reference(make_config(*overrides, f"run.name={name}-alone")).weights.checksum
     assert students["first"].weights.checksum != students["second"].weights.checksum
     assert [name for name in applications.listed() if name.startswith(("first", "second"))] == [], "the runs deployed nothing"
-    assert deployment.missing(configs["first"]) == [], "and deleted nothing"
+    assert RunServices(RunParts(configs["first"])).missing() == [], "and deleted nothing"
     ports = [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes()]
     encoded = re.compile(r'field_encoder_cache_misses_total\{.*run="standing".*\} [1-9]')
     deadline = time.monotonic() + 30
@@ -68,17 +69,18 @@ def test_what_stands_is_adopted_or_refused_with_the_difference(served, tiny_mode
     adapter = f"experts.local_edit.adapter={tiny_models.global_edit}"
     difference = r"stands with other settings: experts\.local_edit\.adapter: [0-9a-f]{64} -> [0-9a-f]{64}"
     with pytest.raises(ConfigError, match=difference):
-        deployment.require_standing(served.config(adapter))
+        RunServices(RunParts(served.config(adapter))).require_standing()
     assert main([*served.command, "run.threads=2"]) == 2
     assert "stands with other settings: threads: 1 -> 2. Use them" in capsys.readouterr().err
-    deployment.require_standing(served.config("run.seed=5", "encoder.num_cpus=0.2", "rollout.steps=3"))
+    config = served.config("run.seed=5", "encoder.num_cpus=0.2", "rollout.steps=3")
+    RunServices(RunParts(config)).require_standing()
 
 
 def test_a_run_says_which_experts_do_not_stand(cluster, make_config):
     with pytest.raises(
         ConfigError, match=r"no application nowhere:text_to_image, .*serve_experts CONFIG run\.services=nowhere"
     ):
-        deployment.require_standing(make_config("run.services=nowhere"))
+        RunServices(RunParts(make_config("run.services=nowhere"))).require_standing()
 
 
 def test_services_are_called_after_the_run_where_nothing_else_is_said(make_config):

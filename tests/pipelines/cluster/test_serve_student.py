@@ -24,7 +24,7 @@ from fields.method.solver import Euler, Velocity
 from fields.scene.family import SceneFamily
 from pipelines.cluster.endpoint import endpoint_settings, find_served, start_endpoint
 from pipelines.config.run import RunConfig
-from pipelines.parts import build
+from pipelines.parts.run_parts import RunParts
 from pipelines.run_folder.outcome import write_config
 from pipelines.serve_student import main
 from runs import reference
@@ -82,15 +82,17 @@ def expected(config: RunConfig, seed: int, k: int, row) -> bytes:
     assert newest is not None
     saved = checkpoint.read(newest)
     assert saved.step == 6
-    student = build.policy(config)
+    parts = RunParts(config)
+    student = parts.policy()
     student.load(Weights.of(6, saved.ema))
     return picture(config, student.velocity, seed, k, row)
 
 
 def picture(config: RunConfig, velocity: Velocity, seed: int, k: int, row) -> bytes:
-    family = build.family(config)
+    parts = RunParts(config)
+    family = parts.family
     x_T = noise(seed, (k,), family.latent_shape())
-    x_0 = clean(velocity, x_T, build.grid(config)(None), family.encode([row]), Euler())
+    x_0 = clean(velocity, x_T, parts.grid(None), family.encode([row]), Euler())
     return encode_png(family.decode(x_0)[0])
 
 
@@ -129,7 +131,7 @@ def test_the_openai_client_generates_edits_and_crowds(served):
     more = {"seed": 3, "negative_prompt": "a blue square on white"}
     guided = client.images.edit(image=source, prompt=row.prompt, model="global_edit", extra_body=more)
     away = replace(row, negative_prompt=more["negative_prompt"])
-    field = build.field(served.config, "global_edit")
+    field = RunParts(served.config).field("global_edit")
     assert b64decode(guided.data[0].b64_json) == picture(served.config, field.velocity, 3, 0, away)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=served.url, api_key="wrong", max_retries=0).models.list()

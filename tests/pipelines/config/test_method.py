@@ -16,7 +16,7 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.operators import SELF, expression
 from pipelines.config.recipe import recipe
-from pipelines.parts import build
+from pipelines.parts.run_parts import RunParts
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ PRESETS = {  # solver (None noises data), query, routing, objective
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_the_method_of_its_paper(read, name):
     config = read(f"preset={name}")
-    plan = build.plan(config, {"a": 1, "b": 1})
-    assert (build.solver(config), plan.query, plan.routing, build.objective(config)) == PRESETS[name]
-    shares = build.teaching(config).shares
+    parts = RunParts(config, {"a": 1, "b": 1})
+    assert (parts.solver, parts.plan.query, parts.plan.routing, parts.objective) == PRESETS[name]
+    shares = parts.teaching.shares
     both = {"a": 0.5, "b": 0.5}
     taught = {"softmix": {"a": both, "b": both}, "joint_sft": {"a": {}, "b": {}}}
     assert shares == taught.get(name, {"a": {"a": 1.0}, "b": {"b": 1.0}})
-    assert build.with_clean(config) == (name in ("offpolicy", "joint_sft"))
+    assert config.state.reads_targets == (name in ("offpolicy", "joint_sft"))
 
 
 def test_the_default_is_danceopd(read):
@@ -92,17 +92,17 @@ def test_a_run_of_a_preset_is_the_run_of_its_axes(read):
     [("rollout.solver=heun", Heun()), ("state={type: student_sde, eta: 0.5}", EulerMaruyama(0.5))],
 )
 def test_solvers(read, override, solver):
-    assert build.solver(read(override)) == solver
+    assert RunParts(read(override)).solver == solver
 
 
 def test_objectives(read):
-    assert build.objective(read("objective={type: weighted_mse, power: 2}")) == VelocityMse(2.0)
-    assert build.objective(read("objective={type: pdm, weight: 0.5}")) == PredictionDifference(0.5)
+    assert RunParts(read("objective={type: weighted_mse, power: 2}")).objective == VelocityMse(2.0)
+    assert RunParts(read("objective={type: pdm, weight: 0.5}")).objective == PredictionDifference(0.5)
 
 
 def test_soft_shares_leave_out_who_has_none(read):
     config = read("routing={type: soft, mix: {a: {a: 1, b: 0}, b: {a: 0.25, b: 0.75}}}", "anchor={expert: a, weight: 2}")
-    teaching = build.teaching(config)
+    teaching = RunParts(config).teaching
     assert teaching.shares == {"a": {"a": 1.0}, "b": {"a": 0.25, "b": 0.75}}
     assert teaching.anchor == "a"
 
@@ -202,7 +202,7 @@ BAD_TOGETHER = [
 
 
 def test_the_kl_is_of_the_rollouts_own_transitions(read):
-    assert build.objective(read("preset=flowopd", "state.eta=0.3")) == TransitionKl(0.3)
+    assert RunParts(read("preset=flowopd", "state.eta=0.3")).objective == TransitionKl(0.3)
 
 
 @pytest.mark.parametrize(("overrides", "expected"), BAD_TOGETHER, ids=[expected for _, expected in BAD_TOGETHER])

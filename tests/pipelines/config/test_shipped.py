@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config.load import load_config
-from pipelines.parts import build
+from pipelines.parts.run_parts import RunParts
 
 CONFIGS = Path("pipelines/configs")
 COMPARISONS = [CONFIGS / "compare_scene.yaml"]  # tests/pipelines/comparison/test_compare.py
@@ -13,7 +13,7 @@ SHIPPED = sorted({*CONFIGS.glob("*.yaml"), *Path("deploy").rglob("config*.yaml")
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_shipped_configurations_parse(path):
     config = load_config(path, [])
-    assert set(build.plan(config, dict.fromkeys(config.routes, 1)).rows) == set(config.routes)
+    assert set(RunParts(config, dict.fromkeys(config.routes, 1)).plan.rows) == set(config.routes)
 
 
 def test_overrides_replace_nested_values(make_config):

@@ -6,8 +6,7 @@ import torch
 from fields.lora.adapter import Adapter, LoraShape, adapted_modules
 from fields.lora.peft_files import read_adapter, write_adapter
 from fields.scene.family import SceneFamily
-from pipelines.parts import build
-from pipelines.parts.student_start import start_tensors
+from pipelines.parts.run_parts import RunParts
 
 MODULE = "blocks.1.ff_in"
 
@@ -15,9 +14,7 @@ MODULE = "blocks.1.ff_in"
 @pytest.fixture
 def start_of(make_config, tiny_models):
     def tensors(*overrides):
-        config = make_config(*overrides)
-        family = SceneFamily()
-        return start_tensors(config, build.student(config), family, family.load_transformer(tiny_models.base))
+        return RunParts(make_config(*overrides)).start_tensors(SceneFamily().load_transformer(tiny_models.base))
 
     return tensors
 

@@ -20,8 +20,8 @@ from fields.method.time_grid import time_grid
 from fields.registry import FAMILIES
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, BASE, BEFORE
-from pipelines.parts import build
-from pipelines.parts.check_files import check_files
+from pipelines.parts.check_files import checked_parts
+from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import write_report
 from pipelines.run_folder.outcome import write_summary
 from runs import distributed, reference
@@ -45,7 +45,7 @@ def test_a_run_without_an_exam_shows_what_everyone_makes_of_the_same_rows(make_c
 
 def _check_base(config, outcome):
     """The base's images of the first route against a rollout by hand."""
-    field = build.field(config, "text_to_image")  # the expert of that route is the base itself
+    field = RunParts(config).field("text_to_image")  # the expert of that route is the base itself
     rows = [Bucket(config.routes["text_to_image"].data)[n] for n in range(4)]
     x_T = noise(7, range(4), (3, 24, 24), Stream.QUESTION_NOISE)
     expected = clean(field.velocity, x_T, time_grid(16), field.family.encode(rows), Euler())
@@ -109,7 +109,7 @@ def test_metrics_are_in_summary_report_and_board(make_config, tiny_clip, extract
 def test_metrics_that_cannot_be_taken_are_refused(make_config, extractor, tmp_path):
     metric = f"eval.metrics={{clip: {{type: clip_score, weights: {tmp_path}}}}}"
     with pytest.raises(ConfigError, match=r"eval\.metrics: .* is no CLIP model: it has no config\.json"):
-        check_files(make_config(*GRIDS, metric))
+        checked_parts(make_config(*GRIDS, metric))
     with pytest.raises(
         ConfigError, match=r"eval\.metrics: the exam has its own marks; metrics are taken with eval.type: grids"
     ):
@@ -118,12 +118,12 @@ def test_metrics_that_cannot_be_taken_are_refused(make_config, extractor, tmp_pa
         make_config(*GRIDS, "eval.metrics={x: {type: lpips, weights: w}}")
     fid = f"eval.metrics={{far: {{type: fid, weights: {tmp_path / 'no'}}}}}"
     with pytest.raises(ConfigError, match=r"eval\.metrics: no such file: .*/no"):
-        check_files(make_config(*GRIDS, fid))
+        checked_parts(make_config(*GRIDS, fid))
     fid = f"eval.metrics={{far: {{type: fid, weights: {extractor}}}}}"
     with pytest.raises(
         ConfigError, match=r"eval\.metrics: far, of the route text_to_image: fid needs at least 2 images; .* give 1"
     ):
-        check_files(make_config(*GRIDS, fid, "eval.samples=1"))
+        checked_parts(make_config(*GRIDS, fid, "eval.samples=1"))
 
 
 def test_a_distributed_run_makes_the_images_of_the_reference(on_standing, make_config):
@@ -136,13 +136,13 @@ def test_a_distributed_run_makes_the_images_of_the_reference(on_standing, make_c
 
 
 def test_the_scene_family_is_examined_unless_told_otherwise(make_config):
-    assert type(build.evaluation(make_config())).__name__ == "Exam"
-    assert type(build.evaluation(make_config("eval.type=grids"))).__name__ == "RouteGrids"
+    assert type(RunParts(make_config()).evaluation).__name__ == "Exam"
+    assert type(RunParts(make_config("eval.type=grids")).evaluation).__name__ == "RouteGrids"
 
 
 def test_only_the_scene_family_has_an_exam(make_config, monkeypatch):
     monkeypatch.setitem(FAMILIES._places, "other", FAMILIES._places["scene"])
-    assert type(build.evaluation(make_config("model.family=other"))).__name__ == "RouteGrids"
+    assert type(RunParts(make_config("model.family=other")).evaluation).__name__ == "RouteGrids"
     with pytest.raises(ConfigError, match=r"eval\.type: 'exam' is for the family scene; allowed for other: grids"):
         make_config("model.family=other", "eval.type=exam")
 

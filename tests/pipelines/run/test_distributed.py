@@ -11,8 +11,9 @@ import pytest
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
-from pipelines.cluster import deployment
+from pipelines.cluster.deployment import RunServices
 from pipelines.config.run import RunConfig
+from pipelines.parts.run_parts import RunParts
 from runs import distributed, reference, trained, trained_ids
 
 
@@ -94,8 +95,8 @@ def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config, r
     start = reference(make_config(*overrides, "run.steps=1", "learner.learning_rate=1e-12")).weights.tensors
     expected = reference(make_config(*overrides, "run.name=reference")).weights.tensors
     runs = [make_config(*overrides, "run.services=one-base", f"run.name=shared{n}") for n in range(2)]
-    request.addfinalizer(lambda: deployment.delete(runs[0], wait=True))
-    deployment.deploy(runs[0])
+    request.addfinalizer(lambda: RunServices(RunParts(runs[0])).delete(wait=True))
+    RunServices(RunParts(runs[0])).deploy()
     shared = [trained(run) for run in runs]
     assert shared[0].checksum == shared[1].checksum
     learned = sum((expected[name] - tensor).square().sum() for name, tensor in start.items()) ** 0.5

@@ -29,8 +29,8 @@ from fields.registry import FAMILIES
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.generate import main as generate
-from pipelines.parts import build
-from pipelines.parts.check_files import check_files
+from pipelines.parts.check_files import checked_parts
+from pipelines.parts.run_parts import RunParts
 from pipelines.run_folder.outcome import Outcome
 from runs import distributed, reference
 
@@ -187,10 +187,10 @@ def test_other_methods_teach_another_student(trained, name, preset):
 
 
 def test_an_expert_is_guided_as_its_own_pipeline_does(trained):
-    expression = build.expert_expression(trained("qwen_image").run, "base_expert", build.family(trained("qwen_image").run))
+    expression = RunParts(trained("qwen_image").run).experts.expression("base_expert")
     assert isinstance(expression, LengthKept)
     assert expression.of == Guidance(Network("base_expert"), 2.0)
-    told = build.expert_expression(trained("flux").run, "base_expert", build.family(trained("flux").run))
+    told = RunParts(trained("flux").run).experts.expression("base_expert")
     assert told == DistilledGuidance(Network("base_expert"), 2.0)
 
 
@@ -199,7 +199,7 @@ def test_a_told_guidance_of_an_interval_is_refused_with_its_key(trained):
     experts = trained("flux").run.model_dump(mode="json", exclude_unset=True)["experts"]
     experts["base_expert"]["operator"] = operator
     with pytest.raises(ConfigError, match=r"experts.base_expert.operator: interval .* family flux is told one guidance scale"):
-        check_files(changed(trained("flux"), "told", experts=experts))
+        checked_parts(changed(trained("flux"), "told", experts=experts))
 
 
 def test_grids_show_every_size_in_its_own_shape(trained):
@@ -211,7 +211,7 @@ def test_grids_show_every_size_in_its_own_shape(trained):
 
 def test_a_regression_merge_of_routes_with_two_sizes(trained):
     student = {"rank": 4, "alpha": 4, "start": {"type": "regression", "rows": 3}}
-    start = build.start_tensors(changed(trained("sana"), "merged", student=student))
+    start = RunParts(changed(trained("sana"), "merged", student=student)).start_tensors()
     assert start is not None
     assert all(bool(tensor.isfinite().all()) for tensor in start.values())
 
@@ -224,7 +224,7 @@ def test_generation_is_in_the_rows_size_on_the_models_own_grid(trained, tmp_path
         assert generate([str(argument) for argument in (*arguments, "--out", tmp_path / out, *more)]) == 0
     plain, guided = ([Image.open(tmp_path / out / f"{n:05d}-0.png") for n in range(2)] for out in ("plain", "guided"))
     assert [picture.size for picture in plain] == [(WIDTH, HEIGHT), (HEIGHT, WIDTH)]
-    family = build.family(model.run)
+    family = RunParts(model.run).family
     row = Bucket(prompts)[1]
     condition, size = family.encode([row]), (HEIGHT, WIDTH)
     x_T = noise(0, [1000], family.latent_shape(size), Stream.QUESTION_NOISE)

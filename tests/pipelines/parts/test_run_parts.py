@@ -5,7 +5,7 @@ import torch
 
 from fields.lora.formats import load_adapter
 from fields.scene.family import SceneFamily
-from pipelines.parts import build
+from pipelines.parts.run_parts import RunParts
 
 
 @pytest.mark.parametrize("adapter", [None, "local_edit"])
@@ -14,7 +14,7 @@ def test_an_expert_is_the_base_or_a_checkpoint_with_or_without_an_adapter(make_c
     """Each weight is the file's, plus scale B A where the adapter has it."""
     overrides = [f"experts.text_to_image.checkpoint={getattr(tiny_models, checkpoint)}"] if checkpoint else []
     overrides += [f"experts.text_to_image.adapter={getattr(tiny_models, adapter)}"] if adapter else []
-    field = build.field(make_config(*overrides), "text_to_image")
+    field = RunParts(make_config(*overrides)).field("text_to_image")
     plain = SceneFamily().load_transformer(getattr(tiny_models, checkpoint or "base"))
     x = torch.randn(5, 48)
     for name in ("blocks.0.to_qkv", "blocks.1.ff_in", "patch_out"):

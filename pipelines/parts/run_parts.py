@@ -1,0 +1,225 @@
+"""The parts of a run, from its configuration. Services and actors get these, not the configuration's sections."""
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+
+from torch import nn
+
+from actors.schedule import Schedule
+from fields.carriers import GIVEN, Tensors
+from fields.data.rows import Bucket
+from fields.data.size import Size
+from fields.distiller import Distiller
+from fields.evaluation.base import Evaluation
+from fields.evaluation.route_grids import RouteGrids
+from fields.families.base import Family
+from fields.field import Field
+from fields.method.objective import Objective
+from fields.method.plan import SamplePlan, Stream, generator
+from fields.method.routing import ChangingRouting, Routing
+from fields.method.solver import Solver
+from fields.method.teaching import Teaching
+from fields.method.time_grid import Grid
+from fields.policy import Policy
+from fields.registry import FAMILIES
+from fields.scene.exam import Exam
+from fields.shared_field import SharedField
+from fields.student import Student
+from pipelines.config.run import RunConfig
+from pipelines.parts.device import device
+from pipelines.parts.expert_networks import ExpertNetworks
+from pipelines.parts.student_start import ConfiguredSources
+
+
+class RunParts:
+    """Builds each part of a run where it is first asked for.
+
+    What travels to another process is the configuration alone: there every part is built anew, on that process's device.
+    A property is built once in a process. A method loads weights, and builds anew each time.
+
+    Args:
+        config: of the run.
+        rows: route -> number of its rows, as the files were checked; needed for the plan alone.
+    """
+
+    def __init__(self, config: RunConfig, rows: Mapping[str, int] | None = None):
+        self.config = config
+        self.rows = rows or {}
+
+    def __reduce__(self) -> tuple[type["RunParts"], tuple[RunConfig, Mapping[str, int]]]:
+        return RunParts, (self.config, self.rows)
+
+    @cached_property
+    def family(self) -> Family:
+        """The model family; what it encodes here, it encodes on the CPU."""
+        return self.config.model.build(device(0))
+
+    def encoder_family(self) -> Family:
+        """The model family of the encoder's service, on the GPUs of that."""
+        return self.config.model.build(device(self.config.encoder.num_gpus))
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The rollout's times by size: the model's own, or of one shift."""
+        return self.family.times(self.config.rollout.steps, self.config.rollout.shift)
+
+    @cached_property
+    def exam_grid(self) -> Grid:
+        """The times at which students and experts answer the exam, by size."""
+        asked, rollout = self.config.eval, self.config.rollout
+        return self.family.times(asked.steps or rollout.steps, asked.shift or rollout.shift)
+
+    @cached_property
+    def buckets(self) -> dict[str, Bucket]:
+        """Route -> its rows."""
+        return {name: Bucket(route.data) for name, route in self.config.routes.items()}
+
+    @cached_property
+    def plan(self) -> SamplePlan:
+        """Which samples a step has."""
+        config = self.config
+        return SamplePlan(
+            seed=config.run.seed,
+            batch_size=config.learner.batch_size,
+            group_size=config.rollout.group_size,
+            routing=self._routing(),
+            query=config.query.build(),
+            grid=self.grid,
+            rows=dict(self.rows),
+            size=self._size,
+        )
+
+    def _routing(self) -> Routing:
+        stages = {step: self.config.routing.build(weights) for step, weights in self.config.route_weights.items()}
+        return stages[0] if len(stages) == 1 else ChangingRouting(stages)
+
+    def _size(self, route: str, row: int) -> Size | None:
+        """The size that a row asks for, or the family's."""
+        return self._bucket(route).size(row) or self.family.default_size
+
+    @cached_property
+    def _bucket(self):
+        """Opens a route's bucket at its first row: a plan can be made before the data is there."""
+        return cache(lambda route: Bucket(self.config.routes[route].data))
+
+    @cached_property
+    def solver(self) -> Solver | None:
+        """Of the rollouts that training asks at; None noises data instead. Evaluation uses Euler."""
+        return self.config.state.solver(self.config.rollout.ode_solver())
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return self.config.objective.build(self.config.state)
+
+    @cached_property
+    def teaching(self) -> Teaching:
+        """Which experts answer a route."""
+        config = self.config
+        experts = {name: route.expert for name, route in config.routes.items()}
+        shares = config.routing.shares(experts) if config.state.asks_experts else {name: {} for name in experts}
+        return Teaching(shares=shares, anchor=config.anchor.expert if config.anchor else None)
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """What base, experts and student are asked."""
+        settings = self.config.eval
+        if self.config.evaluation_type == "exam":
+            return Exam(settings.samples, settings.seed)
+        metrics = {name: metric.build() for name, metric in settings.metrics.items()}
+        group_size = self.config.rollout.group_size
+        return RouteGrids(self.buckets, settings.samples, settings.seed, self.family, group_size, metrics)
+
+    @cached_property
+    def student(self) -> Student:
+        """What is trained."""
+        return self.config.student.build(self._default_targets)
+
+    @property
+    def _default_targets(self) -> tuple[str, ...]:
+        return FAMILIES[self.config.model.family].default_lora_targets
+
+    def schedule(self, start: int) -> Schedule:
+        """When the run does what, from step `start` on."""
+        config = self.config
+        return Schedule(
+            start=start,
+            steps=config.run.steps,
+            lag=config.learner.lag,
+            checkpoint_every=config.checkpoint.every,
+            keep_checkpoints=config.checkpoint.keep,
+            evaluate_every=config.eval.every,
+        )
+
+    @cached_property
+    def experts(self) -> ExpertNetworks:
+        """The experts' networks and expressions."""
+        return ExpertNetworks(self.config.experts, self.config.model.path, self.family)
+
+    def field(self, name: str) -> Field:
+        """One expert."""
+        return self.experts.field(name)
+
+    def shared_field(self) -> SharedField:
+        """The experts that share one copy of the base."""
+        return self.experts.shared_field(list(self.config.shared_experts))
+
+    def columns_of_expert(self, name: str) -> list[str]:
+        """The columns that an expert's operator wants in every row that it is asked about."""
+        variants = [branch.variant for branch in self.experts.expression(name).branches(GIVEN)]
+        negative = ["negative_prompt"] if any(variant.prompt == "negative" for variant in variants) else []
+        return negative + (["source_image"] if not all(variant.source for variant in variants) else [])
+
+    def columns_of_route(self, route: str) -> dict[str, str]:
+        """Column -> the key of the configuration that wants it in every row of a route, beside the prompt."""
+        wanted = {"target_image": "state.type"} if self.config.state.reads_targets else {}
+        for expert in self.teaching.asked(route):
+            wanted |= dict.fromkeys(self.columns_of_expert(expert), f"experts.{expert}.operator")
+        return wanted
+
+    def policy(self) -> Policy:
+        """The student as it rolls out."""
+        config = self.config
+        return Policy(
+            self.family,
+            self.family.load_transformer(config.model.path),
+            self.student,
+            config.run.seed,
+            self.grid,
+            self.solver,
+            self.objective.both_branches,
+            device(config.rollout.num_gpus),
+        )
+
+    def distiller(self) -> Distiller:
+        """The student as it learns, at its start."""
+        config = self.config
+        transformer = self.family.load_transformer(config.model.path)
+        return Distiller(
+            self.family,
+            transformer,
+            self.student,
+            config.learner.optimization(),
+            seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
+            start=self.start_tensors(transformer),
+            objective=self.objective,
+            anchor_weight=config.anchor.weight if config.anchor else 0.0,
+            device=device(config.learner.num_gpus),
+        )
+
+    def start_tensors(self, transformer: nn.Module | None = None) -> Tensors | None:
+        """The student's trainable tensors at its start; None is the base. `transformer` is the bare base, where it is loaded.
+
+        Raises:
+            ValueError: if there is nothing to start from, it cannot be read, or experts cannot be merged.
+        """
+        section = self.config.student
+        if section.start.type == "base":
+            return None
+        return section.start_tensors(self.start_sources(transformer), self._default_targets)
+
+    def start_sources(self, transformer: nn.Module | None = None) -> ConfiguredSources:
+        """What the student can start from; values of the base's weights are read where they count."""
+        load = self.family.load_transformer if self.config.student.starts_from_weights else self.family.skeleton
+        transformer = load(self.config.model.path) if transformer is None else transformer
+        return ConfiguredSources(self.config, self.family, self.experts, transformer)

@@ -1,0 +1,94 @@
+"""What the learner actor is made of on a cluster; everything is built in the actor's own process."""
+
+from typing import Any
+
+import ray
+
+from actors.curriculum import Curriculum
+from actors.examiner import Examiner
+from actors.rollout_pool import RolloutPool
+from actors.rollout_worker import RolloutWorker
+from actors.schedule import Schedule
+from actors.stream import ExpertRollouts, TargetStream
+from fields.distiller import Distiller
+from pipelines.cluster.deployment import RunServices
+from pipelines.cluster.reserve import Reservation
+from pipelines.config.recipe import recipe
+from pipelines.config.run import ENCODER
+from pipelines.data.scene import prepare_missing
+from pipelines.parts.run_parts import RunParts
+
+Actor = Any  # a handle: the types that Ray gives know only methods marked by `ray.method`
+
+
+class ClusterLearnerParts:
+    """The `LearnerParts` of a run whose rollout workers are actors and whose experts are services.
+
+    Args:
+        parts: of the run.
+        reservation: what is reserved for its actors; None starts the workers where there is room.
+    """
+
+    def __init__(self, parts: RunParts, reservation: Reservation | None):
+        self._parts = parts
+        self._config = parts.config
+        self._reservation = reservation
+        self.run = parts.config.run.name
+        self.threads = parts.config.run.threads
+        self.loggers = parts.config.run.loggers
+        self.recipe = recipe(parts.config)
+
+    def schedule(self, start: int) -> Schedule:
+        """When the run does what, from step `start` on."""
+        return self._parts.schedule(start)
+
+    def distiller(self) -> Distiller:
+        """The student, on the learner's device."""
+        prepare_missing(self._config)  # the learner may be on another node than the driver
+        return self._parts.distiller()
+
+    def rollouts(self) -> RolloutPool:
+        """The rollout workers, started."""
+        return RolloutPool(self._start_worker, self._config.rollout.workers, self.run)
+
+    def _start_worker(self, number: int) -> Actor:
+        """A rollout worker: one of those that the run began with in its reserved bundle, one that came later where there is
+        room."""
+        rollout = self._config.rollout
+        options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
+        place: dict[str, Any] = {"label_selector": dict(rollout.node_labels)}
+        if self._reservation and number < rollout.workers:
+            place = self._reservation.place(1 + number)
+        worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", **options, **place)
+        return worker.remote(self._parts.policy, self.threads)
+
+    def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
+        """The stream of these steps' targets, connected to the services."""
+        return TargetStream(
+            curriculum=curriculum(self._parts),
+            encoder=RunServices(self._parts).client(ENCODER),
+            rollouts=rollouts,
+            expert_rollouts=self._expert_rollouts(),
+            with_clean=self._config.state.reads_targets,
+            steps=steps,
+            lag=self._config.learner.lag,
+        )
+
+    def _expert_rollouts(self) -> ExpertRollouts | None:
+        parts = self._parts
+        if parts.solver is None or not self._config.state.expert_rolls_out:
+            return None
+        both_branches = parts.objective.both_branches
+        return ExpertRollouts(seed=self._config.run.seed, grid=parts.grid, solver=parts.solver, both_branches=both_branches)
+
+    def examiner(self, rollouts: RolloutPool) -> Examiner:
+        """Who examines students and experts, connected to the services."""
+        parts = self._parts
+        encoder = RunServices(parts).client(ENCODER)
+        return Examiner(parts.evaluation, parts.family, parts.exam_grid, encoder, rollouts)
+
+
+def curriculum(parts: RunParts) -> Curriculum:
+    """What a run teaches; built where it is used, once the services are deployed."""
+    experts = RunServices(parts).expert_clients()
+    return Curriculum(plan=parts.plan, buckets=parts.buckets, experts=experts, teaching=parts.teaching)

@@ -1,0 +1,45 @@
+"""Where a run begins: at its first step, or at a checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fields import checkpoint
+from pipelines.config.errors import ConfigError
+from pipelines.config.recipe import recipe, recipe_differences
+from pipelines.config.run import RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The first step to do, and the checkpoint that it continues from."""
+
+    step: int = 0
+    checkpoint: Path | None = None
+
+    @staticmethod
+    def find(config: RunConfig, resume: str) -> "Origin":
+        """Where a run begins that is asked to continue from its newest checkpoint (`auto`), from nothing (`never`), or from
+        a folder.
+
+        Raises:
+            ConfigError: if the checkpoint is damaged or was written with other settings that decide the result.
+        """
+        if resume == "never":
+            return Origin()
+        path = checkpoint.newest(config.folder / "checkpoints") if resume == "auto" else Path(resume)
+        return Origin() if path is None else Origin(step=_step_to_continue(config, path), checkpoint=path)
+
+
+def _step_to_continue(config: RunConfig, path: Path) -> int:
+    try:
+        saved = checkpoint.read(path)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
+    if differences := recipe_differences(recipe(config), saved.recipe, saved.step):
+        raise ConfigError(
+            f"{path} was written with other settings: {'; '.join(differences)}. Restore them, name another run, "
+            "or start over with --resume never"
+        )
+    if saved.step > config.run.steps:
+        raise ConfigError(f"run.steps: {path} has {saved.step} steps already, more than {config.run.steps}")
+    return saved.step
