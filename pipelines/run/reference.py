@@ -10,6 +10,7 @@ from fields import checkpoint
 from fields.carriers import Condition, Example, Query, Weights
 from fields.evaluation.base import ExamResult
 from fields.field import Field
+from fields.method.lag import Lag
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.policy import Policy
@@ -42,13 +43,13 @@ def run_reference(config: RunConfig, rows: dict[str, int], resume: Path | None, 
     journal = Journal(config.folder, when.start, config.run.loggers)
     recipe, checkpoints = run_recipe(config), config.folder / "checkpoints"
     began, samples = time.monotonic(), 0
-    steps = range(when.start, when.steps)
-    for step, update in distill(run.plan, run.encode, run.policy, run.states, run.learn, distiller, published, steps, when.lag):
+    steps, lag = range(when.start, when.steps), Lag(when.lag)
+    for step, update in distill(run.plan, run.encode, run.policy, run.states, run.learn, distiller, published, steps, lag):
         ids = [sample_id for group in run.plan.groups(step) for sample_id in group.ids]
         samples += len(ids)
         seconds = time.monotonic() - began
-        journal.record(step, update, max(0, step - when.lag), ids, seconds)
-        display.update(step + 1, update, samples, seconds, min(step, when.lag))
+        journal.record(step, update, lag.version(step), ids, seconds)
+        display.update(step + 1, update, samples, seconds, step - lag.version(step))
         if when.saves_after(step + 1):
             checkpoint.save(checkpoints, step + 1, distiller, published, recipe)
             checkpoint.prune(checkpoints, when.keep_checkpoints)
