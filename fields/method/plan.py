@@ -111,7 +111,7 @@ class SamplePlan:
         route = self.routing.route(n, self.batch_size, generator(self.seed, Stream.ROUTE, unit))
         row = int(generator(self.seed, Stream.ROW, n).integers(self.rows[route]))
         size = self.size(route, row)
-        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size))
+        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size).tolist())
         return Sample(n, route, row, indices, size)
 
     def groups(self, step: int) -> tuple[Group, ...]:
