@@ -8,7 +8,7 @@ from torch import nn
 
 from actors.schedule import Schedule
 from fields.carriers import Tensors
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.data.size import Size
 from fields.distiller import Distiller, Optimization
 from fields.evaluation.base import Evaluation

@@ -6,13 +6,14 @@ from pathlib import Path
 from torch import nn
 
 from actors.loggers import check_loggers
+from fields.data.bucket import Bucket
 from fields.data.images import decode_image
-from fields.data.rows import Bucket, Row
+from fields.data.rows import Row
 from fields.families.base import Family
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
 from fields.student import FullStudent, LoraStudent
-from fields.tensors import differences, listed, load_into
+from fields.tensors import check_shapes, load_into, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import Model, RunConfig
 from pipelines.config.student import StartAtRegression
@@ -76,8 +77,7 @@ def check_models(config: RunConfig) -> Family:
 def _expert_network(family: Family, checkpoint: Path | None, base_path: Path, base: nn.Module) -> nn.Module:
     """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
     transformer = family.skeleton(checkpoint or base_path)
-    if wrong := differences(transformer.state_dict(), base.state_dict()):
-        raise ValueError(f"{checkpoint}: {len(wrong)} tensors differ from the base's: {listed(wrong)}")
+    check_shapes(shapes(transformer.state_dict()), shapes(base.state_dict()), str(checkpoint), "the base")
     return transformer
 
 

@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Tensors
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora.adapter import Adapter, LoraShape
 from fields.lora.formats import load_adapter
-from fields.lora.merge import combine, combine_networks, merged_network, rescaled
-from fields.lora.regmean import Sample, common_modules, regression_merge
+from fields.lora.merge import combine, combine_networks, common_modules, merged_network, rescaled
+from fields.lora.regmean import Sample, regression_merge
 from fields.method.plan import Stream, noise
 from fields.student import LoraStudent, Student
 from pipelines.config import run as c

@@ -147,7 +147,7 @@ def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
     for n in range(60):
         sample = plan.sample(n)
         assert sample.size == size_of(sample.route, sample.row)
-        assert sample.indices == query.draw(n, generator(0, Stream.QUERY, n), grids[sample.size])
+        assert sample.indices == query.draw(n, generator(0, Stream.QUERY, n), grids[sample.size].tolist())
 
 
 @FEW
