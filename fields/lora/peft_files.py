@@ -87,7 +87,7 @@ def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraS
     return LoraShape.of(ranks, alphas, tuple(sorted(targets)) if says_all else ())
 
 
-def _own(patterns: Mapping[str, float], module: str, otherwise: float) -> float:
+def _own(patterns: Mapping[str, int | float], module: str, otherwise: int | float) -> int | float:
     """The value of the first pattern that a module's name, or its end after a dot, matches in full.
 
     This is PEFT's rule; reading an adapter does not import PEFT, which imports transformers.
