@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.method.plan import SamplePlan
 from fields.method.teaching import Teaching
 from services.expert_client import ExpertClient

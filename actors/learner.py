@@ -138,7 +138,7 @@ class Learner:
         stream.publish(weights)
         self._metrics.published(time.monotonic() - began)
         self._published[version] = weights
-        self._published.pop(version - 1 - self._schedule.lag, None)
+        self._published.pop(self._schedule.lag.first_needed(version) - 1, None)
 
     def _save(self, step: int) -> None:
         folder = self._folder / "checkpoints"
@@ -146,7 +146,7 @@ class Learner:
         checkpoint.prune(folder, self._schedule.keep_checkpoints)
 
     def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float, depth: int) -> None:
-        version = max(0, step - self._schedule.lag)
+        version = self._schedule.lag.version(step)
         ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.query.sample_ids))
         self._journal.record(step, update, version, ids, seconds)
         self._progress = Progress(

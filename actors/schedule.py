@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fields.method.lag import Lag
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -9,7 +11,7 @@ class Schedule:
 
     start: int
     steps: int
-    lag: int
+    lag: Lag
     checkpoint_every: int
     keep_checkpoints: int
     evaluate_every: int

@@ -5,8 +5,8 @@
 
 Experts that share an application are asked in calls of up to a group's size, put together in the plan's order.
 
-The window is not tuned and not raced for: step s rolls out with version max(0, s - lag), so publishing version v admits
-the steps up to v + lag, and nothing else does. A slow learner publishes later, and the stream waits.
+The window is not tuned and not raced for: a step starts as soon as the version is published that it rolls out with (`Lag`), and
+nothing else admits it. A slow learner publishes later, and the stream waits.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from actors.curriculum import Curriculum
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Example, Query, Target, Weights
+from fields.method.lag import Lag
 from fields.method.plan import Group
 from fields.method.solver import Solver
 from fields.method.teaching import Teaching
@@ -45,7 +46,7 @@ class TargetStream:
         expert_rollouts: None when the student rolls out (or data is noised), which the workers do.
         with_clean: whether the encoder encodes the rows' target images too.
         steps: the steps to stream.
-        lag: of the rollouts behind the learner, in optimizer steps.
+        lag: of the rollouts behind the learner.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TargetStream:
         expert_rollouts: ExpertRollouts | None,
         with_clean: bool,
         steps: range,
-        lag: int,
+        lag: Lag,
     ):
         self._curriculum = curriculum
         self._encoder = encoder
@@ -87,7 +88,7 @@ class TargetStream:
         """Admit the steps that roll out with this version."""
         version = weights.policy_version
         published = PublishedWeights.put(weights)
-        while self._next is not None and max(0, self._next - self._lag) == version:
+        while self._next is not None and self._lag.version(self._next) == version:
             examples = self._examples(self._next, published, self._curriculum)
             self._in_flight[self._next] = asyncio.create_task(examples)
             self._next = next(self._waiting, None)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Example, Query, Tensors, Variant, Weights
@@ -35,7 +36,12 @@ class Optimization:
     ema_decay: float = 0.99
 
     def rate(self, update: int) -> float:
-        """The learning rate of an update, the first of which is number 1."""
+        """The learning rate of an update, the first of which is number 1.
+
+        >>> schedule = Optimization(learning_rate=1.0, warmup_steps=4, decay=(6, 9))
+        >>> [schedule.rate(update) for update in (1, 4, 6, 8, 10)]
+        [0.25, 1.0, 1.0, 0.5, 0.0]
+        """
         rising = min(1.0, update / max(1, self.warmup_steps))
         if self.decay is None:
             return self.learning_rate * rising
@@ -113,7 +119,7 @@ class Distiller:
     def _velocity(self, query: Query, condition: Condition) -> Tensor:
         return self.family.velocity(self.transformer, query.x_t.to(self.device), query.t.to(self.device), condition)
 
-    def loss(self, example: Example) -> Tensor:
+    def loss(self, example: Example) -> Float[Tensor, " batch"]:
         """Each sample's loss at one of its queries, float32 (batch,), with gradient."""
         student = self.predict(example.query)
         target = example.target.to(self.device)
@@ -187,7 +193,7 @@ class Distiller:
         """The moving average of the student's trainable tensors."""
         return Weights.of(policy_version, self.ema)
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
+    def optimizer_tensors(self) -> dict[str, Float[Tensor, "..."]]:
         """AdamW's moments by parameter name, for a checkpoint."""
         state = self.optimizer.state
         return {

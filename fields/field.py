@@ -83,7 +83,7 @@ class Field:
         )
 
     def queries(
-        self, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+        self, group: Group, condition: Condition, seed: int, grid: Float[Tensor, " points"], solver: Solver, both_branches: bool
     ) -> tuple[Query, ...]:
         """States of this field's own rollout, for students that learn off-policy; their policy version is -1.
 

@@ -1,6 +1,7 @@
 """The student as it rolls out: the base's network with the weights of one published version."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Query, Weights
@@ -66,7 +67,9 @@ class Policy:
                 self._pristine[name] = weight.to(kept_on, copy=True)
             weight.copy_(self.student.weight(name, self._pristine[name], weights.tensors))
 
-    def velocity(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def velocity(
+        self, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch ..."]:
         """The student's velocity with the loaded version."""
         return self.family.velocity(self.transformer, x_t, t, condition)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from fields.carriers import Condition, Example, Query, Weights
 from fields.distiller import Distiller, Update
+from fields.method.lag import Lag
 from fields.method.plan import Group, SamplePlan
 from fields.policy import Policy
 
@@ -17,7 +18,7 @@ def distill(
     distiller: Distiller,
     published: dict[int, Weights],
     steps: range,
-    lag: int = 0,
+    lag: Lag,
 ) -> Iterator[tuple[int, Update]]:
     """Distil the experts into the student on the student's own rollouts.
 
@@ -28,20 +29,20 @@ def distill(
         states: a group's queries: `policy.queries`, or those of an expert.
         learn: a query's target, by the frozen expert of its route.
         distiller: the student and its optimizer.
-        published: version -> weights; holds versions max(0, step - lag) to step on entry and is kept so.
+        published: version -> weights; holds the versions from `lag.first_needed(step)` to `step` on entry, and is kept so.
         steps: the optimizer steps to do, 0-based.
-        lag: step s rolls out with version max(0, s - lag); 0 is strictly on-policy.
+        lag: which version a step rolls out with.
 
     Yields:
         Each step and what its update did.
     """
     for step in steps:
-        policy.load(published[max(0, step - lag)])
+        policy.load(published[lag.version(step)])
         examples = []
         for group in plan.groups(step):  # m ~ pi, c ~ D_m, x_T ~ N(0, I), i ~ Beta(5, 2)
             for query in states(group, encode(group)):  # x_t = Rollout(v_theta; x_T, c)[i]
                 examples.append(learn(query))  # u = v_m(sg(x_t), t, c)
         update = distiller.update(examples)  # || v_theta(sg(x_t), t, c) - u ||^2
         published[step + 1] = distiller.weights(step + 1)
-        published.pop(step - lag, None)
+        published.pop(lag.first_needed(step + 1) - 1, None)
         yield step, update

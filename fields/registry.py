@@ -19,8 +19,8 @@ class Families(Mapping[str, "type[Family]"]):
         self._places = places
 
     def __getitem__(self, name: str) -> "type[Family]":
-        module, _, kind = self._places[name].partition(":")
-        return getattr(import_module(module), kind)
+        module, _, class_name = self._places[name].partition(":")
+        return getattr(import_module(module), class_name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._places  # Mapping's own would import the family

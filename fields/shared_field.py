@@ -140,7 +140,14 @@ class SharedField:
         return velocity
 
     def queries(
-        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+        self,
+        expert: str,
+        group: Group,
+        condition: Condition,
+        seed: int,
+        grid: Float[Tensor, " points"],
+        solver: Solver,
+        both_branches: bool,
     ) -> tuple[Query, ...]:
         """States of one expert's own rollout, for students that learn off-policy; their policy version is -1.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class Student(ABC):
         """
 
     @abstractmethod
-    def refresh(self, transformer: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    def refresh(self, transformer: nn.Module, parameters: Mapping[str, Float[Tensor, "..."]]) -> None:
         """Let the network compute with the parameters as they are now."""
 
     @abstractmethod
@@ -46,7 +47,7 @@ class Student(ABC):
         """The names of the network's own weights that a version changes."""
 
     @abstractmethod
-    def weight(self, name: str, base: Tensor, tensors: Tensors) -> Tensor:
+    def weight(self, name: str, base: Float[Tensor, "..."], tensors: Tensors) -> Float[Tensor, "..."]:
         """What a weight of the base becomes with a version's tensors, float32."""
 
     @abstractmethod
@@ -68,13 +69,13 @@ class LoraStudent(Student):
             parameter.requires_grad_(True)
         return parameters
 
-    def refresh(self, transformer: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    def refresh(self, transformer: nn.Module, parameters: Mapping[str, Float[Tensor, "..."]]) -> None:
         """Nothing to do: the network's adapter layers hold these very parameters."""
 
     def changed(self, tensors: Tensors) -> list[str]:
         return [f"{module}.weight" for module in adapted_modules(tensors)]
 
-    def weight(self, name: str, base: Tensor, tensors: Tensors) -> Tensor:
+    def weight(self, name: str, base: Float[Tensor, "..."], tensors: Tensors) -> Float[Tensor, "..."]:
         module = name.removesuffix(".weight")
         return base.float() + weight_difference(tensors, module, self.shape.scale(module)).to(base.device)
 
@@ -101,7 +102,7 @@ class FullStudent(Student):
         return masters
 
     @torch.no_grad()
-    def refresh(self, transformer: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    def refresh(self, transformer: nn.Module, parameters: Mapping[str, Float[Tensor, "..."]]) -> None:
         for name, parameter in transformer.named_parameters():
             if parameter is not parameters[name]:
                 parameter.copy_(parameters[name])
@@ -109,7 +110,7 @@ class FullStudent(Student):
     def changed(self, tensors: Tensors) -> list[str]:
         return sorted(tensors)
 
-    def weight(self, name: str, base: Tensor, tensors: Tensors) -> Tensor:
+    def weight(self, name: str, base: Float[Tensor, "..."], tensors: Tensors) -> Float[Tensor, "..."]:
         return tensors[name]
 
     def save(self, path: Path, family: Family, transformer: nn.Module, tensors: Tensors) -> None:

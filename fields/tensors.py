@@ -3,37 +3,65 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import Tensors
 
-_MOST_LISTED = 8
+_MOST_ENUMERATED = 8
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def load_into(parameters: Mapping[str, Tensor], tensors: Tensors, source: str) -> None:
+def load_into(parameters: Mapping[str, Float[Tensor, "..."]], tensors: Tensors, source: str) -> None:
     """Copy tensors into parameters of the same names.
 
     Raises:
         ValueError: unless names and shapes match in full; says how many don't, and lists them.
     """
-    if wrong := differences(tensors, parameters):
-        raise ValueError(f"{source}: {len(wrong)} tensors don't fit the model: {listed(wrong)}")
+    check_shapes(shapes(tensors), shapes(parameters), source)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
 
 
-def differences(found: Tensors, wanted: Tensors) -> list[str]:
-    """Where names or shapes differ, one phrase a tensor."""
-    return [
-        f"{name} is {tuple(found[name].shape) if name in found else 'absent'}, "
-        f"wanted {tuple(wanted[name].shape) if name in wanted else 'none'}"
+def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor.
+
+    >>> shapes({"bias": torch.zeros(3)})
+    {'bias': (3,)}
+    """
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(found: Shapes, wanted: Shapes, source: str, model: str = "the model") -> None:
+    """Refuse tensors whose names or shapes differ from those that are wanted.
+
+    Args:
+        found: name -> shape.
+        wanted: name -> shape.
+        source: of the tensors that were found, for the message.
+        model: what wants the others, for the message.
+
+    Raises:
+        ValueError: says how many differ, and lists them.
+    """
+    wrong = [
+        f"{name} is {found.get(name, 'absent')}, wanted {wanted.get(name, 'none')}"
         for name in sorted(wanted.keys() | found.keys())
-        if name not in wanted or name not in found or wanted[name].shape != found[name].shape
+        if found.get(name) != wanted.get(name)
     ]
+    if wrong:
+        raise ValueError(f"{source}: {len(wrong)} tensors don't fit {model}: {enumerated(wrong)}")
 
 
-def listed(names: list[str]) -> str:
-    """The names, as many as a line can take."""
-    more = len(names) - _MOST_LISTED
-    return "; ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+def enumerated(names: list[str]) -> str:
+    """The names, as many as a line can take.
+
+    >>> enumerated(["a", "b"])
+    'a; b'
+    >>> enumerated(list("abcdefghij"))
+    'a; b; c; d; e; f; g; h and 2 more'
+    """
+    more = len(names) - _MOST_ENUMERATED
+    return "; ".join(names[:_MOST_ENUMERATED]) + (f" and {more} more" if more > 0 else "")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fields import checkpoint
 from fields.carriers import Condition, Weights
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from fields.evaluation.disagreement import STUDENT, Disagreement, disagreements
 from fields.families.base import Family
 from fields.method.plan import Stream, noise

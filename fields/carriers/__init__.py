@@ -1,8 +1,19 @@
 """What crosses process boundaries. Every carrier validates itself where it is built, hence also on receipt."""
 
 from fields.carriers.carrier import Tensors
-from fields.carriers.condition import GIVEN, TOLD, Condition, Variant
+from fields.carriers.condition import DISTILLED_GUIDANCE, GIVEN, Condition, Variant
 from fields.carriers.example import Example, Query, Target
 from fields.carriers.weights import Weights, checksum
 
-__all__ = ["GIVEN", "TOLD", "Condition", "Example", "Query", "Target", "Tensors", "Variant", "Weights", "checksum"]
+__all__ = [
+    "DISTILLED_GUIDANCE",
+    "GIVEN",
+    "Condition",
+    "Example",
+    "Query",
+    "Target",
+    "Tensors",
+    "Variant",
+    "Weights",
+    "checksum",
+]

@@ -5,15 +5,16 @@ read-only and may be aligned differently, which changes the last bits of a CPU k
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+Tensors = Mapping[str, Shaped[Tensor, "..."]]
 
 
 class Carrier:
@@ -21,8 +22,9 @@ class Carrier:
 
     __slots__ = ()
 
-    def __reduce__(self):
-        packed = {field.name: _pack(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        own: Any = self  # every carrier is a dataclass
+        packed = {field.name: _pack(getattr(self, field.name)) for field in dataclasses.fields(own)}
         return _rebuild, (type(self), packed)
 
 

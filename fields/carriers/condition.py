@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fields.carriers.carrier import Carrier, Tensors
@@ -14,21 +15,21 @@ from fields.carriers.carrier import Carrier, Tensors
 class Variant:
     """Which of a condition's parts a branch of an operator sees.
 
-    `told` is the guidance scale that a guidance-distilled network is told, instead of the condition's own.
+    `distilled_scale` replaces the condition's own guidance scale, which a guidance-distilled network takes as an input.
     """
 
     prompt: Literal["given", "empty", "negative"] = "given"
     source: bool = True
-    told: float | None = None
+    distilled_scale: float | None = None
 
 
 GIVEN = Variant()
-TOLD = "guidance"  # the condition's tensor (batch,) of what a guidance-distilled network is told
+DISTILLED_GUIDANCE = "guidance"  # the condition's tensor (batch,) of guidance scales, an input of a guidance-distilled network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(Carrier):
-    """What a field is conditioned on, encoded: named tensors with one row a sample.
+    """What a field is conditioned on, encoded: named tensors with one row per sample.
 
     Attributes:
         tensors: the family's own names, such as `words` and `source`; the first dimension is the batch.
@@ -42,7 +43,7 @@ class Condition(Carrier):
     unconditional: Tensors
     negative: Tensors = field(default_factory=dict)
     source_names: tuple[str, ...] = ()
-    clean: Tensor | None = None
+    clean: Float[Tensor, "batch ..."] | None = None
 
     def __post_init__(self) -> None:
         sizes = {tensor.shape[0] for tensor in (*self.tensors.values(), *self.unconditional.values(), *self.negative.values())}
@@ -63,7 +64,7 @@ class Condition(Carrier):
             clean=None if self.clean is None else change(self.clean),
         )
 
-    def select(self, rows: Tensor) -> "Condition":
+    def select(self, rows: Int[Tensor, " rows"] | Bool[Tensor, " batch"]) -> "Condition":
         """The condition of some samples, by row number or mask."""
         return self._map(lambda tensor: tensor[rows])
 
@@ -85,8 +86,8 @@ class Condition(Carrier):
         seen = {**self.tensors, **changed}
         if not variant.source:
             seen = {name: tensor for name, tensor in seen.items() if name not in self.source_names}
-        if variant.told is not None:
-            seen[TOLD] = torch.full_like(seen[TOLD], variant.told)
+        if variant.distilled_scale is not None:
+            seen[DISTILLED_GUIDANCE] = torch.full_like(seen[DISTILLED_GUIDANCE], variant.distilled_scale)
         return Condition(tensors=seen, unconditional={})
 
     @staticmethod

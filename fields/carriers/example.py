@@ -119,5 +119,5 @@ def _require_finite(values: Tensor, source: str, sample_ids: tuple[int, ...], t:
     finite = values.flatten(1).isfinite().all(dim=1)
     if not bool(finite.all()):
         bad = [(sample_ids[i], round(float(t[i]), 4)) for i in (~finite).nonzero().flatten().tolist()]
-        listed = ", ".join(f"sample {sample_id} at t = {at}" for sample_id, at in bad)
-        raise ValueError(f"{source} gave a value that is not finite: {listed}")
+        samples = ", ".join(f"sample {sample_id} at t = {at}" for sample_id, at in bad)
+        raise ValueError(f"{source} gave a value that is not finite: {samples}")

@@ -37,6 +37,9 @@ def nearest_bucket(width: int, height: int, area: int) -> tuple[int, int]:
 
     Raises:
         ValueError: if the area is smaller, or a side is not positive.
+
+    >>> nearest_bucket(1920, 1080, area=512 * 512)
+    (672, 384)
     """
     if width < 1 or height < 1:
         raise ValueError(f"an image of {width} x {height} pixels has no aspect ratio")

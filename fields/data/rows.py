@@ -1,12 +1,7 @@
-"""A route's bucket: rows of a Parquet file, and how the images in them are read."""
+"""One row of a data set, as every part of a run sees it; reading it from a file is the work of `fields/data/bucket.py`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_columns
-from fields.data.images import read_image_file
-from fields.data.row_groups import RowGroups
-from fields.data.size import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +10,11 @@ class Row:
 
     Attributes:
         uid: names the row in messages.
-        task: what kind of task it is; for reading, nothing is decided by it.
+        task: the kind of task, for people and reports; it changes nothing in training.
         prompt: a caption, or for edits the instruction.
         source_image: for edits the encoded image (PNG, JPEG, ...) to edit.
-        target_image: one right answer, encoded.
-        negative_prompt: what the operator of that name leads away from.
+        target_image: an image that would be right, encoded.
+        negative_prompt: what an operator with a negative prompt leads away from.
         width, height: of the image to make, in pixels; None leaves it to the model family.
     """
 
@@ -33,49 +28,13 @@ class Row:
     height: int | None = None
 
 
-class Bucket:
-    """The rows of one route, read lazily by row group; `fields/data/row_groups.py` says which size of group is good.
-
-    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image`, `target_image`, `width` and
-    `height` are optional, others are ignored. An image column holds encoded images, or paths relative to the file's folder.
+def target_images(rows: Sequence[Row]) -> list[bytes]:
+    """The encoded target image of every row.
 
     Raises:
-        ValueError: if the file is missing, is not Parquet, lacks a required column, has one of a wrong type, or has no rows.
+        ValueError: for a row without one; names it.
     """
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self._groups = RowGroups(self.path)
-        self._columns = check_columns(self.path, self._groups.schema)
-        if len(self._groups) == 0:
-            raise ValueError(f"{self.path} has no rows")
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def __getitem__(self, number: int) -> Row:
-        """A row by its number, images read in.
-
-        Raises:
-            IndexError: if there is no such row.
-            ValueError: names the file, the row and the column that is empty, or whose image is not there.
-        """
-        values = self._groups.row(number, self._columns)
-        where = f"{self.path} row {number} ({values['uid']!r})"
-        if empty := [name for name in REQUIRED if values[name] is None]:
-            raise ValueError(f"{where}: {empty[0]} is empty")
-        for name in SIZES:
-            if (size := values.get(name)) is not None and not 1 <= size <= LONGEST_SIDE:
-                raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
-        for name in IMAGES:
-            if isinstance(values.get(name), str):
-                values[name] = read_image_file(self.path.parent, values[name], f"{where}: {name}")
-        return Row(**values)
-
-    def size(self, number: int) -> Size | None:
-        """Width and height in pixels that a row asks for, if it does; a file without such columns is not read."""
-        if not all(name in self._columns for name in SIZES):
-            return None
-        values = self._groups.row(number, self._columns)
-        width, height = (values[name] for name in SIZES)
-        return None if width is None or height is None else (width, height)
+    for row in rows:
+        if row.target_image is None:
+            raise ValueError(f"row {row.uid!r} has no target_image")
+    return [row.target_image for row in rows if row.target_image is not None]

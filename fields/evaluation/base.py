@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -28,19 +29,19 @@ class Sheet(Protocol):
     def rows(self) -> list[Row]: ...
 
     @property
-    def noise(self) -> Tensor: ...
+    def noise(self) -> Float[Tensor, "batch ..."]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamResult:
-    """One model's images, an array (n, 3, H, W) a sheet, and what was measured of them."""
+    """One model's images, an array (n, 3, H, W) per sheet, and what was measured of them."""
 
     answers: Sequence[np.ndarray]
     skills: Skills
 
     @property
     def picture(self) -> np.ndarray:
-        """The first eight answers of every sheet, a line each, large ones as thumbnails: (3, height, width) in [0, 1]."""
+        """The first eight answers of every sheet, a line per sheet, large ones as thumbnails: (3, height, width) in [0, 1]."""
         lines = [[thumbnail(image) for image in images[:_COLUMNS]] for images in self.answers]
         columns = max(len(line) for line in lines)
         height, width = (max(image.shape[axis] for line in lines for image in line) for axis in (1, 2))

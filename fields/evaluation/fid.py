@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fields.data.images import decode_image, image_files, image_size, to_bytes
-from fields.data.rows import Row
+from fields.data.rows import Row, target_images
 from fields.evaluation.metrics import Metric
 
 _TRIALS = ((299, 299), (64, 96))  # sizes that an extractor must take
@@ -45,9 +45,12 @@ class Fid(Metric):
 
     def check(self, rows: Sequence[Row]) -> None:
         if len(rows) < _LEAST:
-            raise ValueError(f"fid needs at least {_LEAST} images; eval.samples and the data give {len(rows)}")
-        if self._real is None and (absent := [row.uid for row in rows if row.target_image is None]):
-            raise ValueError(f"row {absent[0]!r} has no target_image; fid compares with them unless `real` names a folder")
+            raise ValueError(f"fid needs at least {_LEAST} images; samples and data give {len(rows)}")
+        if self._real is None:
+            try:
+                target_images(rows)
+            except ValueError as error:
+                raise ValueError(f"{error}; fid compares with them unless `real` names a folder") from error
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[Row], images: Sequence[np.ndarray]) -> float:
@@ -57,7 +60,7 @@ class Fid(Metric):
             self._distance = FrechetInceptionDistance(feature=self._extractor, reset_real_features=self._real is None)
             self._see((path.read_bytes(), str(path)) for path in self._real or ())
         if self._real is None:
-            self._see((row.target_image, row.uid) for row in rows if row.target_image is not None)
+            self._see((image, row.uid) for row, image in zip(rows, target_images(rows), strict=True))
         for image in images:
             self._distance.update(_pixels(image), real=False)
         distance = float(self._distance.compute())

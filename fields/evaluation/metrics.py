@@ -1,4 +1,4 @@
-"""Metrics of generated images, by packages and weights that a user brings: `eval.metrics` names them."""
+"""Metrics of generated images, by packages and weights that a user brings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from fields.data.size import Size
 from fields.evaluation.base import ExamResult
 from fields.evaluation.metrics import Metric
@@ -20,7 +22,7 @@ class RouteSheet:
 
     route: str
     rows: list[Row]
-    noise: Tensor
+    noise: Float[Tensor, "batch ..."]
 
 
 class RouteGrids:

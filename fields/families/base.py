@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class Family(ABC):
         device: where `encode` and `decode` compute.
 
     Attributes:
-        source: whether a row has a source image.
+        source: whether rows have a source image: never, where they like, or always.
 
     Raises:
         ValueError: for a dtype or size that the family doesn't have.
@@ -70,7 +71,8 @@ class Family(ABC):
 
         This is the folder of a network of diffusers; what another library's network needs, its family says.
         """
-        transformer.save_config(path)  # type: ignore[operator]
+        network: Any = transformer  # of diffusers, and so it can write its configuration
+        network.save_config(path)
         state = {**transformer.state_dict(), **tensors}
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / "diffusion_pytorch_model.safetensors")
 
@@ -93,7 +95,7 @@ class Family(ABC):
         """The shape of one state, for images of a size; None is the default size."""
 
     @abstractmethod
-    def grid(self, size: Size | None, steps: int) -> Tensor:
+    def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
         """The model's own times t_0 = 1 > ... > t_N = 0 of an N-step rollout, float32 (N + 1,)."""
 
     def times(self, steps: int, shift: float | None) -> Grid:
@@ -133,7 +135,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def clean(self, rows: Sequence[Row]) -> Tensor:
+    def clean(self, rows: Sequence[Row]) -> Float[Tensor, "batch ..."]:
         """The rows' target images as clean states x_0, float32 (batch, *latent_shape).
 
         Raises:
@@ -145,9 +147,11 @@ class Family(ABC):
         return replace(condition, clean=self.clean(rows))
 
     @abstractmethod
-    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def velocity(
+        self, transformer: nn.Module, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch ..."]:
         """dx/dt = eps - x_0 at (x_t, t), t in [0, 1] with 1 = noise; shapes (batch, *latent_shape), (batch,)."""
 
     @abstractmethod
-    def decode(self, x_0: Tensor) -> np.ndarray:
+    def decode(self, x_0: Float[Tensor, "batch ..."]) -> Float[np.ndarray, "batch 3 height width"]:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""

@@ -1,14 +1,14 @@
 """FLUX.1: dev with its distilled guidance, schnell, and Kontext, which edits."""
 
-from collections.abc import Mapping
-
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.packing import pack, positions, unpack
-from fields.families.pipeline import Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily
 
 
 class FluxFamily(PipelineFamily):
@@ -20,7 +20,7 @@ class FluxFamily(PipelineFamily):
     transformer_class = "FluxTransformer2DModel"
     source = "optional"
     tokenizer, max_tokens = "tokenizer_2", 512
-    told_scale = 3.5
+    distilled_scale = 3.5
     default_lora_targets = (
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
@@ -35,7 +35,7 @@ class FluxFamily(PipelineFamily):
         text, pooled, _ = self.encoders.encode_prompt(prompt, None, device=self.device, max_sequence_length=self.max_tokens)
         return {"text": text, "pooled": pooled}
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         height, width = x_t.shape[2:]
         tokens, ids = [pack(x_t)], [positions(height // 2, width // 2, 0, x_t.device)]
         if "source" in inputs:

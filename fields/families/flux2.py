@@ -1,14 +1,14 @@
 """FLUX.2: dev with its distilled guidance, and klein. Both edit."""
 
-from collections.abc import Mapping
-
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.folder import INDEX, fetch, read_json
-from fields.families.pipeline import Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -24,7 +24,7 @@ class Flux2Family(PipelineFamily):
     vae_class = "AutoencoderKLFlux2"
     source = "optional"
     max_tokens = 512
-    told_scale = 4.0
+    distilled_scale = 4.0
     default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj")
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ class Flux2Family(PipelineFamily):
         return compute_empirical_mu(height * width, steps)
 
     def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
-        if not self.is_told and read_json(fetch(self._base, ()) / INDEX).get("is_distilled"):
+        if not self.guidance_is_distilled and read_json(fetch(self._base, ()) / INDEX).get("is_distilled"):
             raise ValueError(f"guidance {scale}: {self.path} was distilled to do without")
         return super().guidance(of, scale, against, interval)
 
@@ -51,10 +51,10 @@ class Flux2Family(PipelineFamily):
         tokenizer = self.encoders.tokenizer
         return len(getattr(tokenizer, "tokenizer", tokenizer)(prompt).input_ids)
 
-    def image_latents(self, image: Image.Image) -> Tensor:
+    def image_latents(self, image: Image.Image) -> Latents:
         return self.encoders._encode_vae_image(self.pixels(image), generator=None)
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         images = {0: x_t} | ({_SOURCE_POSITION: inputs["source"]} if "source" in inputs else {})
         height, width = x_t.shape[2:]
         tokens = torch.cat([image.flatten(2).transpose(1, 2) for image in images.values()], dim=1)
@@ -71,13 +71,16 @@ class Flux2Family(PipelineFamily):
         )[0]
         return velocity[:, : height * width].transpose(1, 2).reshape(x_t.shape)
 
-    def decode_latents(self, x_0: Tensor) -> Tensor:
-        from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline
-
+    def decode_latents(self, x_0: Latents) -> Pixels:
         norm = self.vae.bn
         deviation = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
         patches = x_0 * deviation[:, None, None] + norm.running_mean[:, None, None]
-        return self.vae.decode(Flux2Pipeline._unpatchify_latents(patches.to(x_0.dtype)), return_dict=False)[0]
+        return self.vae.decode(_cells(patches.to(x_0.dtype)), return_dict=False)[0]
+
+
+def _cells(patches: Tensor) -> Tensor:
+    """Patches (batch, 4 c, h, w) of 2 x 2 cells as latents (batch, c, 2 h, 2 w): channel before row before column."""
+    return patches.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
 
 def _positions(first: int, h: int, w: int, length: int) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from fields.tensors import check_shapes, shapes
+
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -88,19 +90,14 @@ def check_weights(folder: Path, network: nn.Module, ignored: Sequence[str]) -> N
         ignored: patterns of names that may be there though the network lacks them.
 
     Raises:
-        ValueError: for a missing or damaged file, or a tensor that doesn't fit; says how many don't, and the first.
+        ValueError: for a missing or damaged file, or a tensor that doesn't fit; says how many don't, and lists them.
     """
     found: dict[str, tuple[int, ...]] = {}
     for file in _weight_files(folder):
         found |= shapes_of(file)
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    wrong = [
-        f"{name} is {found.get(name, 'absent')}, wanted {wanted.get(name, 'none')}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name) and not (name not in wanted and any(re.search(p, name) for p in ignored))
-    ]
-    if wrong:
-        raise ValueError(f"{folder}: {len(wrong)} tensors don't fit its config.json; first: {wrong[0]}")
+    wanted = shapes(network.state_dict())
+    seen = {name: shape for name, shape in found.items() if name in wanted or not any(re.search(p, name) for p in ignored)}
+    check_shapes(seen, wanted, str(folder), "its config.json")
 
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import Variant
@@ -12,16 +13,19 @@ from fields.operators.expression import Answers
 
 @dataclass(frozen=True, slots=True)
 class DistilledGuidance(Expression):
-    """Guidance that was distilled into the network, which is told the scale: one evaluation, no unconditional branch."""
+    """Guidance that was distilled into the network, which takes the scale as an input.
+
+    It costs one evaluation: there is no unconditional branch.
+    """
 
     of: Expression
     scale: float
 
     def branches(self, variant: Variant) -> Iterator[Branch]:
-        yield from self.of.branches(replace(variant, told=self.scale))
+        yield from self.of.branches(replace(variant, distilled_scale=self.scale))
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
-        return self.of.value(answers, replace(variant, told=self.scale))
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
+        return self.of.value(answers, replace(variant, distilled_scale=self.scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,13 @@ class LengthKept(Expression):
     """
 
     of: Expression
-    length: Callable[[Tensor], Tensor]
+    length: Callable[[Float[Tensor, "batch ..."]], Float[Tensor, "batch ..."]]
 
     def branches(self, variant: Variant) -> Iterator[Branch]:
         yield from self.of.branches(variant)
         yield from self.conditional().branches(variant)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         v, v_c = self.of.value(answers, variant), self.conditional().value(answers, variant)
         return v * (self.length(v_c) / self.length(v))
 

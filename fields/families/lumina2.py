@@ -1,19 +1,19 @@
 """Lumina Image 2.0."""
 
-from collections.abc import Mapping
-
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.guidance import LengthKept
-from fields.families.pipeline import Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
 
 class Lumina2Family(PipelineFamily):
-    """Gemma's text with a mask, a system prompt before the prompt. The network is told 1 - t and answers x_0 - eps."""
+    """Gemma's text with a mask, a system prompt before the prompt. The network takes 1 - t and answers x_0 - eps."""
 
     name = "lumina2"
     pipelines = ("Lumina2Pipeline",)
@@ -49,7 +49,7 @@ class Lumina2Family(PipelineFamily):
     def count_tokens(self, prompt: str) -> int:
         return super().count_tokens(f"{self.encoders.system_prompt} <Prompt Start> {prompt}")
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         return -transformer(
             hidden_states=x_t,
             timestep=1 - t,

@@ -2,17 +2,18 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from fields.carriers import TOLD, Condition
+from fields.carriers import DISTILLED_GUIDANCE, Condition, Tensors
 from fields.data.images import decode_image, to_bytes
-from fields.data.rows import Row
+from fields.data.rows import Row, target_images
 from fields.data.size import Size
 from fields.families.guidance import DistilledGuidance
 from fields.families.parts import PipelineParts
@@ -20,6 +21,8 @@ from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
 Named = dict[str, Tensor]
+Latents = Float[Tensor, "batch channels height width"]
+Pixels = Float[Tensor, "batch 3 image_height image_width"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,15 +33,15 @@ class PipelineFamily(PipelineParts):
     Attributes:
         tokenizer: the component that decides how long a prompt may be.
         max_tokens: of a prompt; None reads all.
-        told_scale: the guidance scale that a guidance-distilled network is told, unless an operator tells it another.
-        spaces_itself: the model's pipeline gives its scheduler the number of steps alone.
+        distilled_scale: the guidance scale that a guidance-distilled network takes as an input where no operator sets one.
+        scheduler_spaces_times: whether the model's pipeline gives its scheduler the number of steps alone, not the times.
     """
 
     source = "none"
     tokenizer: ClassVar[str] = "tokenizer"
     max_tokens: ClassVar[int | None]
-    told_scale: ClassVar[float | None] = None
-    spaces_itself: ClassVar[bool] = False
+    distilled_scale: ClassVar[float | None] = None
+    scheduler_spaces_times: ClassVar[bool] = False
     own_size = (1024, 1024)
 
     @abstractmethod
@@ -50,10 +53,10 @@ class PipelineFamily(PipelineParts):
         return self.text(prompt, source)
 
     @abstractmethod
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         """The network's velocity for states and conditions in its own dtype; t is float32."""
 
-    def image_latents(self, image: Image.Image) -> Tensor:
+    def image_latents(self, image: Image.Image) -> Latents:
         """An image's clean state, batch 1, by the VAE; its mean, where it answers a distribution."""
         config = self.vae.config
         return (self.vae.encode(self.pixels(image)).latent_dist.mode() - config.shift_factor) * config.scaling_factor
@@ -62,12 +65,12 @@ class PipelineFamily(PipelineParts):
         """A source image's tensors, batch 1, by the names that `call` reads."""
         return {"source": self.image_latents(image)}
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def pixels(self, image: Image.Image) -> Pixels:
         """What a VAE sees: (1, 3, H, W) in [-1, 1]."""
         values = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None]
         return (values / 127.5 - 1).to(self.device, self.dtype)
 
-    def decode_latents(self, x_0: Tensor) -> Tensor:
+    def decode_latents(self, x_0: Latents) -> Pixels:
         """Clean states (batch, *latent_shape) as images (batch, 3, H, W) in [-1, 1]."""
         config = self.vae.config
         return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
@@ -82,17 +85,17 @@ class PipelineFamily(PipelineParts):
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
     @property
-    def is_told(self) -> bool:
+    def guidance_is_distilled(self) -> bool:
         """Whether the network's guidance was distilled into it."""
-        return self.told_scale is not None and bool(self.network_config.get("guidance_embeds"))
+        return self.distilled_scale is not None and bool(self.network_config.get("guidance_embeds"))
 
     def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
-        if not self.is_told:
+        if not self.guidance_is_distilled:
             return super().guidance(of, scale, against, interval)
         if interval != ALWAYS:
-            raise ValueError(f"interval {list(interval)}: family {self.name} is told one guidance scale for every t")
+            raise ValueError(f"interval {list(interval)}: family {self.name} takes one guidance scale for every t")
         if against == "negative":
-            raise ValueError(f"negative_prompt: family {self.name} is told its guidance scale; it takes no negative prompt")
+            raise ValueError(f"negative_prompt: family {self.name} takes its scale as an input; it has no negative prompt")
         return DistilledGuidance(of, scale)
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
@@ -104,9 +107,11 @@ class PipelineFamily(PipelineParts):
         """What an image's sides are multiples of: a latent cell, times the patch of the network."""
         return 2 * self.vae_scale
 
-    def grid(self, size: Size | None, steps: int) -> Tensor:
+    def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
         """The times of the model's own scheduler, as its pipeline sets them; nothing is shifted on top."""
-        spacing = {"num_inference_steps": steps} if self.spaces_itself else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        spacing = (
+            {"num_inference_steps": steps} if self.scheduler_spaces_times else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        )
         self.scheduler.set_timesteps(**spacing, mu=self.shift(size, steps))
         return self.scheduler.sigmas.float().clone()
 
@@ -133,10 +138,9 @@ class PipelineFamily(PipelineParts):
             if self.source == "none":
                 raise ValueError(f"row {row.uid!r} has a source image; family {self.name} takes none")
             decode_image(row.source_image, row.uid)
-        if with_target and row.target_image is None:
-            raise ValueError(f"row {row.uid!r} has no target_image")
-        if with_target and row.target_image is not None:
-            decode_image(row.target_image, row.uid)
+        if with_target:
+            (target,) = target_images([row])
+            decode_image(target, row.uid)
 
     @torch.no_grad()
     def encode(self, rows: Sequence[Row]) -> Condition:
@@ -147,8 +151,8 @@ class PipelineFamily(PipelineParts):
         self._check_length(row)
         source = self._image(row, row.source_image) if row.source_image is not None else None
         tensors = self.text(row.prompt, source)
-        if self.is_told:
-            tensors[TOLD] = torch.tensor([self.told_scale])
+        if self.guidance_is_distilled:
+            tensors[DISTILLED_GUIDANCE] = torch.tensor([self.distilled_scale])
         seen = {} if source is None else self.source_tensors(source)
         negative = row.negative_prompt
         return Condition(
@@ -159,14 +163,12 @@ class PipelineFamily(PipelineParts):
         )
 
     @torch.no_grad()
-    def clean(self, rows: Sequence[Row]) -> Tensor:
-        if absent := [row.uid for row in rows if row.target_image is None]:
-            raise ValueError(f"row {absent[0]!r} has no target_image")
-        return torch.cat([self.image_latents(self._image(row, row.target_image)).float() for row in rows])
+    def clean(self, rows: Sequence[Row]) -> Latents:
+        pairs = zip(rows, target_images(rows), strict=True)
+        return torch.cat([self.image_latents(self._image(row, image)).float() for row, image in pairs])
 
-    def _image(self, row: Row, data: bytes | None) -> Image.Image:
+    def _image(self, row: Row, data: bytes) -> Image.Image:
         """An image in the row's size, so that the source images of one group share a shape too."""
-        assert data is not None
         image = Image.fromarray(to_bytes(decode_image(data, row.uid)))
         return image if image.size == self.size(row) else image.resize(self.size(row), Image.Resampling.LANCZOS)
 
@@ -180,11 +182,13 @@ class PipelineFamily(PipelineParts):
                 *(row.uid, tokens, self.name, self.max_tokens),
             )
 
-    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def velocity(
+        self, transformer: nn.Module, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch ..."]:
         inputs = {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in condition.tensors.items()}
         return self.call(transformer, x_t.to(self.dtype), t.float(), inputs).float()
 
     @torch.no_grad()
-    def decode(self, x_0: Tensor) -> np.ndarray:
+    def decode(self, x_0: Latents) -> Float[np.ndarray, "batch 3 height width"]:
         images = [self.decode_latents(row[None].to(self.device, self.dtype)).float().cpu() for row in x_0]
         return (torch.cat(images) / 2 + 0.5).numpy()

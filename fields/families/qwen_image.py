@@ -1,15 +1,15 @@
 """Qwen-Image."""
 
-from collections.abc import Mapping
-
 import torch
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.guidance import LengthKept
 from fields.families.packing import pack, unpack
-from fields.families.pipeline import Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -43,7 +43,7 @@ class QwenImageFamily(PipelineFamily):
         template, dropped = self.encoders.prompt_template_encode, self.encoders.prompt_template_encode_start_idx
         return super().count_tokens(template.format(prompt)) - dropped
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         height, width = x_t.shape[2:]
         tokens = [pack(x_t), *([pack(inputs["source"])] if "source" in inputs else [])]
         velocity = transformer(
@@ -56,7 +56,7 @@ class QwenImageFamily(PipelineFamily):
         )[0]
         return unpack(velocity[:, : tokens[0].shape[1]], height, width)
 
-    def image_latents(self, image: Image.Image) -> Tensor:
+    def image_latents(self, image: Image.Image) -> Latents:
         mean, deviation = self._statistics(self.device)
         latents = self.vae.encode(self.pixels(image)[:, :, None]).latent_dist.mode()[:, :, 0]
         return (latents - mean) / deviation
@@ -66,12 +66,12 @@ class QwenImageFamily(PipelineFamily):
         mean, deviation = (torch.tensor(self.vae.config[name]) for name in ("latents_mean", "latents_std"))
         return mean[:, None, None].to(device, self.dtype), deviation[:, None, None].to(device, self.dtype)
 
-    def decode_latents(self, x_0: Tensor) -> Tensor:
+    def decode_latents(self, x_0: Latents) -> Pixels:
         mean, deviation = self._statistics(x_0.device)
         return self.vae.decode((x_0 * deviation + mean)[:, :, None], return_dict=False)[0][:, :, 0]
 
 
-def masked(text: Tensor, mask: Tensor | None) -> Named:
+def masked(text: Float[Tensor, "batch tokens width"], mask: Shaped[Tensor, "batch tokens"] | None) -> Named:
     """Qwen's pipelines leave out a mask that hides nothing; here a row may yet be padded beside a longer one."""
     return {"text": text, "mask": torch.ones(text.shape[:2], dtype=torch.bool) if mask is None else mask.bool()}
 

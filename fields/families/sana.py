@@ -1,14 +1,15 @@
 """Sana (not Sprint, whose network lives on another path than the straight one)."""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from fields.carriers import Tensors
 from fields.data.size import Size
-from fields.families.pipeline import Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels
 from fields.method.time_grid import time_grid
 
 
@@ -20,7 +21,7 @@ class SanaFamily(PipelineFamily):
     transformer_class = "SanaTransformer2DModel"
     vae_class = "AutoencoderDC"
     max_tokens = 299  # of 300, one ends the instruction
-    spaces_itself = True
+    scheduler_spaces_times = True
     default_lora_targets = ("to_q", "to_k", "to_v")
 
     @property
@@ -31,7 +32,7 @@ class SanaFamily(PipelineFamily):
     def multiple(self) -> int:
         return self.vae_scale
 
-    def grid(self, size: Size | None, steps: int) -> Tensor:
+    def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
         """Sana ships a multistep solver; its Euler rollout uses the same shift, u from 1 to 0."""
         scheduler: dict[str, Any] = self.config("scheduler")
         if scheduler.get("_class_name") == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
@@ -50,7 +51,7 @@ class SanaFamily(PipelineFamily):
         *_, text, mask = self.encoders.encode_prompt("", negative_prompt=prompt, device=self.device)
         return {"text": text, "mask": mask}
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         answer = transformer(
             x_t,
             encoder_hidden_states=inputs["text"],
@@ -60,8 +61,8 @@ class SanaFamily(PipelineFamily):
         )[0]
         return answer[:, : x_t.shape[1]]  # a network that also learned a variance answers both
 
-    def image_latents(self, image: Image.Image) -> Tensor:
+    def image_latents(self, image: Image.Image) -> Latents:
         return self.vae.encode(self.pixels(image)).latent * self.vae.config.scaling_factor
 
-    def decode_latents(self, x_0: Tensor) -> Tensor:
+    def decode_latents(self, x_0: Latents) -> Pixels:
         return self.vae.decode(x_0 / self.vae.config.scaling_factor, return_dict=False)[0]

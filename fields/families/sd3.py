@@ -1,21 +1,21 @@
 """Stable Diffusion 3 and 3.5."""
 
-from collections.abc import Mapping
-
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from fields.families.pipeline import Named, PipelineFamily
+from fields.carriers import Tensors
+from fields.families.pipeline import Latents, Named, PipelineFamily
 
 
 class SD3Family(PipelineFamily):
-    """Two CLIPs and a T5 without a mask: padding is part of the condition. The network is told 1000 t."""
+    """Two CLIPs and a T5 without a mask: padding is part of the condition. The network's time input is 1000 t."""
 
     name = "sd3"
     pipelines = ("StableDiffusion3Pipeline",)
     transformer_class = "SD3Transformer2DModel"
     tokenizer, max_tokens = "tokenizer_3", 256
-    spaces_itself = True
+    scheduler_spaces_times = True
     default_lora_targets = (
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
@@ -27,7 +27,7 @@ class SD3Family(PipelineFamily):
         )
         return {"text": text, "pooled": pooled}
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         return transformer(
             hidden_states=x_t,
             timestep=1000 * t,

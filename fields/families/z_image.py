@@ -1,18 +1,18 @@
 """Z-Image."""
 
-from collections.abc import Mapping
-
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from fields.families.pipeline import Named, PipelineFamily
+from fields.carriers import Tensors
+from fields.families.pipeline import Latents, Named, PipelineFamily
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
 
 class ZImageFamily(PipelineFamily):
-    """Qwen3's text of any length. The network is told 1 - t and answers x_0 - eps; it takes lists of samples."""
+    """Qwen3's text of any length. The network's time input is 1 - t and its output x_0 - eps; it takes lists of samples."""
 
     name = "z_image"
     pipelines = ("ZImagePipeline",)
@@ -35,7 +35,7 @@ class ZImageFamily(PipelineFamily):
         options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
         return super().count_tokens(self.encoders.tokenizer.apply_chat_template(messages, **options))
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         texts = [text[mask] for text, mask in zip(inputs["text"], inputs["mask"], strict=True)]
         velocities = transformer(list(x_t[:, :, None].unbind()), 1 - t, texts, return_dict=False)[0]
         return -torch.stack(velocities)[:, :, 0]

@@ -1,12 +1,12 @@
 """Z-Image-Omni: Z-Image that edits."""
 
-from collections.abc import Mapping
-
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from fields.families.pipeline import Named
+from fields.carriers import Tensors
+from fields.families.pipeline import Latents, Named
 from fields.families.z_image import ZImageFamily
 
 
@@ -36,7 +36,7 @@ class ZImageOmniFamily(ZImageFamily):
         (seen,), *_ = self.encoders.prepare_siglip_embeds([image], 1, self.device, self.dtype)
         return super().source_tensors(image) | {"seen": seen[None]}
 
-    def call(self, transformer: nn.Module, x_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         numbers = range(1, int(inputs["part"].max()) + 1)
         texts = [[text[part == n] for n in numbers] for text, part in zip(inputs["text"], inputs["part"], strict=True)]
         images = [[image] for image in x_t[:, :, None]]

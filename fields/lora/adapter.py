@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
@@ -38,7 +39,12 @@ class LoraShape:
     alphas: Mapping[str, float] = field(default_factory=dict)
 
     def scale(self, module: str) -> float:
-        """alpha / rank of a module."""
+        """alpha / rank of a module.
+
+        >>> shape = LoraShape(rank=8, alpha=16.0, targets=("to_out",), ranks={"blocks.0.to_out": 32})
+        >>> shape.scale("blocks.1.to_out"), shape.scale("blocks.0.to_out")
+        (2.0, 0.5)
+        """
         return self.alphas.get(module, self.alpha) / self.ranks.get(module, self.rank)
 
     @staticmethod
@@ -132,6 +138,11 @@ def adapted_modules(tensors: Tensors) -> list[str]:
     return sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
 
 
-def weight_difference(tensors: Tensors, module: str, scale: float) -> Tensor:
-    """What the adapter adds to a module's weight: scale * B A, (out, in)."""
+def weight_difference(tensors: Tensors, module: str, scale: float) -> Float[Tensor, "outputs inputs"]:
+    """What the adapter adds to a module's weight: scale * B A, (out, in).
+
+    >>> tensors = {"m.lora_A.weight": torch.tensor([[1.0, 2.0]]), "m.lora_B.weight": torch.tensor([[3.0], [4.0]])}
+    >>> weight_difference(tensors, "m", scale=0.5).tolist()
+    [[1.5, 3.0], [2.0, 4.0]]
+    """
     return scale * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]

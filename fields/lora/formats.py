@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fields.carriers import Tensors
 from fields.lora.adapter import Adapter, LoraShape, adapted_modules, linear_modules
 from fields.lora.peft_files import PREFIX, WEIGHTS, checked_config, config_arguments, peft_shape, read_config, read_tensors
-from fields.tensors import listed
+from fields.tensors import enumerated
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 _METADATA = "lora_adapter_metadata"
@@ -64,8 +64,8 @@ def load_adapter(path: Path, transformer: nn.Module, ignore: Sequence[str] = ())
         named, foreign = _named(_translated(kept, loader, file), transformer)
     if foreign:
         raise ValueError(
-            f"{file}: {len(foreign)} keys are of no linear module of {type(transformer).__name__}: {listed(foreign)}; "
-            "ignore_keys names what may be left out"
+            f"{file}: {len(foreign)} keys are of no linear module of {type(transformer).__name__}: {enumerated(foreign)}; "
+            "patterns of ignored keys can leave them out"
         )
     tensors = {name: tensor.float() for name, tensor in named.items() if not name.endswith(".alpha")}
     shape = peft_shape(config, tensors, file) if config else _shape(named, file)

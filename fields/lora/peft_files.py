@@ -2,18 +2,20 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fields.carriers import Tensors
 from fields.lora.adapter import Adapter, LoraShape, adapted_modules, peft_arguments
-from fields.tensors import listed
+from fields.tensors import enumerated
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -29,7 +31,7 @@ def read_adapter(path: Path) -> Adapter:
     config = read_config(path)
     tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in read_tensors(path / WEIGHTS).items()}
     if foreign := [name for name in sorted(tensors) if not name.endswith((".lora_A.weight", ".lora_B.weight"))]:
-        raise ValueError(f"{path}: {len(foreign)} tensors are of no linear LoRA: {listed(foreign)}")
+        raise ValueError(f"{path}: {len(foreign)} tensors are of no linear LoRA: {enumerated(foreign)}")
     return Adapter(peft_shape(config, tensors, path), tensors)
 
 
@@ -70,15 +72,13 @@ def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraS
     Raises:
         ValueError: if there is no tensor, or one has another rank than the configuration says.
     """
-    from peft.utils.other import get_pattern_key
-
     rank_pattern, alpha_pattern = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     ranks, alphas = {}, {}
     for module in adapted_modules(tensors):
-        rank = ranks[module] = int(rank_pattern.get(get_pattern_key(list(rank_pattern), module), config["r"]))
+        rank = ranks[module] = int(_own(rank_pattern, module, config["r"]))
         if (found := len(tensors[f"{module}.lora_A.weight"])) != rank:
             raise ValueError(f"{path}: {module}.lora_A.weight has rank {found}; the configuration says {rank}")
-        alpha = float(alpha_pattern.get(get_pattern_key(list(alpha_pattern), module), config["lora_alpha"]))
+        alpha = float(_own(alpha_pattern, module, config["lora_alpha"]))
         alphas[module] = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
     if not ranks:
         raise ValueError(f"{path}: the adapter has no tensors")
@@ -87,7 +87,16 @@ def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraS
     return LoraShape.of(ranks, alphas, tuple(sorted(targets)) if says_all else ())
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def _own(patterns: Mapping[str, int | float], module: str, otherwise: int | float) -> int | float:
+    """The value of the first pattern that a module's name, or its end after a dot, matches in full.
+
+    This is PEFT's rule; reading an adapter does not import PEFT, which imports transformers.
+    """
+    matching = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
+    return next(matching, otherwise)
+
+
+def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
     """The tensors of a safetensors file.
 
     Raises:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.carriers import Condition
 from fields.families.base import Family
-from fields.lora.adapter import Adapter, LoraShape, adapted_modules, weight_difference
-from fields.lora.merge import factorized
+from fields.lora.adapter import Adapter, LoraShape, weight_difference
+from fields.lora.merge import common_modules, factorized
 from fields.method.rollout import clean
 from fields.method.solver import Euler
 
@@ -31,11 +32,11 @@ class Sample:
     transformer: nn.Module
     adapter: Adapter | None
     condition: Condition
-    noise: Tensor
-    grid: Tensor
+    noise: Float[Tensor, "batch ..."]
+    grid: Float[Tensor, " points"]
 
 
-def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraShape) -> dict[str, Tensor]:
+def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraShape) -> dict[str, Float[Tensor, "..."]]:
     """The adapter of a given shape for the merged difference, float32.
 
     Raises:
@@ -56,22 +57,6 @@ def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraS
         ridge = _RIDGE * total.diagonal().mean() * torch.eye(len(total), dtype=total.dtype)
         tensors |= factorized(module, torch.linalg.solve(total + ridge, wanted.T).T.float(), shape)
     return tensors
-
-
-def common_modules(adapters: Mapping[str, Adapter]) -> list[str]:
-    """The modules that the adapters change, sorted.
-
-    Raises:
-        ValueError: if there is no adapter, or adapters change different modules.
-    """
-    changed = {name: adapted_modules(adapter.tensors) for name, adapter in adapters.items()}
-    if not changed:
-        raise ValueError("student.start: none of the routes' experts has an adapter; start at the base instead")
-    first = next(iter(changed))
-    for name, modules in changed.items():
-        if modules != changed[first]:
-            raise ValueError(f"adapters {first!r} and {name!r} cannot be merged: they change different modules")
-    return changed[first]
 
 
 def _grams(family: Family, sample: Sample, modules: list[str]) -> dict[str, Tensor]:

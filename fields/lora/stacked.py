@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fields.lora.adapter import Adapter, adapted_modules, linear_modules
-from fields.tensors import differences, listed
+from fields.tensors import Shapes, check_shapes, shapes
 
 BASE = -1  # the number of no adapter
 
@@ -55,11 +55,11 @@ class StackedLora(nn.Module):
         self.register_buffer("b", b)
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Float[Tensor, "outputs inputs"]:
         """The frozen weight: networks look up its type."""
         return self.linear.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         y = self.linear(x)
         if self.choice.only == BASE:
             return y
@@ -85,8 +85,7 @@ def stack_adapters(transformer: nn.Module, adapters: Mapping[str, Adapter]) -> C
         ValueError: if an adapter doesn't fit the network; lists what doesn't.
     """
     for name, adapter in adapters.items():
-        if wrong := differences(adapter.tensors, _fitting(transformer, adapter)):
-            raise ValueError(f"expert {name!r}: {len(wrong)} tensors don't fit the model: {listed(wrong)}")
+        check_shapes(shapes(adapter.tensors), _fitting(transformer, adapter), f"expert {name!r}")
     choice = Choice()
     for module in sorted({module for adapter in adapters.values() for module in adapted_modules(adapter.tensors)}):
         linear = transformer.get_submodule(module)
@@ -107,11 +106,11 @@ def _stack(module: str, linear: nn.Linear, adapters: Sequence[Adapter]) -> tuple
     return stack_a, stack_b
 
 
-def _fitting(transformer: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
-    """Tensors without content, of the shapes that the adapter must have in this network."""
-    shapes = {}
+def _fitting(transformer: nn.Module, adapter: Adapter) -> Shapes:
+    """The shapes that the adapter's tensors must have in this network."""
+    fitting: dict[str, tuple[int, ...]] = {}
     for module in set(adapted_modules(adapter.tensors)) & set(linear_modules(transformer)):
         out_features, in_features = transformer.get_parameter(f"{module}.weight").shape
         rank = len(adapter.tensors[f"{module}.lora_A.weight"])
-        shapes |= {f"{module}.lora_A.weight": (rank, in_features), f"{module}.lora_B.weight": (out_features, rank)}
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        fitting |= {f"{module}.lora_A.weight": (rank, in_features), f"{module}.lora_B.weight": (out_features, rank)}
+    return fitting

@@ -21,12 +21,16 @@ Reduction = Literal["mean", "sum"]
 class Prediction:
     """The student's velocity at a query's states, and without the prompt where the query wants both branches."""
 
-    velocity: Tensor
-    unconditional: Tensor | None = None
+    velocity: Float[Tensor, "batch ..."]
+    unconditional: Float[Tensor, "batch ..."] | None = None
 
 
 def squared_error(velocity: Float[Tensor, "batch ..."], target: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
-    """Each sample's mean squared difference, float32."""
+    """Each sample's mean squared difference, float32.
+
+    >>> squared_error(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 4.0], [3.0, 4.0]])).tolist()
+    [2.0, 12.5]
+    """
     return (velocity.float() - target.float()).square().flatten(1).mean(dim=1)
 
 
@@ -69,7 +73,11 @@ class TransitionKl:
     over_queries: ClassVar[Reduction] = "sum"
 
     def weight(self, t: float, t_next: float) -> float:
-        """The factor of || dv ||^2 for the step from t to t_next."""
+        """The factor of || dv ||^2 for the step from t to t_next.
+
+        >>> TransitionKl().weight(0.75, 0.5)
+        0.03125
+        """
         dt = t - t_next
         if self.eta is None:
             return dt**2 / 2

@@ -1,9 +1,9 @@
 """The sample plan: sample `n` of a run is fully decided by `(seed, n)`.
 
-Nobody holds a queue or a cursor that could be lost: a lost rollout is asked again by id, and resuming needs the step
-number alone. Every random number of a run comes from here, from a counter-based generator (Philox, Salmon et al. 2011)
-with one stream a purpose: changing how queries are drawn leaves routes, rows and noise as they were, so variants of a
-run can be compared sample by sample.
+There is no queue and no cursor that could be lost: a rollout that failed is repeated by its sample's id, and a resumed run
+only needs to know its step. Every random number of a run comes from here, from a counter-based generator (Philox, Salmon et
+al. 2011) with one stream per purpose: changing how queries are drawn leaves routes, rows and noise as they were, so variants
+of a run can be compared sample by sample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fields.data.size import Size
@@ -40,7 +40,9 @@ def generator(seed: int, stream: Stream, n: int, part: int = 0) -> np.random.Gen
     return np.random.Generator(np.random.Philox(key=np.array([seed, int(stream)], dtype=np.uint64), counter=[0, n, part, 0]))
 
 
-def noise(seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: Stream = Stream.NOISE) -> Tensor:
+def noise(
+    seed: int, sample_ids: Sequence[int], shape: tuple[int, ...], stream: Stream = Stream.NOISE
+) -> Float[Tensor, "batch ..."]:
     """Initial states x_T ~ N(0, I), float32 (batch, *shape), each row decided by its own id."""
     rows = [generator(seed, stream, n).standard_normal(shape, dtype=np.float32) for n in sample_ids]
     return torch.from_numpy(np.stack(rows))
@@ -111,7 +113,7 @@ class SamplePlan:
         route = self.routing.route(n, self.batch_size, generator(self.seed, Stream.ROUTE, unit))
         row = int(generator(self.seed, Stream.ROW, n).integers(self.rows[route]))
         size = self.size(route, row)
-        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size))
+        indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size).tolist())
         return Sample(n, route, row, indices, size)
 
     def groups(self, step: int) -> tuple[Group, ...]:

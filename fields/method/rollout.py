@@ -9,7 +9,7 @@ from torch import Tensor
 from fields.carriers import Condition
 from fields.method.solver import Euler, Solver, Velocity
 
-TransitionNoise = Callable[[int, Tensor], Tensor]
+TransitionNoise = Callable[[int, Int[Tensor, " rows"]], Float[Tensor, "rows ..."]]
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def rollout(
         noise: states at t = 1, float32.
         grid: times 1 = t_0 > ... > t_N = 0.
         indices: in [0, N], ascending in each row.
-        condition: one row a sample.
+        condition: one row per sample.
         solver: makes a step.
         transition_noise: called as transition_noise(step, rows) by stochastic solvers; standard normal (rows, ...).
     """
@@ -52,7 +52,12 @@ def rollout(
 def clean(
     velocity: Velocity, noise: Float[Tensor, "batch ..."], grid: Float[Tensor, " points"], condition: Condition, solver: Solver
 ) -> Float[Tensor, "batch ..."]:
-    """The clean states at the end of the rollout: what evaluation and generation look at."""
+    """The clean states at the end of the rollout: what evaluation and generation look at.
+
+    >>> condition = Condition(tensors={"words": torch.zeros(1, 1)}, unconditional={})
+    >>> clean(lambda x, t, c: 2 * x, torch.ones(1, 2), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]), condition, Euler()).tolist()
+    [[0.0625, 0.0625]]
+    """
     indices = torch.full((len(noise), 1), len(grid) - 1, device=noise.device)
     return rollout(velocity, noise, grid, indices, condition, solver)[0]
 

@@ -28,8 +28,12 @@ def check_weights(weights: Mapping[str, float]) -> None:
         raise ValueError(f"the weights of the routes sum to {total:g}; allowed: 1e-300 to 1e300")
 
 
-def at(weights: Mapping[str, float], share: float) -> str:
-    """The route at a share in [0, 1) of the total weight."""
+def route_at(weights: Mapping[str, float], share: float) -> str:
+    """The route at a share in [0, 1) of the total weight, the routes laid side by side in their order.
+
+    >>> [route_at({"a": 1.0, "b": 3.0}, share) for share in (0.0, 0.24, 0.25, 0.99)]
+    ['a', 'a', 'b', 'b']
+    """
     cumulative = list(accumulate(weights.values()))
     return list(weights)[bisect_right(cumulative, share * cumulative[-1])]
 
@@ -56,7 +60,7 @@ class HardRouting:
 
     def route(self, n: int, batch_size: int, rng: np.random.Generator) -> str:
         """The route of sample `n`; `rng` belongs to its unit."""
-        return at(self.weights, rng.random())
+        return route_at(self.weights, rng.random())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,19 @@ class GroupedRouting:
 
     def route(self, n: int, batch_size: int, rng: np.random.Generator) -> str:
         """The route at the sample's place in its step."""
-        return at(self.weights, (n % batch_size + 0.5) / batch_size)
+        return self._at_place(n % batch_size, batch_size)
+
+    def absent(self, batch_size: int) -> list[str]:
+        """The routes of positive weight that a step of so many samples has no room for.
+
+        >>> GroupedRouting({"a": 1.0, "b": 9.0}).absent(4)
+        ['a']
+        """
+        present = {self._at_place(place, batch_size) for place in range(batch_size)}
+        return [route for route, weight in self.weights.items() if weight > 0 and route not in present]
+
+    def _at_place(self, place: int, batch_size: int) -> str:
+        return route_at(self.weights, (place + 0.5) / batch_size)
 
 
 @dataclass(frozen=True, slots=True)

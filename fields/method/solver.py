@@ -11,17 +11,30 @@ from torch import Tensor
 
 from fields.carriers import Condition
 
-Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
+Velocity = Callable[[Float[Tensor, "batch ..."], Float[Tensor, " batch"], Condition], Float[Tensor, "batch ..."]]
 
 
 @dataclass(frozen=True, slots=True)
 class Euler:
-    """x <- x + (t_next - t) v(x, t): one evaluation."""
+    """x <- x + (t_next - t) v(x, t): one evaluation.
+
+    >>> def velocity(x, t, condition):
+    ...     return 2 * x
+    >>> condition = Condition(tensors={"words": torch.zeros(1, 1)}, unconditional={})
+    >>> Euler().step(velocity, torch.ones(1, 3), torch.tensor(1.0), torch.tensor(0.75), condition, None).tolist()
+    [[0.5, 0.5, 0.5]]
+    """
 
     stochastic: ClassVar[bool] = False
 
     def step(
-        self, velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor, condition: Condition, eps: Tensor | None
+        self,
+        velocity: Velocity,
+        x: Float[Tensor, "batch ..."],
+        t: Float[Tensor, ""],
+        t_next: Float[Tensor, ""],
+        condition: Condition,
+        eps: Float[Tensor, "batch ..."] | None,
     ) -> Float[Tensor, "batch ..."]:
         """The state at t_next; t and t_next are scalars, x is (batch, ...)."""
         return x + (t_next - t) * velocity(x, t.expand(len(x)), condition).float()
@@ -37,7 +50,13 @@ class Heun:
     stochastic: ClassVar[bool] = False
 
     def step(
-        self, velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor, condition: Condition, eps: Tensor | None
+        self,
+        velocity: Velocity,
+        x: Float[Tensor, "batch ..."],
+        t: Float[Tensor, ""],
+        t_next: Float[Tensor, ""],
+        condition: Condition,
+        eps: Float[Tensor, "batch ..."] | None,
     ) -> Float[Tensor, "batch ..."]:
         """The state at t_next; t and t_next are scalars, x is (batch, ...)."""
         v = velocity(x, t.expand(len(x)), condition).float()
@@ -60,7 +79,13 @@ class EulerMaruyama:
     stochastic: ClassVar[bool] = True
 
     def step(
-        self, velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor, condition: Condition, eps: Tensor | None
+        self,
+        velocity: Velocity,
+        x: Float[Tensor, "batch ..."],
+        t: Float[Tensor, ""],
+        t_next: Float[Tensor, ""],
+        condition: Condition,
+        eps: Float[Tensor, "batch ..."] | None,
     ) -> Float[Tensor, "batch ..."]:
         """The state at t_next; t and t_next are scalars, x and eps are (batch, ...)."""
         assert eps is not None, "a stochastic step needs noise"
@@ -71,7 +96,11 @@ class EulerMaruyama:
 
 
 def diffusion_scale(eta: float, t: float, t_next: float) -> float:
-    """eta sqrt(t / (1 - t)) for the step from t to t_next; at t = 1 the divisor is 1 - t_next, which is not 0."""
+    """eta sqrt(t / (1 - t)) for the step from t to t_next; at t = 1 the divisor is 1 - t_next, which is not 0.
+
+    >>> diffusion_scale(0.5, 0.8, 0.6), diffusion_scale(0.5, 1.0, 0.75)
+    (1.0, 1.0)
+    """
     return eta * math.sqrt(t / (1 - (t if t < 1 else t_next)))
 
 

@@ -11,14 +11,20 @@ from fields.method.solver import Solver, Velocity
 
 
 def rolled_out(
-    velocity: Velocity, group: Group, condition: Condition, shape: tuple[int, ...], seed: int, grid: Tensor, solver: Solver
+    velocity: Velocity,
+    group: Group,
+    condition: Condition,
+    shape: tuple[int, ...],
+    seed: int,
+    grid: Float[Tensor, " points"],
+    solver: Solver,
 ) -> Float[Tensor, "queries batch ..."]:
     """The states of a group at its query points, on the rollout of one field.
 
     Args:
         velocity: of the student (on-policy) or of the expert.
         group: whose samples.
-        condition: one row a sample, on the device that computes.
+        condition: one row per sample, on the device that computes.
         shape: of a state.
         seed: of the sample plan, which decides all noise.
         grid: times of the rollout.
@@ -45,7 +51,9 @@ def rolled_out(
     )
 
 
-def noised(clean: Float[Tensor, "batch ..."], group: Group, seed: int, grid: Tensor) -> Float[Tensor, "queries batch ..."]:
+def noised(
+    clean: Float[Tensor, "batch ..."], group: Group, seed: int, grid: Float[Tensor, " points"]
+) -> Float[Tensor, "queries batch ..."]:
     """x_t = (1 - t) x_0 + t eps of the rows' own target images: the off-policy states."""
     eps = noise(seed, group.ids, tuple(clean.shape[1:]))
     t = grid[group.indices.T].reshape(*group.indices.T.shape, *[1] * (clean.ndim - 1))
@@ -53,7 +61,13 @@ def noised(clean: Float[Tensor, "batch ..."], group: Group, seed: int, grid: Ten
 
 
 def queries(
-    group: Group, states: Tensor, condition: Condition, grid: Tensor, policy_version: int, checksum: str, both_branches: bool
+    group: Group,
+    states: Float[Tensor, "queries batch ..."],
+    condition: Condition,
+    grid: Float[Tensor, " points"],
+    policy_version: int,
+    checksum: str,
+    both_branches: bool,
 ) -> tuple[Query, ...]:
     """One query for each of the group's points, from low index (noise) to high: what an expert is sent.
 

@@ -1,4 +1,4 @@
-"""What a student is told at its states: by the expert of the route, by several, by an anchor, or by the data itself."""
+"""What a student learns at its states: from the expert of the route, from several, from an anchor, or from the data itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Teaching:
     anchor: str | None = None
 
     def asked(self, route: str) -> tuple[str, ...]:
-        """The experts that are asked about a query of a route, each once."""
+        """The experts that answer a query of a route, each once."""
         return tuple(dict.fromkeys((*self.shares[route], *([self.anchor] if self.anchor else []))))
 
     def example(self, query: Query, answers: Mapping[str, Target]) -> Example:
-        """The query with its target, made of the answers of the experts that were asked."""
+        """The query with its target, computed from the answers of the route's experts."""
         shares = self.shares[query.route]
         target = Target.mix([(answers[name], share) for name, share in shares.items()]) if shares else from_data(query)
         return Example(query=query, target=target, anchor=answers[self.anchor] if self.anchor else None)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import Variant
@@ -19,7 +20,7 @@ class Mix(Expression):
         for part, _ in self.parts:
             yield from part.branches(variant)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         (first, weight), *rest = self.parts
         total = weight * first.value(answers, variant)
         for part, weight in rest:
@@ -42,7 +43,7 @@ class Interpolation(Expression):
         yield from self.a.branches(variant)
         yield from self.b.branches(variant)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         return (1 - self.weight) * self.a.value(answers, variant) + self.weight * self.b.value(answers, variant)
 
     def conditional(self) -> Expression:

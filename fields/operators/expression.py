@@ -1,11 +1,11 @@
 """What every operator is: branches to evaluate, and a value made of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fields.carriers import GIVEN, Condition, Variant
@@ -24,8 +24,8 @@ class Branch:
 class Answers:
     """The velocities of all branches at (x_t, t), float32."""
 
-    velocities: Mapping[Branch, Tensor]
-    t: Tensor
+    velocities: Mapping[Branch, Float[Tensor, "batch ..."]]
+    t: Float[Tensor, " batch"]
 
 
 class Expression(ABC):
@@ -37,7 +37,7 @@ class Expression(ABC):
         """What has to be evaluated; a branch may occur more than once."""
 
     @abstractmethod
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         """The velocity, float32 (batch, ...)."""
 
     def conditional(self) -> "Expression":
@@ -54,7 +54,7 @@ class Network(Expression):
     def branches(self, variant: Variant) -> Iterator[Branch]:
         yield Branch(self.name, variant)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         return answers.velocities[Branch(self.name, variant)]
 
 
@@ -70,13 +70,13 @@ def evaluate(
 
     Branches of one network whose conditions have the same shapes are one forward of the batch's multiple.
     """
-    together: dict[tuple, list[tuple[Branch, Condition]]] = {}
+    together: dict[Hashable, tuple[str, list[tuple[Branch, Condition]]]] = {}
     for branch in dict.fromkeys(expression.branches(variant)):
         seen = condition.variant(branch.variant)
         layout = tuple((name, tensor.shape) for name, tensor in sorted(seen.tensors.items()))
-        together.setdefault((branch.network, layout), []).append((branch, seen))
-    velocities = {}
-    for (network, _), calls in together.items():
+        together.setdefault((branch.network, layout), (branch.network, []))[1].append((branch, seen))
+    velocities: dict[Branch, Tensor] = {}
+    for network, calls in together.values():
         n = len(calls)
         batch = Condition.concatenate([seen for _, seen in calls])
         answer = networks[network](torch.cat([x_t] * n), torch.cat([t] * n), batch).float()
@@ -84,11 +84,19 @@ def evaluate(
     return expression.value(Answers(velocities, t), variant)
 
 
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Values (batch,) shaped to multiply states (batch, ...)."""
+def per_sample(values: Shaped[Tensor, " batch"], like: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
+    """Values (batch,) shaped to multiply states (batch, ...).
+
+    >>> per_sample(torch.ones(2), torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 1, 1, 1])
+    """
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Each sample's inner product, shaped to multiply states."""
+def inner(a: Float[Tensor, "batch ..."], b: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """Each sample's inner product, shaped to multiply states.
+
+    >>> inner(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[4.0, 1.0], [5.0, 2.0]])).tolist()
+    [[6.0], [6.0]]
+    """
     return per_sample((a * b).flatten(1).sum(dim=1), a)

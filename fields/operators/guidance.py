@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import Variant
@@ -30,7 +31,7 @@ class Guided(Expression):
         """The condition of the worse branch."""
         return replace(variant, prompt="empty")
 
-    def pair(self, answers: Answers, variant: Variant) -> tuple[Tensor, Tensor]:
+    def pair(self, answers: Answers, variant: Variant) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
         """The velocities (v_c, v_u)."""
         return self.of.value(answers, variant), self.of.value(answers, self.against(variant))
 
@@ -44,6 +45,13 @@ class Guidance(Guided):
 
     a(t) is `scale` for t in `interval`, ends included, and 1 elsewhere (Kynkaanniemi et al., arXiv 2404.07724). The branch
     v_u has no prompt, or the row's negative one.
+
+    >>> from fields.operators.expression import Network
+    >>> guided, given, empty = Guidance(Network("expert"), scale=3.0), Variant(), Variant(prompt="empty")
+    >>> v_c, v_u = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+    >>> answers = Answers({Branch("expert", given): v_c, Branch("expert", empty): v_u}, torch.tensor([0.5]))
+    >>> guided.value(answers, given).item()
+    4.0
     """
 
     scale: float
@@ -53,7 +61,7 @@ class Guidance(Guided):
     def against(self, variant: Variant) -> Variant:
         return replace(variant, prompt=self.prompt)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         v_c, v_u = self.pair(answers, variant)
         low, high = self.interval
         inside = (answers.t >= low) & (answers.t <= high)
@@ -68,7 +76,7 @@ class ZeroStarGuidance(Guided):
     scale: float
     zero_above: float = 1.0
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         v_c, v_u = self.pair(answers, variant)
         s = inner(v_c, v_u) / (inner(v_u, v_u) + torch.finfo(torch.float32).tiny)
         guided = s * v_u + self.scale * (v_c - s * v_u)
@@ -87,7 +95,7 @@ class AdaptiveProjectedGuidance(Guided):
     parallel: float = 0.0
     largest_norm: float = float("inf")
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         v_c, v_u = self.pair(answers, variant)
         tiny = torch.finfo(torch.float32).tiny
         d = v_c - v_u
@@ -114,7 +122,7 @@ class EditGuidance(Expression):
         without_text = replace(variant, prompt="empty")
         return variant, without_text, replace(without_text, source=False)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         both, image, nothing = (self.of.value(answers, seen) for seen in self._variants(variant))
         return nothing + self.image_scale * (image - nothing) + self.text_scale * (both - image)
 
@@ -134,7 +142,7 @@ class Autoguidance(Expression):
         yield from self.good.branches(variant)
         yield from self.bad.branches(variant)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         bad = self.bad.value(answers, variant)
         return bad + self.scale * (self.good.value(answers, variant) - bad)
 
@@ -154,7 +162,7 @@ class Rescale(Expression):
         yield from self.of.branches(variant)
         yield from self.of.conditional().branches(variant)
 
-    def value(self, answers: Answers, variant: Variant) -> Tensor:
+    def value(self, answers: Answers, variant: Variant) -> Float[Tensor, "batch ..."]:
         v = self.of.value(answers, variant)
         v_c = self.of.conditional().value(answers, variant)
         ratio = v_c.flatten(1).std(dim=1) / (v.flatten(1).std(dim=1) + torch.finfo(torch.float32).tiny)

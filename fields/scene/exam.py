@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from fields.data.images import encode_png
@@ -30,7 +31,7 @@ class Sheet:
     """Questions that are answered as one batch, all with or all without a source image, and their noise."""
 
     questions: tuple[Question, ...]
-    noise: Tensor
+    noise: Float[Tensor, "questions 3 24 24"]
 
     @property
     def rows(self) -> list[Row]:
@@ -47,7 +48,7 @@ class Exam:
     """The same questions and the same noise for whoever takes it.
 
     Args:
-        samples: questions a category.
+        samples: questions per category.
         seed: of questions and noise; the exam doesn't share random numbers with training.
     """
 
@@ -57,7 +58,7 @@ class Exam:
 
     @property
     def sheets(self) -> Sequence[Sheet]:
-        """One a category."""
+        """One per category."""
         return self._sheets
 
     @cached_property

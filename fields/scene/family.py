@@ -6,19 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Tensors
 from fields.data.images import decode_image
-from fields.data.rows import Row
+from fields.data.rows import Row, target_images
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.method.time_grid import time_grid
 from fields.scene.grammar import tokenize
 from fields.scene.transformer import SceneTransformer
 from fields.scene.world import SIZE
+from fields.tensors import check_shapes, shapes
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -48,7 +50,7 @@ class SceneFamily(Family):
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
         return 3, SIZE, SIZE
 
-    def grid(self, size: Size | None, steps: int) -> Tensor:
+    def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
         return time_grid(steps)
 
     def check_row(self, row: Row, with_target: bool = False) -> None:
@@ -65,12 +67,7 @@ class SceneFamily(Family):
             tensors = load_file(path / WEIGHTS)
         except (TypeError, SafetensorError) as error:
             raise ValueError(f"{path} is no scene model: {error}") from error
-        expected = transformer.state_dict()
-        for name in sorted(expected.keys() | tensors.keys()):
-            found, wanted = tensors.get(name), expected.get(name)
-            if found is None or wanted is None or found.shape != wanted.shape:
-                shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (found, wanted)]
-                raise ValueError(f"{path / WEIGHTS}: tensor {name!r} has shape {shapes[0]}; the model wants {shapes[1]}")
+        check_shapes(shapes(tensors), shapes(transformer.state_dict()), str(path / WEIGHTS))
         transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return transformer.eval().requires_grad_(False)
 
@@ -84,10 +81,10 @@ class SceneFamily(Family):
     def encode(self, rows: Sequence[Row]) -> Condition:
         words = torch.stack([torch.from_numpy(_words(row.uid, row.prompt)) for row in rows])
         tensors = {"words": words}
-        if with_source := [row.uid for row in rows if row.source_image is not None]:
-            if len(with_source) != len(rows):
-                raise ValueError(f"one batch mixes rows with and without a source image: {with_source[0]!r} has one")
-            tensors["source"] = torch.from_numpy(np.stack([_image(row.source_image, row.uid, "source") for row in rows]))
+        if sources := [(row.source_image, row.uid) for row in rows if row.source_image is not None]:
+            if len(sources) != len(rows):
+                raise ValueError(f"one batch mixes rows with and without a source image: {sources[0][1]!r} has one")
+            tensors["source"] = torch.from_numpy(np.stack([_image(image, uid, "source") for image, uid in sources]))
         negative = [_words(row.uid, row.negative_prompt) for row in rows if row.negative_prompt is not None]
         if 0 < len(negative) < len(rows):
             raise ValueError(f"one batch mixes rows with and without a negative prompt: {', '.join(row.uid for row in rows)}")
@@ -95,18 +92,19 @@ class SceneFamily(Family):
             tensors=tensors,
             unconditional={"words": torch.zeros_like(words)},
             negative={"words": torch.from_numpy(np.stack(negative))} if negative else {},
-            source_names=("source",) if with_source else (),
+            source_names=("source",) if sources else (),
         )
 
-    def clean(self, rows: Sequence[Row]) -> Tensor:
-        if absent := [row.uid for row in rows if row.target_image is None]:
-            raise ValueError(f"row {absent[0]!r} has no target_image")
-        return torch.from_numpy(np.stack([_image(row.target_image, row.uid, "target") for row in rows]))
+    def clean(self, rows: Sequence[Row]) -> Float[Tensor, "batch 3 24 24"]:
+        pairs = zip(target_images(rows), rows, strict=True)
+        return torch.from_numpy(np.stack([_image(image, row.uid, "target") for image, row in pairs]))
 
-    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def velocity(
+        self, transformer: nn.Module, x_t: Float[Tensor, "batch 3 24 24"], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch 3 24 24"]:
         return transformer(x_t, t, condition.tensors["words"], condition.tensors.get("source"))
 
-    def decode(self, x_0: Tensor) -> np.ndarray:
+    def decode(self, x_0: Float[Tensor, "batch 3 24 24"]) -> Float[np.ndarray, "batch 3 24 24"]:
         return ((x_0.float() + 1) / 2).cpu().numpy()
 
 
@@ -117,8 +115,7 @@ def _words(uid: str, prompt: str) -> np.ndarray:
         raise ValueError(f"row {uid!r}: {error}") from error
 
 
-def _image(data: bytes | None, uid: str, which: str) -> np.ndarray:
-    assert data is not None
+def _image(data: bytes, uid: str, which: str) -> np.ndarray:
     image = decode_image(data, uid)
     if image.shape != (3, SIZE, SIZE):
         raise ValueError(f"row {uid!r}: its {which} image is {image.shape[2]} x {image.shape[1]}, not {SIZE} x {SIZE}")

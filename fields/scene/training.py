@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.scene.grammar import PADDING, Task, draw_task, tokenize
@@ -40,7 +41,7 @@ def train(
     recipe: Recipe,
     seed: int,
     report: Callable[[int, float], None],
-) -> dict[str, Tensor]:
+) -> dict[str, Float[Tensor, "..."]]:
     """Train the parameters to the velocity eps - x_0 and return their moving average.
 
     torch's global generator draws noise and t; the caller seeds it.

@@ -98,7 +98,9 @@ class Block(nn.Module):
         self.ff_in = nn.Linear(width, 4 * width)
         self.ff_out = nn.Linear(4 * width, width)
 
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+    def forward(
+        self, h: Float[Tensor, "batch tokens width"], c: Float[Tensor, "batch width"]
+    ) -> Float[Tensor, "batch tokens width"]:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c)[:, None].chunk(6, dim=-1)
         h = h + gate_1 * self._attention(self.norm_1(h) * (1 + scale_1) + shift_1)
         return h + gate_2 * self.ff_out(F.gelu(self.ff_in(self.norm_2(h) * (1 + scale_2) + shift_2), approximate="tanh"))
@@ -110,7 +112,7 @@ class Block(nn.Module):
 
 
 def _patches(image: Tensor) -> Tensor:
-    """(B, 3, 24, 24) -> (B, 9, 192): one token a cell."""
+    """(B, 3, 24, 24) -> (B, 9, 192): one token per cell."""
     return image.unflatten(3, (GRID, CELL)).unflatten(2, (GRID, CELL)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 

@@ -10,7 +10,8 @@ from ray.serve import Application
 
 from fields import checkpoint
 from fields.carriers import Weights
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from fields.policy import Policy
 from pipelines.cluster.demands import Demand
 from pipelines.cluster.deployment import RunServices

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from fields.method.routing import at, check_weights
-from fields.method.time_grid import index_at, time_grid
+from fields.method.routing import GroupedRouting
+from fields.method.times import index_at, rollout_times
 from fields.registry import FAMILIES
 from pipelines.config import method as m
 from pipelines.config.base import Name, Section
@@ -185,8 +185,8 @@ class RunConfig(Section):
         if isinstance(self.query, m.FixedQueryConfig):
             if self.rollout.shift is None and self.model.family != "scene" and self.query.coordinate != "index":
                 return self  # the model's own grid, which is not known here
-            grid = time_grid(steps, self.rollout.shift or 1.0)
-            states = {index_at(u, grid, self.query.coordinate) for u in self.query.at}
+            times = rollout_times(steps, self.rollout.shift or 1.0)
+            states = {index_at(u, times, self.query.coordinate) for u in self.query.at}
             if len(states) < len(self.query.at):
                 raise ValueError(f"query.at: {list(self.query.at)} are {len(states)} different states of {steps} rollout steps")
         elif not isinstance(self.query, m.DenseQueryConfig) and self.query.k > steps:
@@ -218,9 +218,7 @@ class RunConfig(Section):
     def _every_route_fits_into_a_step(self) -> "RunConfig":
         size = self.learner.batch_size
         for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRoutingConfig) else ():
-            check_weights(weights)
-            taken = {at(weights, (n + 0.5) / size) for n in range(size)}
-            if absent := [name for name, weight in weights.items() if weight > 0 and name not in taken]:
+            if absent := GroupedRouting(weights).absent(size):
                 raise ValueError(
                     f"routing.type: grouped has every route in every step; a batch_size of {size} has no room for {absent[0]!r}"
                 )

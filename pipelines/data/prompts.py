@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from pipelines.data.tables import read_table
 
 

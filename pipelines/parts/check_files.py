@@ -9,7 +9,7 @@ from torch import nn
 from actors.loggers import check_loggers
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
-from fields.tensors import differences, listed, load_into
+from fields.tensors import check_shapes, load_into, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.parts.check_rows import checked_rows
@@ -62,8 +62,7 @@ def check_models(parts: RunParts) -> None:
 def _expert_network(parts: RunParts, checkpoint: Path | None, base: nn.Module) -> nn.Module:
     """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
     transformer = parts.family.skeleton(checkpoint or parts.config.model.path)
-    if wrong := differences(transformer.state_dict(), base.state_dict()):
-        raise ValueError(f"{checkpoint}: {len(wrong)} tensors differ from the base's: {listed(wrong)}")
+    check_shapes(shapes(transformer.state_dict()), shapes(base.state_dict()), str(checkpoint), "the base")
     return transformer
 
 

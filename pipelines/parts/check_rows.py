@@ -3,8 +3,9 @@
 from functools import cache
 from pathlib import Path
 
+from fields.data.bucket import Bucket
 from fields.data.images import decode_image
-from fields.data.rows import Bucket, Row
+from fields.data.rows import Row
 from fields.families.base import Family
 from pipelines.config.run import ModelConfig
 from pipelines.parts.device import device

@@ -7,13 +7,14 @@ from torch import nn
 
 from actors.schedule import Schedule
 from fields.carriers import GIVEN, Tensors
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.data.size import Size
 from fields.distiller import Distiller
 from fields.evaluation.base import Evaluation
 from fields.evaluation.route_grids import RouteGrids
 from fields.families.base import Family
 from fields.field import Field
+from fields.method.lag import Lag
 from fields.method.objective import Objective
 from fields.method.plan import SamplePlan, Stream, generator
 from fields.method.routing import ChangingRouting, Routing
@@ -139,13 +140,18 @@ class RunParts:
     def _default_targets(self) -> tuple[str, ...]:
         return FAMILIES[self.config.model.family].default_lora_targets
 
+    @property
+    def lag(self) -> Lag:
+        """How far the rollouts are behind the learner."""
+        return Lag(self.config.learner.lag)
+
     def schedule(self, start: int) -> Schedule:
         """When the run does what, from step `start` on."""
         config = self.config
         return Schedule(
             start=start,
             steps=config.run.steps,
-            lag=config.learner.lag,
+            lag=self.lag,
             checkpoint_every=config.checkpoint.every,
             keep_checkpoints=config.checkpoint.keep,
             evaluate_every=config.eval.every,

@@ -6,13 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from fields.carriers import Condition, Tensors
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.families.base import Family
 from fields.field import Field
 from fields.lora.adapter import Adapter, LoraShape
 from fields.lora.formats import load_adapter
-from fields.lora.merge import merged_network
-from fields.lora.regmean import Sample, common_modules, regression_merge
+from fields.lora.merge import common_modules, merged_network
+from fields.lora.regmean import Sample, regression_merge
 from fields.method.plan import Stream, noise
 from pipelines.config.run import RouteConfig, RunConfig
 from pipelines.parts.expert_networks import ExpertNetworks

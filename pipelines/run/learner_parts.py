@@ -71,7 +71,7 @@ class ClusterLearnerParts:
             expert_rollouts=self._expert_rollouts(),
             with_clean=self._config.state.reads_targets,
             steps=steps,
-            lag=self._config.learner.lag,
+            lag=self._parts.lag,
         )
 
     def _expert_rollouts(self) -> ExpertRollouts | None:

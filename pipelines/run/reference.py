@@ -42,8 +42,8 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
         ids = [sample_id for group in plan.groups(step) for sample_id in group.ids]
         samples += len(ids)
         seconds = time.monotonic() - began
-        journal.record(step, update, max(0, step - when.lag), ids, seconds)
-        display.update(step + 1, update, samples, seconds, min(step, when.lag))
+        journal.record(step, update, when.lag.version(step), ids, seconds)
+        display.update(step + 1, update, samples, seconds, step - when.lag.version(step))
         if when.saves_after(step + 1):
             checkpoint.save(checkpoints, step + 1, distiller, published, recipe(config))
             checkpoint.prune(checkpoints, when.keep_checkpoints)

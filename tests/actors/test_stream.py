@@ -11,6 +11,7 @@ from actors.curriculum import Curriculum
 from actors.stream import TargetStream
 from fields.carriers import Condition, Query, Target, Weights
 from fields.data.rows import Row
+from fields.method.lag import Lag
 from fields.method.plan import SamplePlan
 from fields.method.query import UniformQuery
 from fields.method.routing import HardRouting
@@ -92,7 +93,7 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
             expert_rollouts=None,
             with_clean=False,
             steps=range(1),
-            lag=0,
+            lag=Lag(0),
         )
         stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
         return await stream.examples(0)
@@ -137,7 +138,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
             expert_rollouts=None,
             with_clean=True,
             steps=range(1),
-            lag=0,
+            lag=Lag(0),
         )
         stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
         return await stream.examples(0)
@@ -170,7 +171,7 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
             expert_rollouts=None,
             with_clean=False,
             steps=range(4),
-            lag=1,
+            lag=Lag(1),
         )
         assert stream.first_open == 0
         stream.publish(Weights.of(0, {"w": torch.zeros(1)}))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from jaxtyping import config as type_checks
 
-from fields.carriers import TOLD, Condition, Example, Query, Target, Variant, Weights, checksum
+from fields.carriers import DISTILLED_GUIDANCE, Condition, Example, Query, Target, Variant, Weights, checksum
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
 SHAPES = ((2, 3), (1,), (), (0,), (3, 0, 2))
@@ -249,9 +249,9 @@ def test_texts_of_unequal_length_are_padded_at_their_ends():
 
 
 def test_a_branch_that_is_told_another_scale():
-    condition = Condition(tensors={TOLD: torch.tensor([3.5, 3.5])}, unconditional={})
-    assert condition.variant(Variant(told=7.0)).tensors[TOLD].tolist() == [7.0, 7.0]
-    assert condition.variant(Variant()).tensors[TOLD].tolist() == [3.5, 3.5]
+    condition = Condition(tensors={DISTILLED_GUIDANCE: torch.tensor([3.5, 3.5])}, unconditional={})
+    assert condition.variant(Variant(distilled_scale=7.0)).tensors[DISTILLED_GUIDANCE].tolist() == [7.0, 7.0]
+    assert condition.variant(Variant()).tensors[DISTILLED_GUIDANCE].tolist() == [3.5, 3.5]
 
 
 def test_concatenate_undoes_select():

@@ -19,7 +19,7 @@ SCHEMA = pa.schema([("uid", pa.string()), ("task", pa.string()), ("prompt", pa.s
 READ_AT_RANDOM = """
 import resource, sys, time
 import numpy as np
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 
 def megabytes(line):
     return int(next(l for l in open("/proc/self/status") if l.startswith(line)).split()[1]) / 1024

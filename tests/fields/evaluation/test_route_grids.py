@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.evaluation.base import Evaluation, Sheet
 from fields.evaluation.metrics import Metric
 from fields.evaluation.route_grids import RouteGrids

@@ -119,15 +119,15 @@ def test_tensors_must_be_the_networks(tmp_path):
     save_file(good, tmp_path / WEIGHTS)
     check_weights(tmp_path, network, ())
     for change, message in (
-        ({"bias": torch.zeros(3)}, r"1 tensors don't fit its config.json; first: bias is \(3,\), wanted \(2,\)"),
-        ({"extra": torch.zeros(3)}, r"first: extra is \(3,\), wanted none"),
+        ({"bias": torch.zeros(3)}, r"1 tensors don't fit its config.json: bias is \(3,\), wanted \(2,\)"),
+        ({"extra": torch.zeros(3)}, r"config.json: extra is \(3,\), wanted none"),
     ):
         save_file(good | change, tmp_path / WEIGHTS)
         with pytest.raises(ValueError, match=message):
             check_weights(tmp_path, network, ())
     check_weights(tmp_path, network, ("^ext",))
     save_file({"weight": good["weight"]}, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match=r"first: bias is absent, wanted \(2,\)"):
+    with pytest.raises(ValueError, match=r"config.json: bias is absent, wanted \(2,\)"):
         check_weights(tmp_path, network, ())
 
 

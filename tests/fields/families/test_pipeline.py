@@ -292,7 +292,7 @@ def test_weights_of_another_configuration(copy):
     file = folder / "transformer" / WEIGHTS
     tensors = load_file(file)
     save_file({name: tensor for name, tensor in tensors.items() if "norm_out" not in name}, file)
-    with pytest.raises(ValueError, match=r"tensors don't fit its config.json; first: norm_out.linear.bias is absent"):
+    with pytest.raises(ValueError, match=r"tensors don't fit its config.json: .*norm_out.linear.bias is absent"):
         FAMILIES["sd3"](folder).skeleton(folder)
 
 

@@ -147,7 +147,7 @@ def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
     for n in range(60):
         sample = plan.sample(n)
         assert sample.size == size_of(sample.route, sample.row)
-        assert sample.indices == query.draw(n, generator(0, Stream.QUERY, n), grids[sample.size])
+        assert sample.indices == query.draw(n, generator(0, Stream.QUERY, n), grids[sample.size].tolist())
 
 
 @FEW
@@ -212,7 +212,7 @@ def test_each_decision_has_a_stream_of_its_own():
         sample = plan.sample(n)
         assert sample.route == plan.routing.route(n, 12, generator(5, Stream.ROUTE, n // 4))
         assert sample.row == generator(5, Stream.ROW, n).integers(ROWS[sample.route])
-        assert sample.indices == plan.query.draw(n, generator(5, Stream.QUERY, n), time_grid(16, 3.0))
+        assert sample.indices == plan.query.draw(n, generator(5, Stream.QUERY, n), time_grid(16, 3.0).tolist())
     assert torch.equal(
         noise(5, (7,), (6,)), torch.from_numpy(generator(5, Stream.NOISE, 7).standard_normal((1, 6), np.float32))
     )

@@ -104,3 +104,13 @@ def test_changing_routing_is_each_stages_own_from_its_first_step_on():
 def test_stages_ascend_from_the_start(steps):
     with pytest.raises(ValueError, match="must ascend from 0"):
         ChangingRouting({step: HardRouting({"a": 1.0}) for step in steps})
+
+
+@pytest.mark.parametrize("weights", [{"a": 1.0, "b": 1.0, "c": 2.0}, {"a": 1.0, "none": 0.0, "b": 9.0}])
+def test_the_routes_without_room_in_a_grouped_step_are_those_that_no_sample_of_it_takes(weights):
+    routing, rng = GroupedRouting(weights), np.random.default_rng(0)
+    for batch_size in range(1, 24):
+        taken = {routing.route(n, batch_size, rng) for n in range(5 * batch_size, 6 * batch_size)}
+        assert routing.absent(batch_size) == [route for route in weights if weights[route] and route not in taken]
+    assert routing.absent(1)
+    assert not routing.absent(23)

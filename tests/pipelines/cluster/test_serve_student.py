@@ -16,8 +16,8 @@ import pytest
 
 from fields import checkpoint
 from fields.carriers import Weights
+from fields.data.bucket import Bucket
 from fields.data.images import encode_png
-from fields.data.rows import Bucket
 from fields.method.plan import noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler, Velocity

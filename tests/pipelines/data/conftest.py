@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from pipelines.prepare import main
 
 

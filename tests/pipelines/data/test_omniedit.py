@@ -4,7 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from pipelines.prepare import main
 
 SOURCE_SIZE, EDITED_SIZE = (6, 4), (8, 2)

@@ -1,6 +1,6 @@
 import hashlib
 
-from fields.data.rows import Bucket
+from fields.data.bucket import Bucket
 from fields.scene.grammar import ROUTE_CATEGORIES
 from pipelines.data.scene import prepare_scene
 

@@ -1,7 +1,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from fields.data.rows import Bucket, Row
+from fields.data.bucket import Bucket
+from fields.data.rows import Row
 from pipelines.data.writer import GROUP_BYTES, GROUP_ROWS, RowWriter, with_size
 
 

@@ -9,8 +9,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actors.journal import SKILLS, rows
+from fields.data.bucket import Bucket
 from fields.data.images import encode_png
-from fields.data.rows import Bucket
 from fields.evaluation.fid import Fid
 from fields.evaluation.metrics import ClipScore
 from fields.method.plan import Stream, noise

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from tiny_pipelines import PIPELINES, SIZE
 
+from fields.data.bucket import Bucket
 from fields.data.images import encode_png, to_bytes
-from fields.data.rows import Bucket
 from fields.families.guidance import DistilledGuidance, LengthKept
 from fields.families.pipeline import PipelineFamily
 from fields.lora.adapter import Adapter, LoraShape, add_lora

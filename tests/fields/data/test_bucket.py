@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fields.data.bucket import Bucket
 from fields.data.images import decode_image, encode_png, image_size, to_bytes
-from fields.data.rows import Bucket, Row
+from fields.data.rows import Row
 
 ROWS = [
     {"uid": "u0", "task": "colour", "prompt": "a red circle", "source_image": None, "target_image": b"t0"},

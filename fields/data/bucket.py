@@ -1,0 +1,57 @@
+"""A route's bucket: rows of a Parquet file, and how the images in them are read."""
+
+from pathlib import Path
+
+from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_columns
+from fields.data.images import read_image_file
+from fields.data.row_groups import RowGroups
+from fields.data.rows import Row
+from fields.data.size import Size
+
+
+class Bucket:
+    """The rows of one route, read lazily by row group; `fields/data/row_groups.py` says which size of group is good.
+
+    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image`, `target_image`, `width` and
+    `height` are optional, others are ignored. An image column holds encoded images, or paths relative to the file's folder.
+
+    Raises:
+        ValueError: if the file is missing, is not Parquet, lacks a required column, has one of a wrong type, or has no rows.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self._groups = RowGroups(self.path)
+        self._columns = check_columns(self.path, self._groups.schema)
+        if len(self._groups) == 0:
+            raise ValueError(f"{self.path} has no rows")
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, number: int) -> Row:
+        """A row by its number, images read in.
+
+        Raises:
+            IndexError: if there is no such row.
+            ValueError: names the file, the row and the column that is empty, or whose image is not there.
+        """
+        values = self._groups.row(number, self._columns)
+        where = f"{self.path} row {number} ({values['uid']!r})"
+        if empty := [name for name in REQUIRED if values[name] is None]:
+            raise ValueError(f"{where}: {empty[0]} is empty")
+        for name in SIZES:
+            if (size := values.get(name)) is not None and not 1 <= size <= LONGEST_SIDE:
+                raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
+        for name in IMAGES:
+            if isinstance(values.get(name), str):
+                values[name] = read_image_file(self.path.parent, values[name], f"{where}: {name}")
+        return Row(**values)
+
+    def size(self, number: int) -> Size | None:
+        """Width and height in pixels that a row asks for, if it does; a file without such columns is not read."""
+        if not all(name in self._columns for name in SIZES):
+            return None
+        values = self._groups.row(number, self._columns)
+        width, height = (values[name] for name in SIZES)
+        return None if width is None or height is None else (width, height)

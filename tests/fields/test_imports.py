@@ -1,0 +1,54 @@
+"""What a fresh process has imported, by name: a rollout worker must not pay for libraries that it never calls."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("peft", "transformers", "diffusers", "accelerate", "pyarrow", "torchvision")
+TORCH_FREE = ("fields.method.lag", "fields.method.query", "fields.method.routing", "fields.method.times", "fields.registry")
+METHOD = tuple(
+    f"fields.method.{name}" for name in ("objective", "plan", "rollout", "solver", "states", "teaching", "time_grid")
+)
+ENTRIES = (*METHOD, "fields.policy", "fields.distiller", "fields.field", "fields.shared_field", "fields.reference")
+
+ROLLOUT = """
+from pathlib import Path
+from fields.lora.adapter import LoraShape
+from fields.method.time_grid import time_grid
+from fields.policy import Policy
+from fields.registry import FAMILIES
+from fields.student import LoraStudent
+from fields.lora.peft_files import read_adapter
+from fields.carriers import Weights
+
+weights = Path("fields/scene/weights")
+family = FAMILIES["scene"]()
+adapter = read_adapter(weights / "local_edit")
+policy = Policy(family, family.load_transformer(weights / "base"), LoraStudent(adapter.shape), 0, lambda s: time_grid(4), None)
+policy.load(Weights.of(0, adapter.tensors))
+"""
+
+
+def imported(code: str, names: tuple[str, ...]) -> list[str]:
+    """Which of the packages a new interpreter has imported after running the code."""
+    report = f"{code}\nimport sys\nprint(*[name for name in {names} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_method_and_the_student_import_no_model_library():
+    assert imported("\n".join(f"import {name}" for name in ENTRIES), (*HEAVY, "PIL")) == []
+
+
+def test_what_a_configuration_checks_imports_no_torch():
+    assert imported("\n".join(f"import {name}" for name in TORCH_FREE), ("torch", "PIL", *HEAVY)) == []
+
+
+def test_a_rollout_worker_of_the_scene_family_imports_no_model_library():
+    assert imported(ROLLOUT, HEAVY) == []
+
+
+@pytest.mark.parametrize("name", ["peft", "transformers"])
+def test_the_report_sees_what_is_imported(name):
+    """PEFT brings transformers along: that is why it is only imported where an adapter is put into a network."""
+    assert imported("import fields.lora.adapter, peft", (name,)) == [name]
