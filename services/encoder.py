@@ -13,7 +13,7 @@ from fields.carriers import Condition
 from fields.data.rows import Row
 from fields.families.base import Family
 from services.applications import Identity
-from services.condition_cache import ConditionCache, content_key, kind
+from services.condition_cache import ConditionCache, batch_key, content_key
 from services.process_metrics import ProcessMetrics
 from services.resources import Resources
 from services.turn import Turn
@@ -67,7 +67,7 @@ class EncoderService:
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
         cut_before = self._family.truncated_prompts
         encoded = self._encode_together(missing)
-        dropped = sum(self._cache.put(key, condition) for key, condition in encoded.items())
+        dropped = sum(self._cache.keep(key, condition) for key, condition in encoded.items())
         for counter, count in (
             (self._hits, len(rows) - len(missing)),
             (self._misses, len(missing)),
@@ -76,7 +76,7 @@ class EncoderService:
         ):
             if count:  # Ray refuses an increment of 0
                 counter.inc(count, self._tags)
-        self._bytes.set(self._cache.nbytes, self._tags)
+        self._bytes.set(self._cache.currsize, self._tags)
         conditions = [(found | encoded)[key] for key in keys]
         if with_clean:
             conditions = [self._family.with_clean(c, [row]) for c, row in zip(conditions, rows, strict=True)]
@@ -88,7 +88,7 @@ class EncoderService:
             return {key: self._family.encode([row]) for key, row in rows.items()}
         batches: dict[Hashable, list[bytes]] = {}
         for key, row in rows.items():
-            batches.setdefault(kind(row), []).append(key)
+            batches.setdefault(batch_key(row), []).append(key)
         encoded = {}
         for keys in batches.values():
             batch = self._family.encode([rows[key] for key in keys])
