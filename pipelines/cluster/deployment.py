@@ -19,8 +19,9 @@ from pipelines.config.run import ENCODER, SHARED, RunConfig
 from pipelines.config.services import Service
 from pipelines.parts import build
 from services import applications
-from services.client import CallLimits, ServiceClient
+from services.client import CallLimits
 from services.encoder import encoder_application
+from services.encoder_client import EncoderClient
 from services.expert import expert_application
 from services.expert_client import ExpertClient
 from services.resources import Autoscaling, Resources
@@ -144,19 +145,21 @@ def _resources(section: Service) -> Resources:
     )
 
 
-def client(config: RunConfig, service: str) -> ServiceClient:
-    """A client of one of the run's services."""
-    return ServiceClient(application_name(config, service), service, config.run.name, CallLimits())
+def encoder_client(config: RunConfig) -> EncoderClient:
+    """A client of the run's encoder."""
+    return EncoderClient(application_name(config, ENCODER), ENCODER, config.run.name, CallLimits())
 
 
 def expert_clients(config: RunConfig) -> dict[str, ExpertClient]:
-    """The way to every expert; those that share an application share its client."""
-    shared = client(config, SHARED) if config.shared_experts else None
-    separate = {name: ExpertClient(client(config, name)) for name in config.experts if name not in config.shared_experts}
-    return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
+    """The client of every expert's application; experts that share an application share its client."""
+    by_service = {service: _expert_client(config, service) for service in config.services if service != ENCODER}
+    return {name: by_service[config.service_of(name)] for name in config.experts}
 
 
 def expert_client(config: RunConfig, name: str) -> ExpertClient:
-    """The way to one expert."""
-    service = config.service_of(name)
-    return ExpertClient(client(config, service), name if service == SHARED else None)
+    """The client of the application that holds an expert."""
+    return _expert_client(config, config.service_of(name))
+
+
+def _expert_client(config: RunConfig, service: str) -> ExpertClient:
+    return ExpertClient(application_name(config, service), service, config.run.name, CallLimits(), shared=service == SHARED)

@@ -24,12 +24,15 @@ from pipelines.parts.check_files import check_models
 from pipelines.parts.required_columns import expert_columns
 from pipelines.run_folder.changes import recorded_config
 from services.applications import HttpAddress, delete, deploy, start
-from services.client import CallLimits, ServiceClient
+from services.client import CallLimits
+from services.encoder_client import EncoderClient
 from services.endpoint import EndpointSettings, endpoint_application
+from services.expert_client import ExpertClient
 from services.image_api import Need
 from services.resources import Resources
 from services.student import student_application
-from services.studio import Studio
+from services.student_client import StudentClient
+from services.studio import Generate, Studio
 
 _ENDPOINT = "endpoint"
 _EXAMPLES_A_ROUTE = 6
@@ -183,9 +186,12 @@ def _demand(who: str, count: int, section: Rollout | Encoder | Expert) -> Demand
 
 def _studio(config: RunConfig, models: tuple[str, ...], settings: EndpointSettings) -> Studio:
     limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
-    clients = {
-        service: ServiceClient(application_name(config, service), service, config.run.name, limits)
-        for service in (ENCODER, *models)
-    }
-    family = build.family(config)
-    return Studio(clients[ENCODER], {name: clients[name] for name in models}, family.latent_shape(), build.grid(config)(None))
+    run = config.run.name
+    encoder = EncoderClient(application_name(config, ENCODER), ENCODER, run, limits)
+    student = StudentClient(application_name(config, STUDENT), STUDENT, run, limits)
+    generate: dict[str, Generate] = {STUDENT: student.generate}
+    for name in models:
+        if name != STUDENT:
+            expert = ExpertClient(application_name(config, name), name, run, limits, shared=False)
+            generate[name] = partial(expert.generate, name)
+    return Studio(encoder, generate, build.family(config).latent_shape(), build.grid(config)(None))

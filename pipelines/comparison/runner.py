@@ -92,7 +92,7 @@ async def _expert_skills(job: Job, row_counts: dict[str, int]) -> dict[str, Skil
         skills = {BASE: (await learner.examine_student.remote(None)).skills}
         for name in job.config.experts:
             build_client = partial(deployment.expert_client, job.config, name)
-            skills[name] = (await learner.examine_expert.remote(build_client)).skills
+            skills[name] = (await learner.examine_expert.remote(name, build_client)).skills
         return skills
     finally:
         end(learner)

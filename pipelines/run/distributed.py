@@ -24,7 +24,7 @@ from pipelines.cluster import deployment
 from pipelines.cluster.reserve import Reservation
 from pipelines.config.method import ExpertRollout
 from pipelines.config.recipe import recipe
-from pipelines.config.run import AFTER, BASE, BEFORE, ENCODER, RunConfig
+from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts import build
 from pipelines.reports.run_report import report_so_far
@@ -132,7 +132,7 @@ def _start_worker(config: RunConfig, reservation: Reservation | None, number: in
 def _stream(config: RunConfig, rows: dict[str, int], steps: range, rollouts: RolloutPool) -> TargetStream:
     return TargetStream(
         curriculum=curriculum(config, rows),
-        encoder=deployment.client(config, ENCODER),
+        encoder=deployment.encoder_client(config),
         rollouts=rollouts,
         expert_rollouts=_expert_rollouts(config),
         with_clean=build.with_clean(config),
@@ -161,7 +161,7 @@ def _expert_rollouts(config: RunConfig) -> ExpertRollouts | None:
 
 
 def _examiner(config: RunConfig, rollouts: RolloutPool) -> Examiner:
-    encoder = deployment.client(config, ENCODER)
+    encoder = deployment.encoder_client(config)
     return Examiner(build.evaluation(config), build.family(config), build.exam_grid(config), encoder, rollouts)
 
 
@@ -198,7 +198,7 @@ async def _evaluate_before(config: RunConfig, learner: Actor) -> dict[str, ExamR
 
 
 def _examine_expert(config: RunConfig, learner: Actor, name: str):
-    return learner.examine_expert.remote(partial(deployment.expert_client, config, name))
+    return learner.examine_expert.remote(name, partial(deployment.expert_client, config, name))
 
 
 async def _evaluate_after(

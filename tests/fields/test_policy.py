@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -136,7 +138,7 @@ def test_generated_states_are_guided_euler_steps(policy, versions, encoded, scal
     policy.load(versions[0])
     condition, x = encoded("text_to_image", 3), noise(5, (0, 1, 2), policy.family.latent_shape())
     generated = policy.generate(x, GRID, condition, scale)
-    for t, t_next in zip(GRID[:-1], GRID[1:], strict=True):
+    for t, t_next in pairwise(GRID):
         with torch.no_grad():
             v_c, v_u = (
                 policy.velocity(x, t.expand(3), condition.variant(seen)) for seen in (Variant(), Variant(prompt="empty"))
