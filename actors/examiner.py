@@ -1,7 +1,7 @@
 """The exam of a model that is reached through the cluster: the student by rollout workers, an expert by its service."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -12,10 +12,9 @@ from fields.carriers import Condition, Weights
 from fields.evaluation.base import Evaluation, ExamResult, Sheet
 from fields.families.base import Family
 from fields.method.time_grid import Grid
-from services.client import ServiceClient
+from services.encoder_client import EncoderClient
 from services.expert_client import ExpertClient
-
-_Generate = Callable[[Tensor, Tensor, Condition], Awaitable[Tensor]]
+from services.studio import Generate
 
 
 class Examiner:
@@ -29,7 +28,7 @@ class Examiner:
         rollouts: the rollout workers.
     """
 
-    def __init__(self, exam: Evaluation, family: Family, grid: Grid, encoder: ServiceClient, rollouts: RolloutPool):
+    def __init__(self, exam: Evaluation, family: Family, grid: Grid, encoder: EncoderClient, rollouts: RolloutPool):
         self._exam = exam
         self._family = family
         self._grid = grid
@@ -41,19 +40,18 @@ class Examiner:
         published = PublishedWeights.put(weights) if weights else None
 
         async def generate(noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
-            _, x_0 = await self._rollouts.call("generate", noise, grid, condition, published, guidance)
-            return x_0
+            return await self._rollouts.generate(noise, grid, condition, published, guidance)
 
         return await self._take(generate)
 
-    async def expert(self, client: ExpertClient) -> ExamResult:
+    async def expert(self, name: str, client: ExpertClient) -> ExamResult:
         """An expert, by its own ODE."""
-        return await self._take(client.generate)
+        return await self._take(partial(client.generate, name))
 
-    async def _take(self, generate: _Generate) -> ExamResult:
+    async def _take(self, generate: Generate) -> ExamResult:
         async def answer(sheet: Sheet) -> np.ndarray:
-            condition = await self._encoder.call("encode", sheet.rows)
+            condition = await self._encoder.encode(sheet.rows)
             grid = self._grid(self._family.size(sheet.rows[0]))
-            return await self._encoder.call("decode", await generate(sheet.noise, grid, condition))
+            return await self._encoder.decode(await generate(sheet.noise, grid, condition))
 
         return self._exam.result(await asyncio.gather(*(answer(sheet) for sheet in self._exam.sheets)))

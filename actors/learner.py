@@ -172,9 +172,9 @@ class Learner:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""
         return await self._examiner.student(weights, guidance)
 
-    async def examine_expert(self, build_client: Callable[[], ExpertClient]) -> ExamResult:
+    async def examine_expert(self, name: str, build_client: Callable[[], ExpertClient]) -> ExamResult:
         """The exam of an expert, by its service."""
-        return await self._examiner.expert(build_client())
+        return await self._examiner.expert(name, build_client())
 
     async def rollout_workers(self) -> int:
         """How many rollout workers there are."""
@@ -222,7 +222,7 @@ class Learner:
         return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
-        """Write an exam taken after `step` steps, by whom ever, into the run's journal."""
+        """Write an exam that was taken elsewhere, after `step` steps, into the run's journal."""
         self._journal.record_skills(step, skills, picture)
 
     async def stop(self) -> None:

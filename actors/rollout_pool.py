@@ -2,15 +2,36 @@
 
 import asyncio
 from collections.abc import Callable
-from math import inf
-from typing import Any
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.actor import ActorHandle
+from ray.util.metrics import Gauge
+from torch import Tensor
 
-_PAUSE_S = 0.5
-_LATENCY_BOUNDARIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60]
+from actors.rollout_worker import PublishedWeights
+from fields.carriers import Condition, Query
+from fields.method.plan import Group
+from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
+
+P = ParamSpec("P")
+A = TypeVar("A")
+
+
+class RemoteMethod(Protocol[P, A]):
+    """A method of an actor, as its handle offers it."""
+
+    def remote(self, *arguments: P.args, **keywords: P.kwargs) -> "ray.ObjectRef[A]":
+        """Send the call; the reference is of the method's result."""
+        ...
+
+
+class WorkerHandle(Protocol):
+    """`RolloutWorker`, seen from elsewhere."""
+
+    ready: RemoteMethod[[], None]
+    queries: RemoteMethod[[Group, Condition, PublishedWeights], tuple[Query, ...]]
+    generate: RemoteMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
 
 
 class RolloutPool:
@@ -28,7 +49,12 @@ class RolloutPool:
     """
 
     def __init__(
-        self, start_worker: Callable[[int], Any], size: int, run: str, timeout_s: float = 1800.0, patience_s: float = 900.0
+        self,
+        start_worker: Callable[[int], WorkerHandle],
+        size: int,
+        run: str,
+        timeout_s: float = 1800.0,
+        patience_s: float = 900.0,
     ):
         self._start_worker = start_worker
         self._workers = {number: start_worker(number) for number in range(size)}
@@ -37,14 +63,10 @@ class RolloutPool:
             self._idle.put_nowait(number)
         self._resizing = asyncio.Lock()
         self._timeout_s = timeout_s
-        self._patience_s = patience_s
         self._tags = {"run": run}
-        self._latency = Histogram(
-            "field_rollout_seconds", "Time of a rollout call.", boundaries=_LATENCY_BOUNDARIES_S, tag_keys=("run",)
-        )
+        self._calls = RepeatedCalls("field_rollout", self._tags, patience_s)
         self._size = Gauge("field_rollout_workers", "Workers that there should be.", ("run",))
         self._size.set(size, self._tags)
-        self._retries = Counter("field_rollout_retries", "Rollouts repeated after a lost one.", ("run",))
 
     @property
     def size(self) -> int:
@@ -66,7 +88,7 @@ class RolloutPool:
             free = [number for number in range(size) if number not in self._workers][: max(0, size - len(self._workers))]
             joined = await asyncio.gather(*(self._join(number, timeout_s) for number in free), return_exceptions=True)
             while len(self._workers) > size:
-                ray.kill(self._workers.pop(await self._last_idle()))
+                _end(self._workers.pop(await self._last_idle()))
             self._size.set(len(self._workers), self._tags)
             for failure in joined:
                 if failure is not None:
@@ -77,7 +99,7 @@ class RolloutPool:
         try:
             await asyncio.wait_for(_loaded(worker), timeout_s)
         except BaseException:
-            ray.kill(worker)
+            _end(worker)
             raise
         self._workers[number] = worker
         self._idle.put_nowait(number)
@@ -96,36 +118,48 @@ class RolloutPool:
     def end(self) -> None:
         """End all workers, whatever they are doing."""
         for worker in self._workers.values():
-            ray.kill(worker)
+            _end(worker)
 
-    async def call(self, method: str, *arguments: Any) -> tuple[ray.ObjectRef, Any]:
-        """The answer of `method(*arguments)` by a free worker, and its reference to pass on without the bytes.
+    async def queries(
+        self, group: Group, condition: Condition, weights: PublishedWeights
+    ) -> tuple[tuple[Query, ...], ray.ObjectRef]:
+        """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
+        without the bytes. Raises as `_call` does."""
+        return await self._call(lambda worker: worker.queries.remote(group, condition, weights))
+
+    async def generate(
+        self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float
+    ) -> Tensor:
+        """Clean states from the given noise, by these weights or (None) by the bare base. Raises as `_call` does."""
+        x_0, _ = await self._call(lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
+        return x_0
+
+    async def _call(self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"]) -> tuple[A, ray.ObjectRef]:
+        """A free worker's answer to a request, and its reference.
 
         Raises:
             RayActorError, ObjectLostError, TimeoutError: once patience is over.
             Exception: whatever the worker raised.
         """
-        loop = asyncio.get_running_loop()
-        deadline = inf
-        while True:
+
+        async def attempt() -> tuple[A, ray.ObjectRef]:
             number = await self._idle.get()
-            started = loop.time()
-            reference = getattr(self._workers[number], method).remote(*arguments)
+            reference = request(self._workers[number])
             try:
-                answer = await asyncio.wait_for(asyncio.wrap_future(reference.future()), self._timeout_s)
-            except (RayActorError, ObjectLostError, TimeoutError):
+                with self._calls.timed():
+                    return await asyncio.wait_for(asyncio.wrap_future(reference.future()), self._timeout_s), reference
+            except LOST_CALL_ERRORS:
                 ray.cancel(reference)
-                deadline = min(deadline, loop.time() + self._patience_s)
-                if loop.time() > deadline:
-                    raise
-                self._retries.inc(tags=self._tags)
-            else:
-                self._latency.observe(loop.time() - started, tags=self._tags)
-                return reference, answer
+                raise
             finally:
                 self._idle.put_nowait(number)
-            await asyncio.sleep(_PAUSE_S)
+
+        return await self._calls.answer(attempt)
 
 
-async def _loaded(worker: Any) -> None:
+async def _loaded(worker: WorkerHandle) -> None:
     await asyncio.wrap_future(worker.ready.remote().future())
+
+
+def _end(worker: WorkerHandle) -> None:
+    ray.kill(cast(ActorHandle, worker))

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
 from fields.method.plan import Group
-from fields.method.rollout import generate
-from fields.operators import Guidance, Network, evaluate
 from fields.policy import Policy
 from services.process_metrics import ProcessMetrics
 
@@ -62,13 +60,7 @@ class RolloutWorker:
     ) -> Tensor:
         """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base, guided or not."""
         self._load(weights)
-        student = Network("student")
-        expression = student if guidance == 1 else Guidance(student, guidance)
-
-        def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            return evaluate(expression, {"student": self._policy.velocity}, x_t, t, condition)
-
-        return generate(velocity, noise, grid, condition, self._policy.device)
+        return self._policy.generate(noise, grid, condition, guidance)
 
     def _load(self, weights: PublishedWeights | None) -> None:
         version = (weights.policy_version, weights.checksum) if weights else None

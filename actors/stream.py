@@ -22,8 +22,8 @@ from fields.method.plan import Group
 from fields.method.solver import Solver
 from fields.method.teaching import Teaching
 from fields.method.time_grid import Grid
-from services.client import ServiceClient
-from services.expert_client import ask
+from services.encoder_client import EncoderClient
+from services.expert_client import ExpertClient, SentQueries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,22 @@ class ExpertRollouts:
     grid: Grid
     solver: Solver
     both_branches: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One group's queries to one expert."""
+
+    group: Group
+    expert: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskedGroup:
+    """A group's queries, and what an expert is sent for them: they themselves, or their reference."""
+
+    queries: tuple[Query, ...]
+    payload: SentQueries
 
 
 class TargetStream:
@@ -53,7 +69,7 @@ class TargetStream:
         self,
         *,
         curriculum: Curriculum,
-        encoder: ServiceClient,
+        encoder: EncoderClient,
         rollouts: RolloutPool,
         expert_rollouts: ExpertRollouts | None,
         with_clean: bool,
@@ -104,69 +120,72 @@ class TargetStream:
         finally:
             del self._in_flight[step]
 
-    async def _examples(self, step: int, weights: PublishedWeights, taught: Curriculum) -> list[Example]:
-        groups = taught.plan.groups(step)
-        states = {group: asyncio.ensure_future(self._states(group, weights, taught)) for group in groups}
-        calls = _calls(groups, taught)
-        answers = await asyncio.gather(*(_answers(call, states, taught) for call in calls))
-        queries = {group: (await state)[1] for group, state in states.items()}  # of routes without an expert, too
-        targets = {
-            pair: own for call, answered in zip(calls, answers, strict=True) for pair, own in zip(call, answered, strict=True)
-        }
-        return [example for group in groups for example in _learned(group, queries[group], targets, taught.teaching)]
+    async def _examples(self, step: int, weights: PublishedWeights, curriculum: Curriculum) -> list[Example]:
+        groups = curriculum.plan.groups(step)
+        asked = {group: asyncio.ensure_future(self._asked(group, weights, curriculum)) for group in groups}
+        calls = _calls(groups, curriculum)
+        answers = await asyncio.gather(*(_answers(call, asked, curriculum) for call in calls))
+        targets = {question: own for answered in answers for question, own in answered.items()}
+        queries = {group: (await task).queries for group, task in asked.items()}  # of routes without an expert, too
+        return [example for group in groups for example in _learned(group, queries[group], targets, curriculum.teaching)]
 
-    async def _states(self, group: Group, weights: PublishedWeights, taught: Curriculum):
-        """The group's queries, and what an expert is sent for them."""
-        rows = [taught.buckets[group.route][sample.row] for sample in group.samples]
-        condition = await self._encoder.call("encode", rows, self._with_clean)
+    async def _asked(self, group: Group, weights: PublishedWeights, curriculum: Curriculum) -> AskedGroup:
+        rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
+        condition = await self._encoder.encode(rows, self._with_clean)
         if self._expert_rollouts is None:
-            return await self._student_queries(group, condition, weights)
-        (expert,) = taught.teaching.shares[group.route]
+            return await self._student_rollout(group, condition, weights)
+        (expert,) = curriculum.teaching.shares[group.route]
         how = self._expert_rollouts
-        call = ("queries", group, condition, how.seed, how.grid(group.size), how.solver, how.both_branches)
-        queries = await taught.experts[expert].call(*call)
-        return queries, queries
+        queries = await curriculum.experts[expert].queries(
+            expert, group, condition, how.seed, how.grid(group.size), how.solver, how.both_branches
+        )
+        return AskedGroup(queries, payload=queries)
 
-    async def _student_queries(self, group: Group, condition: Condition, weights: PublishedWeights):
-        """The workers' queries and the reference under which an expert finds them without passing the bytes through here.
+    async def _student_rollout(self, group: Group, condition: Condition, weights: PublishedWeights) -> AskedGroup:
+        """The workers' queries; experts find them by reference, so the bytes aren't sent from here.
 
         Raises:
             RuntimeError: if a worker used other weights than it was asked to.
         """
-        reference, queries = await self._rollouts.call("queries", group, condition, weights)
+        queries, reference = await self._rollouts.queries(group, condition, weights)
         for query in queries:
             answered = (query.sample_ids, query.policy_version, query.checksum)
             if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
                 raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
-        return reference, queries
+        return AskedGroup(queries, payload=reference)
 
 
-def _calls(groups: Sequence[Group], taught: Curriculum) -> list[list[tuple[Group, str]]]:
+def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[Question]]:
     """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
-    calls: list[list[tuple[Group, str]]] = []
-    shared: list[tuple[Group, str]] = []
-    for pair in [(group, name) for group in groups for name in taught.teaching.asked(group.route)]:
-        if taught.experts[pair[1]].name is None:
-            calls.append([pair])
-            continue
-        if sum(len(group.samples) for group, _ in [*shared, pair]) > taught.plan.group_size:
-            calls.append(shared)
-            shared = []
-        shared.append(pair)
-    return [call for call in (*calls, shared) if call]
+    calls: list[list[Question]] = []
+    last: dict[ExpertClient, list[Question]] = {}  # of an application of several experts, the call that may have room
+    for question in [Question(group, name) for group in groups for name in curriculum.teaching.asked(group.route)]:
+        client = curriculum.experts[question.expert]
+        call = last.get(client)
+        size = sum(len(asked.group.samples) for asked in [*(call or ()), question])
+        if call is None or size > curriculum.plan.group_size:
+            call = []
+            calls.append(call)
+            if client.shared:
+                last[client] = call
+        call.append(question)
+    return calls
 
 
 async def _answers(
-    call: Sequence[tuple[Group, str]], states: Mapping[Group, Awaitable], taught: Curriculum
-) -> list[tuple[Target, ...]]:
-    references = [(await states[group])[0] for group, _ in call]
-    return await ask([taught.experts[name] for _, name in call], references)
+    call: Sequence[Question], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
+) -> dict[Question, tuple[Target, ...]]:
+    """The targets of one call's questions, which are all to one application."""
+    payloads = [(await asked[question.group]).payload for question in call]
+    client = curriculum.experts[call[0].expert]
+    targets = await client.answer([question.expert for question in call], payloads)
+    return dict(zip(call, targets, strict=True))
 
 
 def _learned(
-    group: Group, queries: Sequence[Query], targets: Mapping[tuple[Group, str], Sequence[Target]], teaching: Teaching
+    group: Group, queries: Sequence[Query], targets: Mapping[Question, Sequence[Target]], teaching: Teaching
 ) -> Iterator[Example]:
     """The group's queries, each with what the experts of its route said to it."""
     names = teaching.asked(group.route)
     for n, query in enumerate(queries):
-        yield teaching.example(query, {name: targets[group, name][n] for name in names})
+        yield teaching.example(query, {name: targets[Question(group, name)][n] for name in names})

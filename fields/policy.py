@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from fields.carriers import Condition, Query, Weights
 from fields.families.base import Family
 from fields.method.plan import Group
+from fields.method.rollout import generate
 from fields.method.solver import Solver
 from fields.method.states import noised, queries, rolled_out
 from fields.method.time_grid import Grid
+from fields.operators import Guidance, Network, evaluate
 from fields.student import Student
 
 
@@ -89,3 +91,20 @@ class Policy:
             states = rolled_out(self.velocity, group, condition.to(self.device), shape, self.seed, grid, self.solver)
         version = self.weights
         return queries(group, states, condition, grid, version.policy_version, version.checksum, self.both_branches)
+
+    def generate(self, noise: Tensor, grid: Tensor, condition: Condition, guidance: float = 1.0) -> Tensor:
+        """Clean states (batch, ...) on the CPU by Euler from the given noise, with the loaded version.
+
+        Args:
+            noise: states at t = 1, float32 (batch, ...).
+            grid: times 1 = t_0 > ... > t_N = 0.
+            condition: one row per sample.
+            guidance: scale of classifier-free guidance; 1 is the student's own velocity.
+        """
+        student = Network("student")
+        expression = student if guidance == 1 else Guidance(student, guidance)
+
+        def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            return evaluate(expression, {"student": self.velocity}, x_t, t, condition)
+
+        return generate(velocity, noise, grid, condition, self.device)

@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from services.admission import Busy
-from services.client import LOST
 from services.image_api import ErrorAnswer, Failure
+from services.repeated_calls import LOST_CALL_ERRORS
 from services.studio import Refused
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -65,7 +65,9 @@ _CONVERSIONS: dict[type[Exception], Callable[[Any], Failure]] = {
     HTTPException: lambda error: Failure(error.status_code, str(error.detail), headers=error.headers),
     Busy: lambda busy: Failure(503, str(busy), code="queue_full", headers={"Retry-After": str(busy.retry_after_s)}),
     Refused: lambda refused: Failure(400, str(refused)),
-    **{kind: lambda _: Failure(503, "a model is not there just now", headers={"Retry-After": "5"}) for kind in LOST},
+    **{
+        kind: lambda _: Failure(503, "a model is not there just now", headers={"Retry-After": "5"}) for kind in LOST_CALL_ERRORS
+    },
     TimeoutError: lambda _: Failure(504, "the images took longer than the endpoint's time limit", code="timeout"),
     Exception: lambda _: Failure(500, "the endpoint failed; its log says why"),  # Starlette raises it on, into the log
 }

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve._private.common import DeploymentID, ReplicaState
-from ray.serve._private.exceptions import ExternalScalerDisabledError
-from ray.serve.context import _get_global_client
+
+from services.ray_internals import http_listener, set_replicas
 
 Identity = Mapping[str, Any]  # plain values
 
@@ -47,9 +45,7 @@ def start(http: HttpAddress | None = None) -> None:
         return
     if not serve.status().proxies:
         raise RuntimeError("Serve runs on this cluster without an HTTP proxy, and cannot get one while it runs")
-    client = _get_global_client()  # the public API doesn't tell where it listens
-    assert client is not None
-    listening = HttpAddress(client.http_config.host or "", client.http_config.port)
+    listening = HttpAddress(*http_listener())
     if listening != http:
         raise RuntimeError(f"Serve listens at {listening} on this cluster already, not at {http}")
 
@@ -84,7 +80,8 @@ def replicas(name: str) -> int:
     """The replicas of an application that run."""
     application = serve.status().applications.get(name)
     deployments = application.deployments.values() if application else ()
-    return sum(deployment.replica_states.get(ReplicaState.RUNNING, 0) for deployment in deployments)
+    states = [count for deployment in deployments for count in deployment.replica_states.items()]
+    return sum(count for state, count in states if state.value == "RUNNING")
 
 
 def scale(name: str, count: int, timeout_s: float) -> None:
@@ -96,13 +93,8 @@ def scale(name: str, count: int, timeout_s: float) -> None:
     """
     if listed().get(name) != "RUNNING":
         raise ValueError(f"{name} does not run")
-    client = _get_global_client()  # the public way is HTTP, to the dashboard
-    assert client is not None
     (deployment,) = serve.status().applications[name].deployments
-    try:
-        ray.get(client._controller.update_deployment_replicas.remote(DeploymentID(deployment, name), count))
-    except ExternalScalerDisabledError as error:
-        raise ValueError(f"{name} is scaled by Serve itself") from error
+    set_replicas(name, deployment, count)
     deadline = time.monotonic() + timeout_s
     while (now := replicas(name)) != count:
         if time.monotonic() > deadline:

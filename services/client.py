@@ -1,27 +1,27 @@
-"""Calls to a service: bounded, timed, and repeated when a replica is lost.
-
-Every call of this system is pure, so repeating one is safe. What the service itself raises (bad input, a velocity that
-is not finite) is not repeated: it would be raised again. Nor is a rollout that takes long: once a replica has it, only
-the replica's end ends the wait, which Ray and Serve's health checks notice.
-"""
+"""Calls to a Serve application: bounded, timed, and repeated when a replica is lost. The clients of the single services
+say what can be asked; all of them call through here."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
-from typing import Any
+from typing import Generic, ParamSpec, Protocol, TypeVar, cast
 
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponse
-from ray.util.metrics import Counter, Histogram
 
-LOST = (RayActorError, ObjectLostError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError, TimeoutError)
+from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
 
-_ROLLOUTS = ("generate", "queries")  # many forwards, on a large model many minutes
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
-_LATENCY_BOUNDARIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60]
+P = ParamSpec("P")
+A = TypeVar("A")
+Handle = TypeVar("Handle")
+
+
+class RemoteMethod(Protocol[P, A]):
+    """A method of a service, as its handle offers it."""
+
+    def remote(self, *arguments: P.args, **keywords: P.kwargs) -> "DeploymentResponse[A]":
+        """Send the call; the response holds the method's result."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class CallLimits:
     patience_s: float = 600.0
 
 
-class ServiceClient:
+class ServiceClient(Generic[Handle]):
     """A client of one Serve application, used from one event loop.
 
     Args:
@@ -50,48 +50,35 @@ class ServiceClient:
     """
 
     def __init__(self, application: str, service: str, run: str, limits: CallLimits):
-        self._handle = serve.get_app_handle(application)
-        self._application = application
+        self._handle = cast(Handle, serve.get_app_handle(application))
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._tags = {"run": run, "service": service}
-        self._latency = Histogram(
-            "field_call_seconds", "Time of a successful call.", boundaries=_LATENCY_BOUNDARIES_S, tag_keys=("run", "service")
-        )
-        self._retries = Counter("field_call_retries", "Calls repeated after a lost one.", ("run", "service"))
+        self._calls = RepeatedCalls("field_call", {"run": run, "service": service}, limits.patience_s)
 
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """The answer of `method(*arguments)`; ObjectRefs among the arguments are resolved at the replica.
+    async def _call(self, request: Callable[[], "DeploymentResponse[A]"], answer_within_s: float | None) -> A:
+        """The answer to a request.
+
+        Args:
+            request: sends the call; ObjectRefs among its arguments are resolved at the replica.
+            answer_within_s: of one attempt. None for a rollout, which on a large model takes many minutes: once a replica
+                has it, only the replica's end ends the wait, which Ray and Serve's health checks notice.
 
         Raises:
-            TimeoutError, RayActorError, ...: one of `LOST`, once patience is over.
+            TimeoutError, RayActorError, ...: one of `LOST_CALL_ERRORS`, once patience is over.
             Exception: whatever the service raised.
         """
-        async with self._slots:
-            loop = asyncio.get_running_loop()
-            deadline, pause = inf, _FIRST_PAUSE_S
-            while True:
-                started = loop.time()
-                response = getattr(self._handle, method).remote(*arguments)
-                try:
-                    answer = await self._answer(response, method)
-                except LOST:
-                    response.cancel()  # a timeout alone doesn't stop the replica
-                    deadline = min(deadline, loop.time() + self._limits.patience_s)
-                    if loop.time() + pause > deadline:
-                        raise
-                    self._retries.inc(tags=self._tags)
-                except asyncio.CancelledError:
-                    response.cancel()  # whoever waited is gone
-                    raise
-                else:
-                    self._latency.observe(loop.time() - started, tags=self._tags)
-                    return answer
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def _answer(self, response: DeploymentResponse, method: str) -> Any:
-        if method not in _ROLLOUTS:
-            return await asyncio.wait_for(response, self._limits.timeout_s)
-        await asyncio.wait_for(response._to_object_ref(), self._limits.timeout_s)  # returns when a replica has taken it
-        return await response
+        async def attempt() -> A:
+            response = request()
+            try:
+                with self._calls.timed():
+                    if answer_within_s is None:
+                        # The reference is there when a replica has taken the call.
+                        await asyncio.wait_for(response._to_object_ref(), self._limits.timeout_s)
+                    return await asyncio.wait_for(response, answer_within_s)
+            except (*LOST_CALL_ERRORS, asyncio.CancelledError):
+                response.cancel()  # neither a timeout nor the end of who waited stops the replica
+                raise
+
+        async with self._slots:
+            return await self._calls.answer(attempt)

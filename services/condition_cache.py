@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
-from collections import OrderedDict
 from collections.abc import Hashable
+
+from cachetools import LRUCache
 
 from fields.carriers import Condition
 from fields.data.rows import Row
@@ -11,36 +12,23 @@ from fields.data.rows import Row
 _NOT_ENCODED = ("uid", "task", "target_image")  # every other field of a row may change its condition
 
 
-class ConditionCache:
-    """Keeps conditions up to a number of bytes, least recently used out first.
+class ConditionCache(LRUCache[bytes, Condition]):
+    """Keeps conditions up to a number of bytes, least recently used out first; `currsize` is what is kept.
 
     Args:
         most_bytes: of the tensors that are kept; a larger condition is not kept at all.
     """
 
     def __init__(self, most_bytes: int):
-        self._most_bytes = most_bytes
-        self._conditions: OrderedDict[bytes, Condition] = OrderedDict()
-        self.nbytes = 0
+        super().__init__(most_bytes, getsizeof=_size)
 
-    def get(self, key: bytes) -> Condition | None:
-        """The condition kept under a key, which becomes the most recently used."""
-        if key in self._conditions:
-            self._conditions.move_to_end(key)
-        return self._conditions.get(key)
-
-    def put(self, key: bytes, condition: Condition) -> int:
+    def keep(self, key: bytes, condition: Condition) -> int:
         """Keep a condition that isn't there; returns how many others had to go."""
-        size = _size(condition)
-        if size > self._most_bytes:
+        if _size(condition) > self.maxsize:
             return 0
-        self._conditions[key] = condition
-        self.nbytes += size
-        dropped = 0
-        while self.nbytes > self._most_bytes:
-            self.nbytes -= _size(self._conditions.popitem(last=False)[1])
-            dropped += 1
-        return dropped
+        before = len(self)
+        self[key] = condition
+        return before + 1 - len(self)
 
 
 def content_key(row: Row) -> bytes:
@@ -52,7 +40,7 @@ def content_key(row: Row) -> bytes:
     return digest.digest()
 
 
-def kind(row: Row) -> Hashable:
+def batch_key(row: Row) -> Hashable:
     """What rows must have in common to be encoded together: which inputs they have, and their numbers (sizes)."""
     return tuple(value if isinstance(value, int) else value is None for value in _inputs(row))
 

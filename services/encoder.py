@@ -13,13 +13,12 @@ from fields.carriers import Condition
 from fields.data.rows import Row
 from fields.families.base import Family
 from services.applications import Identity
-from services.condition_cache import ConditionCache, content_key, kind
-from services.process_metrics import ProcessMetrics
+from services.condition_cache import ConditionCache, batch_key, content_key
+from services.replica import Replica
 from services.resources import Resources
-from services.turn import Turn
 
 
-class EncoderService:
+class EncoderService(Replica):
     """Encodes rows into conditions, one call at a time.
 
     A row's condition doesn't depend on its neighbours or on what the cache held: rows are encoded one by one, unless the
@@ -34,12 +33,9 @@ class EncoderService:
     """
 
     def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity):
-        torch.set_num_threads(threads)
-        self._identity = identity
+        super().__init__(threads, identity)
         self._family = build_family()
         self._cache = ConditionCache(cache_bytes)
-        self._turn = Turn()
-        self._process = ProcessMetrics()
         self._hits = Counter("field_encoder_cache_hits", "Rows found encoded.", ("run",))
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))
         self._evictions = Counter("field_encoder_cache_evictions", "Encoded rows dropped for want of room.", ("run",))
@@ -53,13 +49,11 @@ class EncoderService:
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
-        condition = await self._turn(self._encode, rows, with_clean)
-        self._process.record_memory()
-        return condition
+        return await self._compute(self._encode, rows, with_clean)
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
-        return await self._turn(self._family.decode, x_0)
+        return await self._compute(self._family.decode, x_0)
 
     def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
         keys = [content_key(row) for row in rows]
@@ -67,7 +61,7 @@ class EncoderService:
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
         cut_before = self._family.truncated_prompts
         encoded = self._encode_together(missing)
-        dropped = sum(self._cache.put(key, condition) for key, condition in encoded.items())
+        dropped = sum(self._cache.keep(key, condition) for key, condition in encoded.items())
         for counter, count in (
             (self._hits, len(rows) - len(missing)),
             (self._misses, len(missing)),
@@ -76,7 +70,7 @@ class EncoderService:
         ):
             if count:  # Ray refuses an increment of 0
                 counter.inc(count, self._tags)
-        self._bytes.set(self._cache.nbytes, self._tags)
+        self._bytes.set(self._cache.currsize, self._tags)
         conditions = [(found | encoded)[key] for key in keys]
         if with_clean:
             conditions = [self._family.with_clean(c, [row]) for c, row in zip(conditions, rows, strict=True)]
@@ -88,19 +82,12 @@ class EncoderService:
             return {key: self._family.encode([row]) for key, row in rows.items()}
         batches: dict[Hashable, list[bytes]] = {}
         for key, row in rows.items():
-            batches.setdefault(kind(row), []).append(key)
+            batches.setdefault(batch_key(row), []).append(key)
         encoded = {}
         for keys in batches.values():
             batch = self._family.encode([rows[key] for key in keys])
             encoded |= {key: batch.select(torch.tensor([n])) for n, key in enumerate(keys)}
         return encoded
-
-    async def identity(self) -> Identity:
-        """What decides the answers."""
-        return self._identity
-
-    async def check_health(self) -> None:
-        """Async on purpose: Serve notices a hung event loop only through an async check."""
 
 
 def encoder_application(

@@ -1,46 +1,57 @@
-"""An expert as its callers see it, whether it has an application to itself or shares one."""
+"""The client of an application of experts: of one, or of several that share a base. Both answer alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
+import ray
+from ray.serve.handle import DeploymentResponse
 from torch import Tensor
 
-from fields.carriers import Condition, Target
-from services.client import ServiceClient
+from fields.carriers import Condition, Query, Target
+from fields.method.plan import Group
+from fields.method.solver import Solver
+from services.client import CallLimits, RemoteMethod, ServiceClient
+
+SentQueries = tuple[Query, ...] | ray.ObjectRef  # a reference to such a tuple is resolved at the replica
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertClient:
-    """The way to one expert.
-
-    Attributes:
-        service: client of the application that holds the expert.
-        name: the expert's name in a shared application; None where the application is the expert.
-    """
-
-    service: ServiceClient
-    name: str | None = None
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """The answer of `method(*arguments)` by this expert alone."""
-        address = () if self.name is None else (self.name,)
-        return await self.service.call(method, *address, *arguments)
-
-    async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
-        """Clean states by the expert's own ODE."""
-        return await self.call("generate", noise, grid, condition)
+class _Answer(Protocol):
+    def remote(self, experts: Sequence[str], *queries: SentQueries) -> "DeploymentResponse[list[tuple[Target, ...]]]": ...
 
 
-async def ask(experts: Sequence[ExpertClient], queries: Sequence[Any]) -> list[tuple[Target, ...]]:
-    """The answers of experts in one call: of one that is alone, or of several that share an application.
+class _Handle(Protocol):
+    """`ExpertService` and `SharedExpertsService`, seen from elsewhere."""
+
+    answer: _Answer
+    queries: RemoteMethod[[str, Group, Condition, int, Tensor, Solver, bool], tuple[Query, ...]]
+    generate: RemoteMethod[[str, Tensor, Tensor, Condition], Tensor]
+
+
+class ExpertClient(ServiceClient[_Handle]):
+    """Asks the experts of one application, by name.
 
     Args:
-        experts: as many as there are `queries`.
-        queries: tuples of `Query`, or references of such that are resolved at the replica.
+        shared: whether the application holds several experts, which can then be asked in one call.
+        application, service, run, limits: as every client's.
     """
-    service = experts[0].service
-    if experts[0].name is None:
-        assert len(experts) == 1, "only experts of a shared application are asked together"
-        return [await service.call("answer", queries[0])]
-    return await service.call("answer", [expert.name for expert in experts], *queries)
+
+    def __init__(self, application: str, service: str, run: str, limits: CallLimits, shared: bool):
+        super().__init__(application, service, run, limits)
+        self.shared = shared
+
+    async def answer(self, experts: Sequence[str], queries: Sequence[SentQueries]) -> list[tuple[Target, ...]]:
+        """What each expert says to each query of its tuple, in order; one tuple per expert."""
+        return await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
+
+    async def queries(
+        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
+    ) -> tuple[Query, ...]:
+        """States of an expert's own rollout, for students that learn off-policy."""
+        return await self._call(
+            lambda: self._handle.queries.remote(expert, group, condition, seed, grid, solver, both_branches),
+            answer_within_s=None,
+        )
+
+    async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
+        """Clean states (batch, ...) by an expert's own ODE from the given noise."""
+        return await self._call(lambda: self._handle.generate.remote(expert, noise, grid, condition), answer_within_s=None)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
@@ -14,12 +13,11 @@ from fields.method.rollout import generate
 from fields.method.solver import Solver
 from fields.shared_field import SharedField
 from services.applications import Identity
-from services.process_metrics import ProcessMetrics
+from services.replica import Replica
 from services.resources import Resources
-from services.turn import Turn
 
 
-class SharedExpertsService:
+class SharedExpertsService(Replica):
     """Answers queries to any of its experts; like `ExpertService`, pure and one call at a time.
 
     Args:
@@ -29,35 +27,23 @@ class SharedExpertsService:
     """
 
     def __init__(self, build_field: Callable[[], SharedField], threads: int, identity: Identity):
-        torch.set_num_threads(threads)
-        self._identity = identity
+        super().__init__(threads, identity)
         self._field = build_field()
-        self._metrics = ProcessMetrics()
-        self._turn = Turn()
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
-        targets = await self._turn(self._field.answer, experts, queries)
-        self._metrics.record_memory()
-        return targets
+        return await self._compute(self._field.answer, experts, queries)
 
     async def queries(
         self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
     ) -> tuple[Query, ...]:
         """States of one expert's own rollout, for students that learn off-policy."""
-        return await self._turn(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
+        return await self._compute(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""
         velocity = partial(self._field.velocity, expert)
-        return await self._turn(generate, velocity, noise, grid, condition, self._field.device)
-
-    async def identity(self) -> Identity:
-        """What decides the answers."""
-        return self._identity
-
-    async def check_health(self) -> None:
-        """Async on purpose: Serve notices a hung event loop only through an async check."""
+        return await self._compute(generate, velocity, noise, grid, condition, self._field.device)
 
 
 def shared_experts_application(

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 
-import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
 
 from fields.carriers import Condition
-from fields.method.rollout import generate
 from fields.policy import Policy
+from services.replica import Replica
 from services.resources import Resources
-from services.turn import Turn
 
 
-class StudentService:
+class StudentService(Replica):
     """Generates with one version of the student; calls are pure, async, and compute in a thread, one at a time.
 
     Args:
@@ -23,16 +21,12 @@ class StudentService:
     """
 
     def __init__(self, build_student: Callable[[], Policy], threads: int):
-        torch.set_num_threads(threads)
+        super().__init__(threads, identity={})  # one run's own: nobody thinks of sharing it
         self._student = build_student()
-        self._turn = Turn()
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the student's own ODE from the given noise, on the CPU."""
-        return await self._turn(generate, self._student.velocity, noise, grid, condition, self._student.device)
-
-    async def check_health(self) -> None:
-        """Async on purpose: Serve notices a hung event loop only through an async check."""
+        return await self._compute(self._student.generate, noise, grid, condition)
 
 
 def student_application(build_student: Callable[[], Policy], threads: int, resources: Resources) -> Application:

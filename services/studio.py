@@ -1,9 +1,10 @@
 """From a prompt to pictures: encoder, a model's rollout, decoder, each in its own service."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from fields.carriers import Condition
@@ -11,12 +12,18 @@ from fields.data.images import encode_png
 from fields.data.rows import Row
 from fields.method.plan import noise
 
+Generate = Callable[[Tensor, Tensor, Condition], Awaitable[Tensor]]  # clean states from (noise, grid, condition)
 
-class Caller(Protocol):
-    """What calls a service: `ServiceClient`, or the service itself in one process."""
 
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """The answer of `method(*arguments)`."""
+class Encoder(Protocol):
+    """`EncoderClient`, or the service itself in one process."""
+
+    async def encode(self, rows: Sequence[Row]) -> Condition:
+        """The rows' conditions."""
+        ...
+
+    async def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images (batch, 3, H, W)."""
         ...
 
 
@@ -29,12 +36,12 @@ class Studio:
 
     Args:
         encoder: encodes rows and decodes clean states.
-        models: model -> the service that generates with it.
+        models: model -> generates with it.
         latent_shape: of one image's state.
         grid: the rollout's times for images of that shape.
     """
 
-    def __init__(self, encoder: Caller, models: Mapping[str, Caller], latent_shape: tuple[int, ...], grid: Tensor):
+    def __init__(self, encoder: Encoder, models: Mapping[str, Generate], latent_shape: tuple[int, ...], grid: Tensor):
         self._encoder = encoder
         self._models = models
         self._latent_shape = latent_shape
@@ -50,14 +57,14 @@ class Studio:
 
         async def picture(k: int) -> bytes:
             x_T = noise(seed, (k,), self._latent_shape)
-            x_0 = await self._models[model].call("generate", x_T, self._grid, condition)
-            (image,) = await self._encoder.call("decode", x_0)
+            x_0 = await self._models[model](x_T, self._grid, condition)
+            (image,) = await self._encoder.decode(x_0)
             return encode_png(image)
 
         return await asyncio.gather(*(picture(k) for k in range(n)))
 
     async def _condition(self, row: Row) -> Condition:
         try:
-            return await self._encoder.call("encode", [row])
+            return await self._encoder.encode([row])
         except ValueError as error:  # from a replica it comes with its trace, which stays here
             raise Refused(str(getattr(error, "cause", error)).removeprefix(f"row {row.uid!r}: ")) from error

@@ -5,7 +5,6 @@ about ten thousand rows of prompts, or a few dozen rows with images. `pipelines.
 """
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
 CACHE_BYTES = 64 * 2**20
 
@@ -39,9 +39,11 @@ class RowGroups:
         metadata = self._file.metadata
         sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         self._ends = list(accumulate(sizes))
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self._held_bytes = 0
+
+        def size(table: pa.Table) -> int:  # a group that is larger than the whole cache fills it, and so is kept alone
+            return min(table.nbytes, cache_bytes)
+
+        self._cache: LRUCache[int, pa.Table] = LRUCache(cache_bytes, getsizeof=size)
 
     @property
     def schema(self) -> pa.Schema:
@@ -70,14 +72,10 @@ class RowGroups:
 
     def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
         if group in self._cache:
-            self._cache.move_to_end(group)
             return self._cache[group]
         try:
             table = self._file.read_row_group(group, columns=list(columns), use_threads=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self._path}: row group {group} is damaged: {error}") from error
         self._cache[group] = table
-        self._held_bytes += table.nbytes
-        while self._held_bytes > self._cache_bytes and len(self._cache) > 1:
-            self._held_bytes -= self._cache.popitem(last=False)[1].nbytes
         return table

@@ -15,8 +15,9 @@ from pipelines.config.run import ENCODER, SHARED
 from pipelines.config.services import ServiceConfig
 from pipelines.parts.run_parts import RunParts
 from services import applications
-from services.client import CallLimits, ServiceClient
+from services.client import CallLimits
 from services.encoder import encoder_application
+from services.encoder_client import EncoderClient
 from services.expert import expert_application
 from services.expert_client import ExpertClient
 from services.shared_experts import shared_experts_application
@@ -126,18 +127,19 @@ class RunServices:
             return shared_experts_application(parts.shared_field, threads, identity, resources)
         return expert_application(partial(parts.field, service), threads, identity, resources)
 
-    def client(self, service: str) -> ServiceClient:
-        """A client of one of the services."""
-        return ServiceClient(self.application_name(service), service, self._config.run.name, CallLimits())
+    def encoder_client(self) -> EncoderClient:
+        """A client of the encoder."""
+        return EncoderClient(self.application_name(ENCODER), ENCODER, self._config.run.name, CallLimits())
 
     def expert_clients(self) -> dict[str, ExpertClient]:
-        """The way to every expert; those that share an application share its client."""
-        config = self._config
-        shared = self.client(SHARED) if config.shared_experts else None
-        separate = {name: ExpertClient(self.client(name)) for name in config.experts if name not in config.shared_experts}
-        return separate | {name: ExpertClient(shared, name) for name in config.shared_experts if shared}
+        """The client of every expert's application; experts that share an application share its client."""
+        by_service = {service: self._expert_client(service) for service in self._config.services if service != ENCODER}
+        return {name: by_service[self._config.service_of(name)] for name in self._config.experts}
 
     def expert_client(self, name: str) -> ExpertClient:
-        """The way to one expert."""
-        service = self._config.service_of(name)
-        return ExpertClient(self.client(service), name if service == SHARED else None)
+        """The client of the application that holds an expert."""
+        return self._expert_client(self._config.service_of(name))
+
+    def _expert_client(self, service: str) -> ExpertClient:
+        shared, run = service == SHARED, self._config.run.name
+        return ExpertClient(self.application_name(service), service, run, CallLimits(), shared=shared)

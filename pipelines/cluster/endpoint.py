@@ -22,12 +22,15 @@ from pipelines.parts.check_files import check_models
 from pipelines.parts.run_parts import RunParts
 from pipelines.run_folder.changes import recorded_config
 from services.applications import HttpAddress, delete, deploy, start
-from services.client import CallLimits, ServiceClient
+from services.client import CallLimits
+from services.encoder_client import EncoderClient
 from services.endpoint import EndpointSettings, endpoint_application
+from services.expert_client import ExpertClient
 from services.image_api import Need
 from services.resources import Resources
 from services.student import student_application
-from services.studio import Studio
+from services.student_client import StudentClient
+from services.studio import Generate, Studio
 
 _ENDPOINT = "endpoint"
 _EXAMPLES_A_ROUTE = 6
@@ -177,8 +180,10 @@ def stop_endpoint(served: Served) -> None:
 def _studio(served: Served, settings: EndpointSettings) -> Studio:
     limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
     run, parts = served.parts.config.run.name, served.parts
-    clients = {
-        service: ServiceClient(served.application_name(service), service, run, limits) for service in (ENCODER, *served.models)
-    }
-    students = {name: clients[name] for name in served.models}
-    return Studio(clients[ENCODER], students, parts.family.latent_shape(), parts.grid(None))
+    encoder = EncoderClient(served.application_name(ENCODER), ENCODER, run, limits)
+    student = StudentClient(served.application_name(STUDENT), STUDENT, run, limits)
+    generate: dict[str, Generate] = {STUDENT: student.generate}
+    for name in served.experts:
+        expert = ExpertClient(served.application_name(name), name, run, limits, shared=False)
+        generate[name] = partial(expert.generate, name)
+    return Studio(encoder, generate, parts.family.latent_shape(), parts.grid(None))

@@ -94,7 +94,7 @@ async def _expert_skills(job: Job, parts: RunParts) -> dict[str, Skills]:
         skills = {BASE: (await learner.examine_student.remote(None)).skills}
         for name in job.config.experts:
             build_client = partial(RunServices(parts).expert_client, name)
-            skills[name] = (await learner.examine_expert.remote(build_client)).skills
+            skills[name] = (await learner.examine_expert.remote(name, build_client)).skills
         return skills
     finally:
         end(learner)

@@ -109,7 +109,7 @@ class _Driver:
         return {BEFORE: results[BASE]} | results
 
     def _examine_expert(self, config: RunConfig, name: str) -> ray.ObjectRef:
-        return self._learner.examine_expert.remote(partial(RunServices(RunParts(config)).expert_client, name))
+        return self._learner.examine_expert.remote(name, partial(RunServices(RunParts(config)).expert_client, name))
 
     async def _finish(self) -> Outcome:
         """The outcome, with the exams of the student and of experts that came while it learned."""

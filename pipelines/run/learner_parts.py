@@ -14,7 +14,6 @@ from fields.distiller import Distiller
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.config.recipe import recipe
-from pipelines.config.run import ENCODER
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.run_parts import RunParts
 
@@ -66,7 +65,7 @@ class ClusterLearnerParts:
         """The stream of these steps' targets, connected to the services."""
         return TargetStream(
             curriculum=curriculum(self._parts),
-            encoder=RunServices(self._parts).client(ENCODER),
+            encoder=RunServices(self._parts).encoder_client(),
             rollouts=rollouts,
             expert_rollouts=self._expert_rollouts(),
             with_clean=self._config.state.reads_targets,
@@ -84,7 +83,7 @@ class ClusterLearnerParts:
     def examiner(self, rollouts: RolloutPool) -> Examiner:
         """Who examines students and experts, connected to the services."""
         parts = self._parts
-        encoder = RunServices(parts).client(ENCODER)
+        encoder = RunServices(parts).encoder_client()
         return Examiner(parts.evaluation, parts.family, parts.exam_grid, encoder, rollouts)
 
 

@@ -20,7 +20,7 @@ class Worker:
 
     def ready(self) -> None: ...
 
-    def who(self) -> int:
+    def generate(self, *arguments) -> int:
         return self._number
 
 
@@ -29,7 +29,7 @@ def start(number: int):
 
 
 async def answering(pool: RolloutPool, calls: int) -> set[int]:
-    return {answer for _, answer in await asyncio.gather(*(pool.call("who") for _ in range(calls)))}
+    return set(await asyncio.gather(*(pool.generate(None, None, None, None, 1.0) for _ in range(calls))))
 
 
 def test_a_pool_grows_shrinks_and_survives_workers_that_cannot_come(cluster):

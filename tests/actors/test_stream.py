@@ -17,7 +17,6 @@ from fields.method.query import UniformQuery
 from fields.method.routing import HardRouting
 from fields.method.teaching import Teaching
 from fields.method.time_grid import time_grid
-from services.expert_client import ExpertClient
 
 ROUTES = ("a", "b", "c", "d")
 PLAN = SamplePlan(
@@ -34,7 +33,7 @@ PLAN = SamplePlan(
 class Encoder:
     """Every row is its number."""
 
-    async def call(self, method, rows, with_clean):
+    async def encode(self, rows, with_clean):
         value = torch.tensor([[float(row.uid)] for row in rows])
         return Condition(tensors={"row": value}, unconditional={"row": value})
 
@@ -42,7 +41,7 @@ class Encoder:
 class Rollouts:
     """A state is its sample's id."""
 
-    async def call(self, method, group, condition, weights):
+    async def queries(self, group, condition, weights):
         query = Query(
             sample_ids=group.ids,
             route=group.route,
@@ -53,31 +52,30 @@ class Rollouts:
             t_next=torch.full((len(group.ids),), 0.4),
             condition=condition,
         )
-        return ray.put((query,)), (query,)
+        return (query,), ray.put((query,))
 
 
 class Experts:
     """An application that keeps a record of what it was asked, and answers a state with its square."""
 
-    def __init__(self):
+    def __init__(self, shared=False):
+        self.shared = shared
         self.calls = []
 
-    async def call(self, method, *arguments):
-        names, references = (arguments[0], arguments[1:]) if isinstance(arguments[0], list) else ([None], arguments)
+    async def answer(self, names, references):
         queries = [ray.get(reference)[0] for reference in references]
         self.calls.append([(name, query.sample_ids) for name, query in zip(names, queries, strict=True)])
         await asyncio.sleep(0.01 * len(self.calls))  # later calls are answered later
-        answers = [
-            (Target(sample_ids=q.sample_ids, expert=name or "own", t=q.t, velocity=q.x_t**2),)
+        return [
+            (Target(sample_ids=q.sample_ids, expert=name, t=q.t, velocity=q.x_t**2),)
             for name, q in zip(names, queries, strict=True)
         ]
-        return answers if names != [None] else answers[0]
 
 
 @pytest.mark.parametrize("shared", ["", "bc", "abcd"])
 def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(cluster, shared):
-    one, own = Experts(), Experts()
-    experts = {f"expert-{r}": ExpertClient(one, f"expert-{r}") if r in shared else ExpertClient(own) for r in ROUTES}
+    one, own = Experts(shared=True), Experts()
+    experts = {f"expert-{r}": one if r in shared else own for r in ROUTES}
     rows = [Row(str(n), "t", "p") for n in range(3)]
 
     async def first_step():
@@ -104,7 +102,7 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
     for group, example in zip(groups, examples, strict=True):
         query, target = example.query, example.target
         assert target.sample_ids == query.sample_ids
-        assert target.expert == (f"expert-{group.route}" if group.route in shared else "own")
+        assert target.expert == f"expert-{group.route}"
         assert torch.equal(target.velocity, query.x_t**2)
     assert [len(call) for call in own.calls] == [1] * sum(group.route not in shared for group in groups)
     sizes = [sum(len(ids) for _, ids in call) for call in one.calls]
@@ -120,9 +118,9 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     own = Experts()
 
     class CleanEncoder(Encoder):
-        async def call(self, method, rows, with_clean):
+        async def encode(self, rows, with_clean):
             assert with_clean
-            condition = await super().call(method, rows, with_clean)
+            condition = await super().encode(rows, with_clean)
             return replace(condition, clean=condition.tensors["row"])
 
     async def first_step():
@@ -130,7 +128,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
             curriculum=Curriculum(
                 plan=PLAN,
                 buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
-                experts={"expert": ExpertClient(own)},
+                experts={"expert": own},
                 teaching=Teaching(shares={route: {} for route in ROUTES}),
             ),
             encoder=CleanEncoder(),
@@ -159,7 +157,7 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
         return Curriculum(
             plan=replace(PLAN, routing=HardRouting({r: float(r == route) for r in ROUTES})),
             buckets=dict.fromkeys(ROUTES, rows),
-            experts={"expert": ExpertClient(Experts())},
+            experts={"expert": Experts()},
             teaching=Teaching(shares={r: {"expert": 1.0} for r in ROUTES}),
         )
 

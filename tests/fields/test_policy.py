@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from fields.carriers import Weights
+from fields.carriers import Variant, Weights
 from fields.field import Field
 from fields.lora.adapter import LoraShape
 from fields.method.plan import Group, Sample, noise
@@ -128,3 +130,18 @@ def test_an_experts_adapter_must_fit_in_full(family, new_base, local_edit):
     part = dict(list(local_edit.tensors.items())[:-1])
     with pytest.raises(ValueError, match="expert 'x': 1 tensors"):
         Field.build("x", family, {"x": (new_base(), type(local_edit)(local_edit.shape, part))})
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_generated_states_are_guided_euler_steps(policy, versions, encoded, scale):
+    """x <- x + (t' - t) (v_u + scale (v_c - v_u)), written out."""
+    policy.load(versions[0])
+    condition, x = encoded("text_to_image", 3), noise(5, (0, 1, 2), policy.family.latent_shape())
+    generated = policy.generate(x, GRID, condition, scale)
+    for t, t_next in pairwise(GRID):
+        with torch.no_grad():
+            v_c, v_u = (
+                policy.velocity(x, t.expand(3), condition.variant(seen)) for seen in (Variant(), Variant(prompt="empty"))
+            )
+        x = x + (t_next - t) * (v_u + scale * (v_c - v_u))
+    torch.testing.assert_close(generated, x, rtol=1e-5, atol=1e-5)

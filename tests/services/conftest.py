@@ -1,7 +1,7 @@
 """The endpoint in this process: the services themselves over the tiny models, called without Ray between them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from fields.student import LoraStudent
 from services.encoder import EncoderService
 from services.endpoint import EndpointSettings, build_api
 from services.student import StudentService
-from services.studio import Caller, Studio
+from services.studio import Generate, Studio
 
 GRID: Tensor = time_grid(4)
 SETTINGS = EndpointSettings(
@@ -36,16 +36,6 @@ SETTINGS = EndpointSettings(
     most_bytes=100_000,
     digest=None,
 )
-
-
-@dataclass(frozen=True)
-class Direct:
-    """A service that is called without Serve."""
-
-    service: Any
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        return await getattr(self.service, method)(*arguments)
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +55,12 @@ MakeApi = Callable[..., FastAPI]
 
 @pytest.fixture
 def make_api(policies: Mapping[str, Policy]) -> MakeApi:
-    """The HTTP application; other settings, or another service for a model, by keyword."""
+    """The HTTP application; other settings, or another generator for a model."""
 
-    def make(others: Mapping[str, Caller] | None = None, /, **settings: Any) -> FastAPI:
-        services = {name: Direct(StudentService(lambda p=policy: p, threads=1)) for name, policy in policies.items()}
+    def make(others: Mapping[str, Generate] | None = None, /, **settings: Any) -> FastAPI:
+        models = {name: StudentService(lambda p=policy: p, threads=1).generate for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test", identity={})
-        studio = Studio(Direct(encoder), {**services, **(others or {})}, SceneFamily().latent_shape(), GRID)
+        studio = Studio(encoder, {**models, **(others or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make

@@ -4,7 +4,7 @@ import torch
 
 from fields.carriers import Condition
 from fields.data.rows import Row
-from services.condition_cache import ConditionCache, content_key, kind
+from services.condition_cache import ConditionCache, batch_key, content_key
 
 
 def condition(numbers: int) -> Condition:
@@ -14,19 +14,19 @@ def condition(numbers: int) -> Condition:
 
 def test_bytes_are_bounded_and_the_least_recently_used_goes():
     cache = ConditionCache(100)
-    assert [cache.put(key, condition(5)) for key in (b"a", b"b")] == [0, 0]
-    assert cache.nbytes == 80
+    assert [cache.keep(key, condition(5)) for key in (b"a", b"b")] == [0, 0]
+    assert cache.currsize == 80
     assert cache.get(b"a") is not None
-    assert cache.put(b"c", condition(5)) == 1
+    assert cache.keep(b"c", condition(5)) == 1
     assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
-    assert cache.put(b"d", condition(12)) == 2, "a large one takes the room of several"
-    assert cache.nbytes == 96
+    assert cache.keep(b"d", condition(12)) == 2, "a large one takes the room of several"
+    assert cache.currsize == 96
 
 
 def test_what_is_larger_than_the_cache_is_not_kept_and_drops_nothing():
     cache = ConditionCache(50)
-    cache.put(b"a", condition(5))
-    assert cache.put(b"b", condition(7)) == 0
+    cache.keep(b"a", condition(5))
+    assert cache.keep(b"b", condition(7)) == 0
     assert cache.get(b"b") is None
     assert cache.get(b"a") is not None
 
@@ -60,8 +60,8 @@ def test_a_field_that_rows_get_later_is_part_of_the_key():
     Later = make_dataclass("Later", [("width", int)], bases=(Row,), frozen=True, kw_only=True)
     one, other = Later("u", "t", "red", width=64), Later("u", "t", "red", width=32)
     assert content_key(one) != content_key(other)
-    assert kind(one) != kind(other), "nor are they one batch"
+    assert batch_key(one) != batch_key(other), "nor are they one batch"
 
 
 def test_rows_with_and_without_a_source_image_are_no_batch():
-    assert kind(DIFFERENT[0]) == kind(DIFFERENT[1]) != kind(DIFFERENT[2]) == kind(DIFFERENT[3])
+    assert batch_key(DIFFERENT[0]) == batch_key(DIFFERENT[1]) != batch_key(DIFFERENT[2]) == batch_key(DIFFERENT[3])

@@ -85,7 +85,7 @@ def test_what_is_kept_of_a_batch_does_not_keep_the_batch(cluster):
     """A slice holds its whole batch in memory, whatever its own size says."""
     service = new_service(CountingFamily())
     encode(service, *rows("replace", 8))
-    for condition in service._cache._conditions.values():
+    for condition in service._cache.values():
         for tensor in (*condition.tensors.values(), *condition.unconditional.values()):
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
 

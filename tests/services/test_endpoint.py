@@ -126,14 +126,14 @@ class Painter:
     def __init__(self):
         self.conditions = []
 
-    async def call(self, method, noise, grid, condition):
+    async def generate(self, noise, grid, condition):
         self.conditions.append(condition)
         return noise
 
 
 def test_a_model_that_needs_more_than_a_prompt_gets_it_or_says_so(make_api):
     painter = Painter()
-    client = TestClient(make_api(dict.fromkeys(NEEDS, painter), models=NEEDS))
+    client = TestClient(make_api(dict.fromkeys(NEEDS, painter.generate), models=NEEDS))
     for model in ("editor", "guided"):
         answer = client.post(GENERATE, json={"prompt": PROMPT, "model": model})
         message = f"image: model '{model}' needs an image to edit; send one to /v1/images/edits"
@@ -196,7 +196,7 @@ class Held:
         self.cancelled = 0
         self.release = asyncio.Event()
 
-    async def call(self, method, *arguments):
+    async def generate(self, *arguments):
         self.called += 1
         try:
             await self.release.wait()
@@ -208,14 +208,14 @@ class Held:
 
 def test_a_slow_answer_is_given_up_and_called_off(make_api):
     held = Held(None)
-    answer = TestClient(make_api({"student": held}, timeout_s=0.2)).post(GENERATE, json={"prompt": PROMPT, "n": 2})
+    answer = TestClient(make_api({"student": held.generate}, timeout_s=0.2)).post(GENERATE, json={"prompt": PROMPT, "n": 2})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert held.called == held.cancelled == 2
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(make_api):
     held = Held(None)
-    with TestClient(make_api({"student": held}, queue=3)) as client:
+    with TestClient(make_api({"student": held.generate}, queue=3)) as client:
         answers = []
         threads = [
             threading.Thread(target=lambda: answers.append(client.post(GENERATE, json={"prompt": PROMPT}))) for _ in range(10)
@@ -238,10 +238,10 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(make_api):
 
 def test_a_failure_inside_is_a_500_without_a_trace(make_api):
     class Broken:
-        async def call(self, method, *arguments):
+        async def generate(self, *arguments):
             raise ValueError("weights at /secret/path")
 
-    client = TestClient(make_api({"student": Broken()}), raise_server_exceptions=False)
+    client = TestClient(make_api({"student": Broken().generate}), raise_server_exceptions=False)
     answer = client.post(GENERATE, json={"prompt": PROMPT})
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "the endpoint failed; its log says why"

@@ -1,0 +1,34 @@
+"""The client of the condition encoder."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fields.carriers import Condition
+from fields.data.rows import Row
+from services.client import RemoteMethod, ServiceClient
+
+
+class _Handle(Protocol):
+    """`EncoderService`, seen from elsewhere."""
+
+    encode: RemoteMethod[[Sequence[Row], bool], Condition]
+    decode: RemoteMethod[[Tensor], np.ndarray]
+
+
+class EncoderClient(ServiceClient[_Handle]):
+    """Encodes rows and decodes clean states."""
+
+    async def encode(self, rows: Sequence[Row], with_clean: bool = False) -> Condition:
+        """The rows' conditions, in order, with their target images as clean states where asked for.
+
+        Raises:
+            ValueError: for a row that cannot be encoded; names it.
+        """
+        return await self._call(lambda: self._handle.encode.remote(rows, with_clean), self._limits.timeout_s)
+
+    async def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        return await self._call(lambda: self._handle.decode.remote(x_0), self._limits.timeout_s)

@@ -1,0 +1,34 @@
+"""All that this project takes from Ray's insides, read in Ray 2.60.0.
+
+A test fails when another Ray is installed, so that somebody compares these names with it.
+"""
+
+import ray
+from ray.serve._private.common import DeploymentID
+from ray.serve._private.exceptions import ExternalScalerDisabledError
+from ray.serve.context import _get_global_client
+
+READ_IN = "2.60.0"
+
+
+def http_listener() -> tuple[str, int]:
+    """Host and port at which Serve's proxy listens; the public API doesn't say."""
+    client = _get_global_client()
+    assert client is not None
+    return client.http_config.host or "", client.http_config.port
+
+
+def set_replicas(application: str, deployment: str, count: int) -> None:
+    """Ask Serve's controller for so many replicas; those that stay go on.
+
+    The public way is HTTP to the dashboard, and clusters of comparisons have no dashboard.
+
+    Raises:
+        ValueError: if Serve scales the application by itself.
+    """
+    client = _get_global_client()
+    assert client is not None
+    try:
+        ray.get(client._controller.update_deployment_replicas.remote(DeploymentID(deployment, application), count))
+    except ExternalScalerDisabledError as error:
+        raise ValueError(f"{application} is scaled by Serve itself") from error

@@ -1,0 +1,47 @@
+"""What every service's replica has in common."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from services.applications import Identity
+from services.process_metrics import ProcessMetrics
+
+P = ParamSpec("P")
+A = TypeVar("A")
+
+
+class Replica:
+    """Computes one call at a time, in a thread: a busy replica still answers its health check, and a hung one is noticed.
+
+    Args:
+        threads: torch threads; the same in every process of a run, or sums are reordered.
+        identity: what decides the answers, for whoever thinks of sharing this service.
+    """
+
+    def __init__(self, threads: int, identity: Identity):
+        torch.set_num_threads(threads)
+        self._identity = identity
+        self._process = ProcessMetrics()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    async def _compute(self, function: Callable[P, A], *arguments: P.args, **keywords: P.kwargs) -> A:
+        """The result of `function(*arguments)`, computed after the calls that came before.
+
+        A call whose caller has gone is skipped while it waits. Once it computes it computes to its end, and the next
+        begins only then: a thread cannot be stopped, and two at once would take the memory of two.
+        """
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._thread, lambda: function(*arguments, **keywords))
+        self._process.record_memory()
+        return result
+
+    async def identity(self) -> Identity:
+        """What decides the answers."""
+        return self._identity
+
+    async def check_health(self) -> None:
+        """Async on purpose: Serve notices a hung event loop only through an async check."""
