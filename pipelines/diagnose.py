@@ -5,33 +5,30 @@ and category. Without a cluster. Writes `diagnose.html` and `diagnose.json` into
 before GPU hours are spent.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from fields import checkpoint
-from fields.carriers import Condition, Weights
-from fields.data.rows import Bucket, Row
-from fields.evaluation.disagreement import STUDENT, Disagreement, disagreements
-from fields.families.base import Family
-from fields.method.plan import Stream, noise
-from fields.method.solver import Velocity
 from pipelines.config.errors import ConfigError, complain
-from pipelines.config.load import load_config
-from pipelines.config.run import RunConfig
-from pipelines.data.scene import prepare_missing
-from pipelines.parts import build
-from pipelines.parts.check_files import check_files
-from pipelines.parts.required_columns import expert_columns
-from pipelines.reports.page import template
 
-Pairs = dict[tuple[str, str], list[Disagreement]]
+if TYPE_CHECKING:  # imported where it is used, so that --help doesn't need torch
+    import torch
+    from torch import Tensor
+
+    from fields.carriers import Condition, Weights
+    from fields.data.rows import Row
+    from fields.evaluation.disagreement import Disagreement
+    from fields.families.base import Family
+    from fields.method.solver import Velocity
+    from pipelines.config.run import RunConfig
+
+Pairs = dict[tuple[str, str], "list[Disagreement]"]
 _SAME = 1e-4  # a student is merged, an expert isn't: the last bits of their velocities differ
 Task = tuple[str, str]  # route, task of its rows
 
@@ -44,6 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--checkpoint", type=Path, help="of the student; default: its start")
     parser.add_argument("--samples", type=int, default=16, help="rows of each category")
     options = parser.parse_intermixed_args(arguments)
+    import torch
+
+    from pipelines.config.load import load_config
+    from pipelines.data.scene import prepare_missing
+    from pipelines.parts.check_files import check_files
+
     try:
         config = load_config(options.config, options.overrides)
         if options.samples < 1:
@@ -70,6 +73,10 @@ def _student(config: RunConfig, path: Path | None) -> Weights | None:
     Raises:
         ConfigError: if the checkpoint is damaged.
     """
+    from fields import checkpoint
+    from fields.carriers import Weights
+    from pipelines.parts import build
+
     if path is None:
         tensors = build.start_tensors(config)
         return None if tensors is None else Weights.of(0, tensors)
@@ -83,6 +90,12 @@ def _student(config: RunConfig, path: Path | None) -> Weights | None:
 def measure(config: RunConfig, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
     """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
     task's rows lack (a source image, a negative prompt) is left out there."""
+    from fields.carriers import Condition
+    from fields.evaluation.disagreement import disagreements
+    from fields.method.plan import Stream, noise
+    from pipelines.parts import build
+    from pipelines.parts.required_columns import expert_columns
+
     policy = build.policy(config)
     policy.load(weights)
     student = _on(policy.device, policy.velocity)
@@ -114,6 +127,8 @@ def _on(device: torch.device, velocity: Velocity) -> Velocity:
 
 def _rows(config: RunConfig, samples: int, family: Family) -> dict[Task, list[Row]]:
     """The first rows of every task that have the size of its very first one."""
+    from fields.data.rows import Bucket
+
     found: dict[Task, list[Row]] = {}
     for name, route in config.routes.items():
         bucket = Bucket(route.data)
@@ -126,6 +141,8 @@ def _rows(config: RunConfig, samples: int, family: Family) -> dict[Task, list[Ro
 
 def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
     """A line a route: where its expert differs most from the student, and the share of the squared difference at low noise."""
+    from fields.evaluation.disagreement import STUDENT
+
     lines = []
     for name, route in config.routes.items():
         series = [of[STUDENT, route.expert] for (of_route, _), of in measured.items() if of_route == name]
@@ -143,6 +160,8 @@ def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
 
 
 def _write(config: RunConfig, measured: Mapping[Task, Pairs], source: Path | None) -> None:
+    from pipelines.reports.page import template
+
     pairs = list(dict.fromkeys(pair for of in measured.values() for pair in of))
     content = {
         "student": str(source) if source else "start",

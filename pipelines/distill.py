@@ -5,25 +5,23 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipelines.config.errors import ConfigError, complain
-from pipelines.config.load import load_config
-from pipelines.data.scene import prepare_missing
-from pipelines.parts.check_files import check_files
-from pipelines.run.launch import begin_folder, checkpoint_to_continue, finish, first_step, reserve_cluster, run
-from pipelines.run_folder.changes import recorded_config, with_recorded_changes
-from pipelines.watch.progress import Display
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
     options = parser().parse_intermixed_args(arguments)
+    # here, so that --help needs neither torch nor Ray
+    from pipelines.config.load import load_config
+    from pipelines.data.scene import prepare_missing
+    from pipelines.parts.check_files import check_files
+    from pipelines.run.launch import begin_folder, checkpoint_to_continue, finish, first_step, reserve_cluster, run
+    from pipelines.run_folder.changes import recorded_config, with_recorded_changes
+    from pipelines.watch.progress import Display
+
     console = Console()
     try:
         planned = load_config(options.config, options.overrides)
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
     begin_folder(planned, start, options.resume)
-    with Display(console, config.run.name, start, config.run.steps) as display:
+    with Display(console, start, config.run.steps) as display:
         display.say(f"run {config.run.name}: steps {start} to {config.run.steps}" + (f", from {resume}" if resume else ""))
         if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
             display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")

@@ -1,7 +1,6 @@
 """The stages of a run's command: where it starts, what it reserves, how it ends."""
 
 import argparse
-import logging
 import os
 import shutil
 from functools import partial
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from fields import checkpoint
 from fields.scene.exam import Exam
+from pipelines.cluster.address import named
 from pipelines.cluster.demands import check_resources
 from pipelines.config.errors import ConfigError
 from pipelines.config.recipe import recipe, recipe_differences
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def checkpoint_to_continue(config: RunConfig, resume: str) -> Path | None:
+    """The checkpoint that `--resume auto|never|CHECKPOINT` means; None to begin at step 0."""
     if resume == "never":
         return None
     if resume == "auto":
@@ -62,7 +63,7 @@ def reserve_cluster(config: RunConfig, options: argparse.Namespace, console: Con
     Raises:
         ConfigError: says what is missing.
     """
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    address = named(options.address)
     here = (os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     if options.reference or (options.dry_run and not address):
         check_resources(config, *here)
@@ -74,12 +75,10 @@ def reserve_cluster(config: RunConfig, options: argparse.Namespace, console: Con
     from pipelines.cluster import connect, deployment
     from pipelines.cluster.reserve import reserve
 
-    if address:
-        connect.require_cluster(address)
-    else:
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    if not address:
         check_resources(config, *here)
-        context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)
-        console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
+    connect.join_or_start(address, say)
     if config.run.services is not None:
         deployment.require_standing(config)
     if options.dry_run:
@@ -88,10 +87,11 @@ def reserve_cluster(config: RunConfig, options: argparse.Namespace, console: Con
         return None
     if config.run.services is None:
         deployment.delete_own(config)  # what an earlier try left: applications outlive a driver that was killed
-    return reserve(config, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
+    return reserve(config, options.wait, say)
 
 
 def begin_folder(config: RunConfig, start: int, mode: str) -> None:
+    """Write the configuration, and drop what stands in the folder of steps that will be done again."""
     if mode == "never" and config.folder.exists():
         shutil.rmtree(config.folder)
     checkpoint.discard_after(config.folder / "checkpoints", start)
@@ -106,6 +106,7 @@ def run(
     display: Display,
     reservation: "Reservation | None",
 ) -> Outcome | None:
+    """Train, distributed or (with nothing reserved) in this process; None if the run was asked to stop before its end."""
     if reservation is None:
         from pipelines.run.reference import run_reference
 
@@ -116,6 +117,7 @@ def run(
 
 
 def finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
+    """Write summary.json and report.html, and print the skills."""
     summary = write_summary(config, outcome)
     write_report(config, outcome, summary)
     if outcome.results and isinstance(outcome.exam, Exam):

@@ -23,7 +23,15 @@ _ANSWER_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """One Serve application: replicas that run and that should, calls in work and waiting, calls made again."""
+    """One Serve application.
+
+    Attributes:
+        running: replicas that run.
+        wanted: replicas that there are in any state: starting, running, ending.
+        in_work: calls that replicas compute.
+        queued: calls that wait for a replica.
+        repeated: calls that were lost and made again.
+    """
 
     running: int
     wanted: int
@@ -37,11 +45,11 @@ class ClusterState:
     """A run's processes.
 
     Attributes:
-        learner: whether it lives.
-        workers: rollout workers that live.
-        workers_wanted: rollout workers that should, as the run was configured or scaled.
-        depth: future steps in flight or ready.
-        repeated: rollouts made again.
+        learner: whether its process is alive.
+        workers: rollout workers that are alive.
+        workers_wanted: how many rollout workers the run was configured with, or scaled to.
+        depth: steps after the current one whose targets are in flight or ready.
+        repeated: rollouts that were lost and made again.
         truncated: prompts that were longer than the encoder reads.
         services: expert, the shared experts or encoder -> its state; only those that are deployed.
     """

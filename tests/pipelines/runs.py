@@ -44,4 +44,4 @@ def trained_ids(folder: Path) -> list[int]:
 
 
 def _quiet(config: RunConfig) -> Display:
-    return Display(Console(file=io.StringIO()), config.run.name, 0, config.run.steps)
+    return Display(Console(file=io.StringIO()), 0, config.run.steps)
