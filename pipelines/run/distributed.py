@@ -22,6 +22,7 @@ from fields.distiller import Distiller
 from fields.evaluation.base import Evaluation, ExamResult
 from pipelines.cluster import deployment
 from pipelines.cluster.reserve import Reservation
+from pipelines.cluster.waiting import waiting_for
 from pipelines.config.method import ExpertRollout
 from pipelines.config.recipe import recipe
 from pipelines.config.run import AFTER, BASE, BEFORE, ENCODER, RunConfig
@@ -58,8 +59,10 @@ def run_distributed(
     try:
         reservation.make_room()
         if own:
-            deployment.deploy(config)
-        ray.get(learner.ready.remote())
+            with waiting_for(f"the services {', '.join(config.services)} to load", display.say):
+                deployment.deploy(config)
+        with waiting_for("the learner and the rollout workers to load", display.say):
+            ray.get(learner.ready.remote())
         return asyncio.run(_train_and_evaluate(config, learner, start, display))
     finally:
         end(learner)

@@ -45,12 +45,11 @@ class Head:
 @pytest.fixture
 def head() -> Iterator[Head]:
     folder = tempfile.mkdtemp(prefix="fw-")  # short: Ray makes sockets below it
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port, dashboard, agent = _free_port(), _free_port(), _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_TMPDIR": folder, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
-    command = [RAY, "start", "--head", "--block", "--num-cpus=1", f"--port={port}", "--include-dashboard=false"]
+    ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    command = [RAY, "start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false", *ports]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = Head(f"127.0.0.1:{port}", environment, process)
     try:
@@ -58,6 +57,12 @@ def head() -> Iterator[Head]:
     finally:
         started.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _ports(addresses: list[str]) -> list[str]:
@@ -70,6 +75,7 @@ def test_a_cluster_that_was_killed_is_not_waited_for(head, make_config):
     port = head.address.rpartition(":")[2]
     deadline = time.monotonic() + 240
     while not (record.exists() and port in _ports(connect.clusters_here())):
+        assert head.alive, "ray start ended"
         assert time.monotonic() < deadline, f"the cluster at {head.address} did not start"
         time.sleep(0.5)
     head.kill()
