@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from actors.loggers import LOGGERS
+from fields.atomic import write_text
 from fields.distiller import Update
 
 METRICS = "metrics.jsonl"
@@ -103,6 +104,4 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _rewrite(path: Path, kept: Sequence[Mapping[str, Any]]) -> None:
-    temporary = path.with_suffix(".temporary")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    temporary.rename(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))

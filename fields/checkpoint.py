@@ -12,7 +12,6 @@ step-000200/
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from fields.atomic import replacing
 from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
 from fields.student import read_student
@@ -44,27 +44,28 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> Path:
-    """Write `folder/step-NNNNNN` under a temporary name, then rename it."""
+    """Write `folder/step-NNNNNN`, whole or not at all; returns it."""
     final = folder / f"step-{step:06d}"
-    temporary = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    for place, weights in ((temporary, distiller.weights(step)), (temporary / "ema", distiller.averaged_weights(step))):
+    with replacing(final) as temporary:
+        _write(temporary, step, distiller, published, recipe)
+    return final
+
+
+def _write(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> None:
+    for place, weights in ((folder, distiller.weights(step)), (folder / "ema", distiller.averaged_weights(step))):
         distiller.student.save(place, distiller.family, distiller.transformer, weights.tensors)
-    save_file(distiller.optimizer_tensors(), temporary / "optimizer.safetensors")
-    (temporary / "published").mkdir()
+    save_file(distiller.optimizer_tensors(), folder / "optimizer.safetensors")
+    (folder / "published").mkdir()
     for version, weights in published.items():
-        save_file(dict(weights.tensors), temporary / "published" / f"version-{version:06d}.safetensors")
+        save_file(dict(weights.tensors), folder / "published" / f"version-{version:06d}.safetensors")
     state = {
         "step": step,
         "trained": sorted(distiller.parameters),
         "checksums": {str(version): weights.checksum for version, weights in published.items()},
         "recipe": recipe,
-        "files": {str(path.relative_to(temporary)): _digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()},
+        "files": {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
     }
-    (temporary / _STATE).write_text(json.dumps(state, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    return final
+    (folder / _STATE).write_text(json.dumps(state, indent=2) + "\n")
 
 
 def read(path: Path) -> Checkpoint:

@@ -92,11 +92,13 @@ class Policy:
         version = self.weights
         return queries(group, states, condition, grid, version.policy_version, version.checksum, self.both_branches)
 
-    def generate(self, noise: Tensor, grid: Tensor, condition: Condition, guidance: float = 1.0) -> Tensor:
-        """Clean states (batch, ...) on the CPU by Euler from the given noise, with the loaded version.
+    def generate(
+        self, noise: Float[Tensor, "batch ..."], grid: Float[Tensor, " points"], condition: Condition, guidance: float = 1.0
+    ) -> Float[Tensor, "batch ..."]:
+        """Clean states on the CPU by Euler from the given noise, with the loaded version.
 
         Args:
-            noise: states at t = 1, float32 (batch, ...).
+            noise: states at t = 1, float32.
             grid: times 1 = t_0 > ... > t_N = 0.
             condition: one row per sample.
             guidance: scale of classifier-free guidance; 1 is the student's own velocity.

@@ -12,25 +12,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.comparison.jobs import plan_jobs
-from pipelines.comparison.report import write_report
-from pipelines.comparison.runner import run_all
-from pipelines.comparison.store import Store
-from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError, complain
-from pipelines.config.load import load
-from pipelines.data.scene import prepare_missing
-from pipelines.parts.check_files import checked_parts
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, run what is missing, report. Returns 2 for bad input, 1 if a rerun gave another result."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
-    parser.add_argument("comparison", type=Path)
-    parser.add_argument("--output", type=Path, help="folder of compare.json and the reports; default runs/compare-NAME")
-    parser.add_argument("--seeds", type=int, help="run only the first so many of the comparison's seeds")
-    parser.add_argument("--rerun", metavar="EXPERIMENT.VARIANT", help="run this again and compare it with what stands there")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    # here, so that --help needs neither torch nor Ray
+    from pipelines.comparison.jobs import plan_jobs
+    from pipelines.comparison.report import write_report
+    from pipelines.comparison.runner import run_all
+    from pipelines.comparison.store import Store
+    from pipelines.config.comparison import Comparison
+    from pipelines.config.load import load
+    from pipelines.data.scene import prepare_missing
+    from pipelines.parts.check_files import checked_parts
+
     console = Console(highlight=False, soft_wrap=True)
     try:
         comparison = load(options.comparison, Comparison, {})
@@ -48,14 +45,23 @@ def main(arguments: Sequence[str]) -> int:
     store = Store(output / "compare.json", comparison)
     missing = jobs if options.rerun else [job for job in jobs if not store.has(job)]
     console.print(f"{len(jobs)} runs, {len(missing)} to do; results: {store.path}")
-    differing: list[str] = []
+    differing = []
     if missing:
-        asyncio.run(run_all(comparison, missing, parts, store, bool(options.rerun), differing, console))
+        differing = asyncio.run(run_all(comparison, missing, parts, store, bool(options.rerun), console.print))
     write_report(comparison, store.content, output, options.comparison)
     console.print(f"report: {output / 'compare.html'}, {output / 'compare.md'}")
     for line in differing:
         console.print(line)
     return 1 if differing else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
+    parser.add_argument("comparison", type=Path)
+    parser.add_argument("--output", type=Path, help="folder of compare.json and the reports; default runs/compare-NAME")
+    parser.add_argument("--seeds", type=int, help="run only the first so many of the comparison's seeds")
+    parser.add_argument("--rerun", metavar="EXPERIMENT.VARIANT", help="run this again and compare it with what stands there")
+    return parser
 
 
 if __name__ == "__main__":

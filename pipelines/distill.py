@@ -4,59 +4,42 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipelines.config.errors import ConfigError, complain
-from pipelines.config.load import load_config
-from pipelines.data.scene import prepare_missing
-from pipelines.parts.check_files import checked_parts
-from pipelines.run.launch import begin_folder, finish, reserve_cluster, run
-from pipelines.run.origin import Origin
-from pipelines.run_folder.changes import recorded_config, with_recorded_changes
-from pipelines.watch.progress import Display
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
-    options = parser().parse_intermixed_args(arguments)
-    console = Console()
+    given, console = parser().parse_intermixed_args(arguments), Console()
+    # here, so that --help needs neither torch nor Ray
+    from pipelines.config.load import load_config
+    from pipelines.run.distill import carry_out, check
+    from pipelines.run.launch import Options
+
+    options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
     try:
-        planned = load_config(options.config, options.overrides)
-        config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
-        prepare_missing(config)
-        parts = checked_parts(config)
-        origin = Origin.find(config, options.resume)
-        reservation = reserve_cluster(parts, options, console)
+        config = load_config(given.config, given.overrides)
+        checked = check(config, options, console)
     except ConfigError as error:
         complain(error)
         return 2
     if options.dry_run:
-        console.print(f"{options.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
+        console.print(f"{given.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
-    begin_folder(planned, origin.step, options.resume)
-    with Display(console, config.run.name, origin.step, config.run.steps) as display:
-        continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
-        display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")
-        if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
-            display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")
-        outcome = run(parts, origin, display, reservation)
-    if outcome is None:
+    if carry_out(config, checked, options, console) is None:
         console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
         return 128 + signal.SIGTERM
-    finish(recorded_config(config.folder), outcome, console)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.distill", description=__doc__)
-    parser.add_argument("config", type=Path, help="YAML file; docs/config.schema.json describes it")
+    parser.add_argument("config", type=Path, help="YAML file; docs/configuration.md describes it")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replace a value of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="validate everything, deploy nothing")
     parser.add_argument("--reference", action="store_true", help="the plain loop in this process, without Ray")

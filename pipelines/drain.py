@@ -4,6 +4,9 @@ Each driver gets SIGTERM. A run that trains saves a checkpoint at its next step 
 watches over the job starts it again, from that step. Returns when all drivers are gone; the pod's grace period is the limit.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
 
 import psutil
@@ -20,8 +23,9 @@ def _drives(command: list[str]) -> bool:
     return _DRIVER in pairwise(command)
 
 
-def main() -> None:
-    """Ask, wait, say so."""
+def main(arguments: Sequence[str]) -> None:
+    """Ask the drivers to stop, and wait until they have."""
+    argparse.ArgumentParser(prog="python -m pipelines.drain", description=__doc__).parse_args(arguments)
     asked = drivers()
     for driver in asked:
         driver.terminate()
@@ -30,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

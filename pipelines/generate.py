@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fields.data.images import decode_image, encode_png
 from pipelines.config.errors import complain
-from pipelines.data.export import LAYOUTS, Plate
-from pipelines.parts.sampler import Sampler
+
+if TYPE_CHECKING:
+    from pipelines.data.export import Plate
 
 MANIFEST = "manifest.jsonl"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompts", type=Path, required=True, help=".txt, .json, .jsonl, .csv or .parquet; docs/data.md")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
-    parser.add_argument("--layout", choices=LAYOUTS, default="plain", help="of the folder: for people, or for a public scorer")
+    parser.add_argument("--layout", default="plain", help="plain for people; geneval or gedit for their public scorers")
     parser.add_argument("--images", type=int, default=1, help="images of each prompt; GenEval takes 4")
     parser.add_argument("--limit", type=int, help="only the first prompts")
     parser.add_argument("--seed", type=int, default=0, help="decides the noise of every image")
@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _generate(options: argparse.Namespace) -> int:
     """Write the folder, an image at a time; returns the number of images. All prompts are read before a model is loaded."""
+    # here, so that --help doesn't need torch
+    from fields.data.images import encode_png
+    from pipelines.parts.sampler import Sampler
+
     _check(options)
     if not sum(1 for _ in _plates(options)):
         raise ValueError(f"{options.prompts} has no prompts")
@@ -77,6 +81,10 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from pipelines.data.export import LAYOUTS
+
+    if options.layout not in LAYOUTS:
+        raise ValueError(f"--layout is {options.layout}; allowed: {', '.join(LAYOUTS)}")
     if not 1 <= options.images <= MOST_IMAGES:
         raise ValueError(f"--images is {options.images}; it must be from 1 to {MOST_IMAGES}")
     if options.limit is not None and options.limit < 1:
@@ -91,12 +99,16 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--out: {options.out} is not empty; name a new folder")
 
 
-def _plates(options: argparse.Namespace) -> Iterator[Plate]:
+def _plates(options: argparse.Namespace) -> "Iterator[Plate]":
+    from pipelines.data.export import LAYOUTS
+
     return islice(LAYOUTS[options.layout](options.prompts, options.images), options.limit)
 
 
-def _write_beside(folder: Path, plate: Plate) -> None:
-    """What the scorer reads beside the images."""
+def _write_beside(folder: Path, plate: "Plate") -> None:
+    """Write what the scorer reads beside the images."""
+    from fields.data.images import decode_image, encode_png
+
     if plate.metadata is not None:
         path, text = plate.metadata
         _write(folder / path, text.encode())
@@ -109,7 +121,7 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _entry(options: argparse.Namespace, plate: Plate, number: int, path: Path) -> dict[str, Any]:
+def _entry(options: argparse.Namespace, plate: "Plate", number: int, path: Path) -> dict[str, Any]:
     """An image's row of the manifest: what it takes to make it again."""
     return {
         "file": path.as_posix(),

@@ -6,20 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from fields.data.aspect import MULTIPLE
-from fields.data.columns import LONGEST_SIDE
 from pipelines.config.errors import complain
-from pipelines.data.folder import import_folder
-from pipelines.data.omniedit import GLOBAL, LOCAL, import_omniedit
-from pipelines.data.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
-from pipelines.data.tables import import_table
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, write, say where. Returns the exit status: 2 for what is wrong with the input."""
     options = _parser().parse_args(arguments)
+    import pyarrow.parquet as pq  # here, as all that reads or writes data is imported, so that --help doesn't need it
+
     try:
         paths = options.write(options)
     except ValueError as error:
@@ -35,20 +29,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="what", required=True)
 
     scene = commands.add_parser("scene", help="prompts and source images of the scene world, one file a route")
-    scene.add_argument("--output", type=Path, default=SCENE_DATA)
-    scene.add_argument("--rows", type=int, default=SCENE_ROWS, help="rows of each file")
-    scene.set_defaults(write=lambda o: prepare_scene(o.output, o.rows))
+    scene.add_argument("--output", type=Path, help="folder; default data/scene, where the shipped runs read them")
+    scene.add_argument("--rows", type=int, help="rows of each file; default 4000")
+    scene.set_defaults(write=_write_scene)
 
     table = _with_files(commands.add_parser("import", help="rows of a .json, .jsonl or .csv file; images are paths beside it"))
-    table.set_defaults(write=lambda o: import_table(o.input, o.output, o.bucket))
+    table.set_defaults(write=_write_table)
 
     folder = _with_files(commands.add_parser("folder", help="a folder of images, each with its prompt in a .txt beside it"))
     folder.add_argument("--task", required=True, help="of every row")
     folder.add_argument("--role", choices=("source", "target"), default="target", help="source: the prompts edit the images")
-    folder.set_defaults(write=lambda o: import_folder(o.input, o.output, o.task, o.role, o.bucket))
+    folder.set_defaults(write=_write_folder)
 
     omniedit = _with_files(
-        commands.add_parser("omniedit", help=f"OmniEdit's Parquet files as OUTPUT.{LOCAL}.parquet and OUTPUT.{GLOBAL}.parquet")
+        commands.add_parser("omniedit", help="OmniEdit's files as OUTPUT.local_edit.parquet and OUTPUT.global_edit.parquet")
     )
     omniedit.add_argument(
         "--map", type=_mapping, action="append", default=[], metavar="TASK=ROUTE", help="add a task, or route it otherwise"
@@ -71,6 +65,9 @@ def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _area(text: str) -> int:
+    from fields.data.aspect import MULTIPLE
+    from fields.data.columns import LONGEST_SIDE
+
     if not text.isdecimal() or not MULTIPLE <= int(text) <= LONGEST_SIDE:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of pixels from {MULTIPLE} to {LONGEST_SIDE}")
     return int(text) ** 2
@@ -83,7 +80,27 @@ def _mapping(text: str) -> tuple[str, str]:
     return task, route
 
 
+def _write_scene(options: argparse.Namespace) -> list[Path]:
+    from pipelines.data.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
+
+    return prepare_scene(options.output or SCENE_DATA, SCENE_ROWS if options.rows is None else options.rows)
+
+
+def _write_table(options: argparse.Namespace) -> list[Path]:
+    from pipelines.data.tables import import_table
+
+    return import_table(options.input, options.output, options.bucket)
+
+
+def _write_folder(options: argparse.Namespace) -> list[Path]:
+    from pipelines.data.folder import import_folder
+
+    return import_folder(options.input, options.output, options.task, options.role, options.bucket)
+
+
 def _write_omniedit(options: argparse.Namespace) -> list[Path]:
+    from pipelines.data.omniedit import import_omniedit
+
     buckets = import_omniedit(options.input, options.output, dict(options.map), options.min_score, options.bucket)
     if buckets.dropped:
         print(f"{buckets.dropped} rows are below a score of {options.min_score:g}")

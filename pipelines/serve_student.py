@@ -1,28 +1,34 @@
 """Serve a run's student over HTTP: `python -m pipelines.serve_student runs/NAME [--host HOST] [--port PORT] ...`."""
 
 import argparse
-import logging
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
-from pipelines.cluster.demands import check_demands
-from pipelines.cluster.endpoint import Served, endpoint_settings, find_served, start_endpoint, stop_endpoint
+from pipelines.cluster.address import named
 from pipelines.config.errors import ConfigError, complain
-from services.applications import HttpAddress
-from services.gate import token_digest
+
+if TYPE_CHECKING:
+    from pipelines.cluster.endpoint import Served
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, check, serve until interrupted. Returns the exit status: 2 for what is wrong with the input."""
     options = _parser().parse_args(arguments)
+    # here, so that --help needs neither torch nor Ray
+    from pipelines.cluster.endpoint import endpoint_settings, find_served, start_endpoint, stop_endpoint
+    from pipelines.cluster.waiting import waiting_for
+    from services.applications import HttpAddress
+    from services.gate import token_digest
+
     console, complaints = Console(), Console(stderr=True)
     try:
         served = find_served(options.run, not options.without_experts, options.replicas)
@@ -38,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         try:
-            start_endpoint(served, settings, HttpAddress(options.host, options.port))
+            with waiting_for(f"{', '.join(served.models)} to load", console.print):
+                start_endpoint(served, settings, HttpAddress(options.host, options.port))
             _announce(served, options, console, complaints)
             stop.wait()
         finally:
@@ -86,23 +93,22 @@ def _token(source: str) -> str:
     return token.strip()
 
 
-def _connect(served: Served, options: argparse.Namespace, console: Console) -> None:
+def _connect(served: "Served", options: argparse.Namespace, console: Console) -> None:
     """Connect to Ray, or start it; then compare what is asked for with what there is."""
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    import ray
+    import torch
+
+    from pipelines.cluster import connect
+    from pipelines.cluster.demands import check_demands
+
+    address = named(options.address)
     if not address:
         check_demands(served.demands(), os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
         _check_free(options.host, options.port)
-    import ray
-
-    from pipelines.cluster import connect
-
+    connect.join_or_start(address, partial(console.print, highlight=False, soft_wrap=True, markup=False))
     if address:
-        connect.require_cluster(address)
         total = ray.cluster_resources()
         check_demands(served.demands(), total.get("CPU", 0), total.get("GPU", 0), "the cluster")
-    else:
-        context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)
-        console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -115,7 +121,7 @@ def _check_free(host: str, port: int) -> None:
         raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another") from error
 
 
-def _announce(served: Served, options: argparse.Namespace, console: Console, complaints: Console) -> None:
+def _announce(served: "Served", options: argparse.Namespace, console: Console, complaints: Console) -> None:
     address = f"http://{options.host}:{options.port}"
     console.print(f"serving {', '.join(served.models)} of {options.run}, step {served.step}", highlight=False, soft_wrap=True)
     console.print(f"page: {address}/   OpenAI base URL: {address}/v1   stop: Ctrl-C", highlight=False, soft_wrap=True)

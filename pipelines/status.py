@@ -4,32 +4,30 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
-from pipelines.cluster.connect import join
 from pipelines.config.errors import ConfigError, complain
 from pipelines.run_folder.find import RUNS, find_run
-from pipelines.run_folder.state import RunState, read_run
-from pipelines.watch.cluster_state import ClusterState, read_cluster
-from pipelines.watch.screen import screen
 
 _REFRESH_S = 2.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, look, show. Returns the exit status: 2 for what is wrong with the input."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.status", description=__doc__)
-    parser.add_argument("run", nargs="?", help=f"run folder, or its name in {RUNS}; default: the one written to last")
-    parser.add_argument("--watch", action="store_true", help="refresh until the run ends")
-    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine, else none")
-    options = parser.parse_args(arguments)
-    console = Console()
+    options = _parser().parse_args(arguments)
+    console = Console(highlight=False)
     try:
         folder = find_run(options.run)
-        reachable = join(options.address)
+        # here, so that --help needs neither torch nor Ray
+        from pipelines.cluster.connect import join
+        from pipelines.watch.look import look
+        from pipelines.watch.screen import screen
+
+        reachable = join(options.address, console.print)
+        if not reachable:
+            console.print("no Ray cluster runs on this machine; this is what the run's files say")
         state, cluster = look(folder, reachable)
         with Live(screen(state, cluster), console=console, auto_refresh=False, transient=False) as live:
             while options.watch and not state.finished:
@@ -44,10 +42,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def look(folder: Path, reachable: bool) -> tuple[RunState, ClusterState | None]:
-    """The run's files, and its processes where a cluster is reachable."""
-    state = read_run(folder, time.time())
-    return state, read_cluster(state.config) if reachable else None
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.status", description=__doc__)
+    parser.add_argument("run", nargs="?", help=f"run folder, or its name in {RUNS}; default: the one written to last")
+    parser.add_argument("--watch", action="store_true", help="refresh until the run ends")
+    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine, else none")
+    return parser
 
 
 if __name__ == "__main__":

@@ -153,5 +153,5 @@ class Family(ABC):
         """dx/dt = eps - x_0 at (x_t, t), t in [0, 1] with 1 = noise; shapes (batch, *latent_shape), (batch,)."""
 
     @abstractmethod
-    def decode(self, x_0: Float[Tensor, "batch ..."]) -> Float[np.ndarray, "batch 3 height width"]:
+    def decode(self, x_0: Float[Tensor, "batch ..."]) -> Float[np.ndarray, "batch 3 rows columns"]:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""

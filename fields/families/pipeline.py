@@ -189,6 +189,6 @@ class PipelineFamily(PipelineParts):
         return self.call(transformer, x_t.to(self.dtype), t.float(), inputs).float()
 
     @torch.no_grad()
-    def decode(self, x_0: Latents) -> Float[np.ndarray, "batch 3 height width"]:
+    def decode(self, x_0: Latents) -> Float[np.ndarray, "batch 3 rows columns"]:
         images = [self.decode_latents(row[None].to(self.device, self.dtype)).float().cpu() for row in x_0]
         return (torch.cat(images) / 2 + 0.5).numpy()

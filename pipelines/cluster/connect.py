@@ -1,53 +1,88 @@
-"""Joining a Ray cluster that runs already, and finding a run's learner on it."""
+"""The one way to Ray: joining a cluster that runs, or starting one, and finding a run's learner on it."""
 
-import argparse
 import logging
-import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
+import psutil
 import ray
 from ray.util.state import list_actors
 
+from pipelines.cluster.address import named
+from pipelines.cluster.waiting import waiting_for
 from pipelines.config.errors import ConfigError
 
+Say = Callable[[str], None]
 _PROBE_S = 5.0
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of commands that add processes to what runs on a cluster."""
-    parser.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, else one on this machine")
-    parser.add_argument(
-        "--wait", type=float, default=0.0, metavar="SECONDS", help="for a busy or growing cluster; default: refuse at once"
-    )
-
-
-def join(address: str | None) -> bool:
-    """Whether there is a cluster: one that is named (here or in RAY_ADDRESS) must answer, one on this machine may.
+def join(address: str | None, say: Say) -> bool:
+    """Whether there is a cluster: one that is named must answer, one on this machine may.
 
     Raises:
-        ConfigError: if no cluster answers at the address.
+        ConfigError: if no cluster answers at the address that is named.
     """
-    named = address or os.environ.get("RAY_ADDRESS") or "auto"
+    wanted = named(address)
+    if wanted is None or wanted == "auto":
+        return _join_one_of_this_machine(say)
     try:
-        if named != "auto":
-            _require_open(named)  # Ray itself would try for minutes
-        ray.init(named, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        if not _is_open(wanted):  # Ray itself would try for minutes
+            raise ConnectionError
+        with waiting_for(f"the Ray cluster at {wanted}", say):
+            ray.init(wanted, ignore_reinit_error=True, **_QUIET)
     except (OSError, ValueError) as error:
-        if named == "auto":
-            return False
-        raise ConfigError(f"--address: no Ray cluster answers at {named!r}; it is written HOST:PORT") from error
+        raise ConfigError(f"--address: no Ray cluster answers at {wanted!r}; it is written HOST:PORT") from error
     return True
 
 
-def require_cluster(address: str | None) -> None:
+def require_cluster(address: str | None, say: Say) -> None:
     """Join a cluster.
 
     Raises:
         ConfigError: if there is none.
     """
-    if not join(address):
+    if not join(address, say):
         raise ConfigError("--address: no Ray cluster runs on this machine; start one (ray start --head) or name its address")
+
+
+def join_or_start(address: str | None, say: Say) -> None:
+    """Join the cluster that is named, or start one of this process's own, which ends with it; says which.
+
+    A cluster that isn't named is never joined. Ray's own default is to join the one that `ray start` last recorded on this
+    machine, and to try for minutes if that one was killed.
+
+    Raises:
+        ConfigError: if no cluster answers at the address that is named.
+    """
+    if wanted := named(address):
+        require_cluster(wanted, say)
+        say(f"joined the Ray cluster at {wanted}")
+        return
+    start(say)
+
+
+def start(say: Say, num_cpus: int | None = None, include_dashboard: bool = True) -> None:
+    """Start a cluster of this process's own, which ends with it, with this machine's processors or so many."""
+    with waiting_for("Ray to start", say):
+        context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=include_dashboard, **_QUIET)
+    if include_dashboard:
+        say(f"Ray dashboard: http://{context.dashboard_url}")
+
+
+def clusters_here() -> list[str]:
+    """HOST:PORT of the clusters that this machine is a node of and that can be reached, the one that started last first.
+
+    By the raylets that run here, one per node: the address that `ray start` records outlives a cluster that was killed.
+    """
+    found: dict[str, None] = {}
+    processes = [process.info for process in psutil.process_iter(["name", "cmdline", "create_time"])]
+    for process in sorted(processes, key=lambda process: process["create_time"] or 0.0, reverse=True):
+        if process["name"] == "raylet":
+            addresses = (argument.partition("=") for argument in process["cmdline"] or ())
+            found |= {value: None for option, _, value in addresses if option in ("--gcs-address", "--gcs_address")}
+    return [address for address in found if _is_open(address)]
 
 
 def live_actors() -> list[Any]:
@@ -63,13 +98,29 @@ def learner(run: str) -> Any:
     Raises:
         ConfigError: if no learner of the run lives, or more than one.
     """
-    named = [actor for actor in live_actors() if actor.name == f"{run}/learner"]
-    if len(named) != 1:
-        raise ConfigError(f"{len(named) or 'no'} learner{'s' * (len(named) > 1)} of run {run!r} on this cluster")
-    return ray.get_actor(named[0].name, named[0].ray_namespace)
+    found = [actor for actor in live_actors() if actor.name == f"{run}/learner"]
+    if len(found) != 1:
+        raise ConfigError(f"{len(found) or 'no'} learner{'s' * (len(found) > 1)} of run {run!r} on this cluster")
+    return ray.get_actor(found[0].name, found[0].ray_namespace)
 
 
-def _require_open(address: str) -> None:
-    """Raise OSError if nothing listens at HOST:PORT, ValueError if it is not written so."""
+def _join_one_of_this_machine(say: Say) -> bool:
+    if ray.is_initialized():
+        return True
+    found = clusters_here()
+    if not found:
+        return False
+    say(f"joining the Ray cluster at {found[0]}" + (f"; others here: {', '.join(found[1:])}" if found[1:] else ""))
+    with waiting_for("it to answer", say):
+        ray.init(found[0], **_QUIET)
+    return True
+
+
+def _is_open(address: str) -> bool:
+    """Whether something listens at HOST:PORT; raises ValueError if it is not written so."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
+    except OSError:
+        return False
+    return True

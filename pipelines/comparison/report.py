@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fields.atomic import write_text
 from fields.scene.exam import route_skill
 from pipelines.comparison.intervals import Estimate, difference, estimate, verdict
 from pipelines.comparison.jobs import configure, job_key
@@ -21,7 +22,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A line of an experiment's table."""
+    """A variant at one guidance scale: its scores over the seeds, and the paired difference to the experiment's default."""
 
     label: str
     score: Estimate
@@ -33,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """An experiment as its page shows it."""
+    """An experiment as the page shows it; `missing` are the rows without a result."""
 
     name: str
     experiment: Experiment
@@ -57,8 +58,8 @@ def write_report(comparison: Comparison, content: Mapping[str, Any], output: Pat
         "versions": content["versions"],
         "runs": sum(len(seeds) for seeds in content["runs"].values()),
     }
-    (output / "compare.html").write_text(template("compare.html.template").render(facts), encoding="utf-8")
-    (output / "compare.md").write_text(template("compare.md.template").render(facts), encoding="utf-8")
+    write_text(output / "compare.html", template("compare.html.template").render(facts))
+    write_text(output / "compare.md", template("compare.md.template").render(facts))
 
 
 def _results(comparison: Comparison, experiment: Experiment, content: Mapping[str, Any]) -> dict[str, dict[int, Result]]:

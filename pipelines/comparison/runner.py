@@ -1,21 +1,23 @@
 """Runs what is missing of a comparison, a few at a time on one set of services."""
 
 import asyncio
-import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from math import ceil
 from typing import Any
 
 import ray
-from rich.console import Console
 
 from actors.journal import METRICS, SKILLS, rows
+from fields.carriers import Weights
 from fields.evaluation.base import Skills
+from pipelines.cluster import connect
 from pipelines.cluster.demands import RunDemands
 from pipelines.cluster.deployment import RunServices
+from pipelines.cluster.waiting import waiting_for
 from pipelines.comparison.jobs import Job, weights_digest
 from pipelines.comparison.store import Store
 from pipelines.config.comparison import Comparison
@@ -32,63 +34,63 @@ async def run_all(
     parts: Mapping[str, RunParts],
     store: Store,
     rerun: bool,
-    differing: list[str],
-    console: Console,
-) -> None:
-    """Deploy the services once, then every job, a few at a time."""
-    connect(comparison, jobs[0].config)
-    services = RunServices(parts[jobs[0].key])
-    services.deploy()
-    slots = asyncio.Semaphore(comparison.concurrency)
-    done = 0
+    say: Callable[[str], None],
+) -> list[str]:
+    """Deploy the services once, then run every job, a few at a time, and put its result into the store.
 
-    async def run(job: Job) -> None:
-        nonlocal done
+    With `rerun`, a result that the store has is compared with the new one instead of being replaced; returns a line for each
+    job whose student differs. `parts` is job key -> the parts of its run.
+    """
+    _start_ray(comparison, jobs[0].config, say)
+    services = RunServices(parts[jobs[0].key])
+    with waiting_for("the services", say):
+        services.deploy()
+    slots = asyncio.Semaphore(comparison.concurrency)
+    done = count(1)
+
+    async def run(job: Job) -> str | None:
         async with slots:
             result = await _run(job, parts[job.key])
-        done += 1
-        before = store.get(job)
-        if rerun and before is not None:
-            same = (result["weights_sha256"], result["skills"]) == (before["weights_sha256"], before["skills"])
-            differing.extend([] if same else [f"{job.key} seed {job.config.run.seed}: another student than in {store.path}"])
-            console.print(
-                f"{job.key} seed {job.config.run.seed}: {'the same student, to the last bit' if same else 'DIFFERENT'}"
-            )
-            return
-        store.put(job, result)
-        console.print(f"{done}/{len(jobs)} {job.key} seed {job.config.run.seed}: {result['seconds']:.0f} s")
+        name, before = f"{job.key} seed {job.config.run.seed}", store.get(job)
+        if not rerun or before is None:
+            store.put(job, result)
+            say(f"{next(done)}/{len(jobs)} {name}: {result['seconds']:.0f} s")
+            return None
+        if all(result[key] == before[key] for key in ("weights_sha256", "skills")):
+            say(f"{name}: the same student, to the last bit")
+            return None
+        say(f"{name}: DIFFERENT")
+        return f"{name}: another student than in {store.path}"
 
     try:
-        asked = jobs[0].config.eval.model_dump_json(exclude={"every"})
-        judged = f"{weights_digest(jobs[0].config)[:12]} {asked}"
+        exam = jobs[0].config.eval.model_dump_json(exclude={"every"})
+        judged = f"{weights_digest(jobs[0].config)[:12]} {exam}"
         if store.content.get("experts_of") != judged:
-            skills = await _expert_skills(jobs[0], parts[jobs[0].key])
+            with waiting_for("the exams of base and experts", say):
+                skills = await _expert_skills(jobs[0], parts[jobs[0].key])
             store.content |= {"experts": skills, "experts_of": judged}
             store.save()
-        await asyncio.gather(*(run(job) for job in jobs))
+        return [line for line in await asyncio.gather(*(run(job) for job in jobs)) if line is not None]
     finally:
         services.delete()
 
 
-def connect(comparison: Comparison, config: RunConfig) -> None:
-    """Start a local cluster, unless this process has one, with as many CPUs as the runs ask for in Ray's bookkeeping: it
-    starts a process for each."""
+def _start_ray(comparison: Comparison, config: RunConfig, say: Callable[[str], None]) -> None:
+    """Start a local cluster, unless this process has one.
+
+    Its number of CPUs is what the runs that go on together ask for, however many the machine has: it is Ray's bookkeeping, and
+    with fewer the runs would wait for one another.
+    """
     if ray.is_initialized():
         return
     demands = RunDemands.of(config)
     asked = [*demands.actors, *demands.services.values()]
     cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in asked))
-    ray.init(
-        address="local",
-        num_cpus=max(cpus, os.cpu_count() or 1),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=False,
-    )
+    connect.start(say, num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False)
 
 
 async def _expert_skills(job: Job, parts: RunParts) -> dict[str, Skills]:
-    """What the base and the experts can do, on the same exam."""
+    """Model (the base, each expert) -> its skills in the exam that the students take."""
     learner = start_learner(parts, Origin())
     try:
         skills = {BASE: (await learner.examine_student.remote(None)).skills}
@@ -112,8 +114,15 @@ async def _run(job: Job, parts: RunParts) -> dict[str, Any]:
         skills = {scale: exam.skills for scale, exam in exams.items()}
     finally:
         end(learner)
+    result = _result(config, weights, skills)
+    shutil.rmtree(config.folder)
+    return result
+
+
+def _result(config: RunConfig, weights: Weights, skills: Mapping[str, Skills]) -> dict[str, Any]:
+    """A run's entry in compare.json, from its folder and what its student can do at each guidance scale."""
     steps = rows(config.folder / METRICS)
-    result = {
+    return {
         "settings": recipe(config) | {"steps": config.run.steps},
         "weights_sha256": weights.checksum,
         "seconds": steps[-1]["seconds"] if steps else 0.0,
@@ -130,5 +139,3 @@ async def _run(job: Job, parts: RunParts) -> dict[str, Any]:
             for row in rows(config.folder / SKILLS)
         ],
     }
-    shutil.rmtree(config.folder)
-    return result

@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fields.atomic import write_text
 from pipelines.comparison.jobs import Job
 from pipelines.config.comparison import Comparison
 from pipelines.run_folder.outcome import package_versions
 
 
 class Store:
-    """compare.json: every result by job key and seed."""
+    """compare.json: every result by job key and seed.
+
+    Args:
+        path: of the file; read if it exists.
+    """
 
     def __init__(self, path: Path, comparison: Comparison):
         self.path = path
@@ -18,22 +23,19 @@ class Store:
         self.content = json.loads(path.read_text()) if path.exists() else empty
 
     def has(self, job: Job) -> bool:
-        """Whether the job's result stands here, at every guidance that is asked for."""
+        """Whether there is a result of the job with all its guidance scales."""
         result = self.get(job)
         return result is not None and all(f"{scale:g}" in result["skills"] for scale in job.guidance)
 
     def get(self, job: Job) -> dict[str, Any] | None:
-        """The job's result."""
+        """The job's result; None if it has none yet."""
         return self.content["runs"].get(job.key, {}).get(str(job.config.run.seed))
 
     def put(self, job: Job, result: dict[str, Any]) -> None:
-        """Write a result, whole or not at all."""
+        """Add a result, and save."""
         self.content["runs"].setdefault(job.key, {})[str(job.config.run.seed)] = result
         self.save()
 
     def save(self) -> None:
-        """Write the file under a temporary name, then rename it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".temporary")
-        temporary.write_text(json.dumps(self.content, indent=1, sort_keys=True) + "\n")
-        temporary.rename(self.path)
+        """Write the file, whole or not at all."""
+        write_text(self.path, json.dumps(self.content, indent=1, sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""From a mapping that a person wrote, an entry of a JSON or CSV file, to a row; or to one line that says what is wrong."""
+"""From an entry of a JSON or CSV file that a person wrote to a row, or to one line that says what is wrong."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from pipelines.data.writer import with_size
 
 
 def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
-    """An entry as a row; images are paths relative to the folder and are read in, null and missing are the same.
+    """An entry as a row; images are paths relative to the folder and are read in; null is the same as missing.
 
     Raises:
-        ValueError: for a missing, unknown or ill-typed field, or an image that is not there or is none; `where` names
-            file and line.
+        ValueError: for a missing, unknown or ill-typed field, or an image that is missing or cannot be read; `where`
+            names file and line.
     """
     given = {name: value for name, value in entry.items() if value is not None}
     if unknown := [name for name in given if name not in COLUMNS]:

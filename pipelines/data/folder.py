@@ -17,7 +17,7 @@ def import_folder(folder: Path, output: Path, task: str, role: Role, area: int |
         folder: the images; each has its prompt in a text file of the same name.
         output: Parquet file.
         task: of every row.
-        role: `target`: the images are what the prompts describe; `source`: what the prompts, instructions, edit.
+        role: `target` if the prompts describe the images, `source` if they are instructions to edit them.
         area: of the buckets that images are brought to, in pixels; None leaves their sizes.
 
     Raises:
@@ -39,5 +39,5 @@ def _row(folder: Path, path: Path, task: str, role: Role) -> Row:
         prompt = " ".join(caption.read_text(encoding="utf-8").split())
         data = path.read_bytes()
         return with_size(Row(uid, task, prompt, **{f"{role}_image": data}))  # type: ignore[arg-type]
-    except ValueError as error:  # a caption that is not UTF-8, or no image
+    except ValueError as error:  # a caption that is not UTF-8, or a file that is not an image
         raise ValueError(f"{path}: {error}") from error

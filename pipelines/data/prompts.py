@@ -1,4 +1,4 @@
-"""What images are made of: prompts from a text file, a table, or a data set."""
+"""Prompts to generate images from: a text file, a table, or a data set."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from pipelines.data.tables import read_table
 
 
 def read_prompts(path: Path) -> Iterator[Row]:
-    """The rows of a .txt (a prompt a line), .json, .jsonl, .csv or .parquet file, in order.
+    """The rows of a .txt (one prompt per line), .json, .jsonl, .csv or .parquet file, in order.
 
     Raises:
         ValueError: if there is no such file or no row in it, or a row is wrong; names the file and the row.

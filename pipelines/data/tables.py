@@ -27,7 +27,7 @@ def import_table(source: Path, output: Path, area: int | None = None) -> list[Pa
 
 
 def read_table(source: Path) -> Iterator[Row]:
-    """The rows of a .json (a list), .jsonl (an object a line) or .csv (with a header) file, in order, one at a time.
+    """The rows of a .json (a list), .jsonl (one object per line) or .csv (with a header) file, in order, one at a time.
 
     Raises:
         ValueError: as `import_table`.
@@ -76,7 +76,7 @@ def _csv(source: Path) -> Entries:
 
 
 def _cell(name: str, cell: str) -> str | int | None:
-    """A cell's value; an empty cell is none, but an empty prompt is a prompt."""
+    """A cell's value; an empty cell is None, but an empty prompt is a prompt."""
     if cell == "" and name not in REQUIRED:
         return None
     return int(cell) if name in SIZES and cell.isdecimal() else cell

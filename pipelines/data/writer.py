@@ -1,12 +1,13 @@
 """Writing a data set: Parquet with row groups small enough that a row at random is quick, whole or not at all."""
 
-import os
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fields.atomic import replacing
 from fields.data.aspect import nearest_bucket
 from fields.data.columns import COLUMNS, IMAGES, SIZES
 from fields.data.images import image_size
@@ -38,9 +39,8 @@ class RowWriter:
         self._pending_bytes = 0
 
     def __enter__(self) -> "RowWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        self._file = pq.ParquetWriter(self._temporary, SCHEMA)
+        self._open = ExitStack()
+        self._file = self._open.enter_context(pq.ParquetWriter(self._open.enter_context(replacing(self.path)), SCHEMA))
         return self
 
     def write(self, row: Row) -> None:
@@ -59,23 +59,21 @@ class RowWriter:
         self._pending.clear()
         self._pending_bytes = 0
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._pending:
-            self._flush()
-        self._file.close()
-        if kind is None and self.rows:
-            self._temporary.rename(self.path)
-            return
-        self._temporary.unlink()
-        if kind is None:
-            raise ValueError(f"there are no rows for {self.path}")
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, *__: object) -> None:
+        with self._open:  # closes the file, then gives it its name; an error in this block deletes it
+            if error is not None:
+                raise error
+            if not self.rows:
+                raise ValueError(f"there are no rows for {self.path}")
+            if self._pending:
+                self._flush()
 
 
 def with_size(row: Row) -> Row:
     """The row with the size of its target image, or else of its source image, unless it has a size.
 
     Raises:
-        ValueError: if an image is none; names the row.
+        ValueError: if an image cannot be read; names the row.
     """
     sizes = [image_size(image, row.uid) for image in (row.target_image, row.source_image) if image is not None]
     if not sizes or row.width is not None or row.height is not None:

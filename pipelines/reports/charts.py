@@ -1,4 +1,9 @@
-"""Line charts as inline SVG: pure functions from numbers to markup. Colours come from the page's style sheet."""
+"""Line charts as inline SVG: pure functions from numbers to markup.
+
+Written by hand, because a page must be one file that needs no network and no script, its lines must follow the reader's light
+or dark mode (so colours are classes of the page's style sheet), each point must show its value under the pointer, and a screen
+reader must hear what the chart says. Plotting libraries give pictures with fixed colours, or a page with megabytes of script.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from fields.evaluation.base import thumbnail
 from fields.evaluation.route_grids import RouteGrids
 from pipelines.run_folder.outcome import Outcome
 
-ROWS = 8  # of a route
+ROWS = 8  # per route
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import yaml
 from markupsafe import Markup
 
 from actors.journal import METRICS, SKILLS, rows
+from fields.atomic import write_text
 from fields.evaluation.base import Skills
 from fields.evaluation.route_grids import RouteGrids
 from fields.scene.checker import check
@@ -23,7 +24,7 @@ from pipelines.reports.grids import data_uri, grid_metrics, grid_rows
 from pipelines.reports.page import template
 from pipelines.run_folder.outcome import Outcome, summarize
 
-EXAMPLES = 4  # questions a category whose answers are shown
+EXAMPLES = 4  # questions per category whose answers are shown
 SMOOTHING = 0.9  # decay of the moving average that is drawn over the losses
 
 Rows = Sequence[Mapping[str, Any]]
@@ -116,9 +117,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
         facts=_facts(config, metrics, summary),
         configuration=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
-    temporary = config.folder / ".report.html"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.rename(config.folder / "report.html")  # a browser never reads half a page
+    write_text(config.folder / "report.html", page)  # a browser never reads half a page
 
 
 def report_so_far(config: RunConfig, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES
 
 
 def skill_table(title: str, skills: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> Table:
-    """Categories down (a section a route), models across; `skills` is model -> category -> measure -> value."""
+    """One line per category (a section per route), one column per model; `skills` is model -> category -> measure -> value."""
     table = Table(title=title)
     table.add_column("category", no_wrap=True)
     for model in skills:

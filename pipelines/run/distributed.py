@@ -13,6 +13,7 @@ from fields.carriers import Weights
 from fields.evaluation.base import ExamResult
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
+from pipelines.cluster.waiting import waiting_for
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
@@ -45,8 +46,10 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
     try:
         reservation.make_room()
         if own:
-            services.deploy()
-        ray.get(learner.ready.remote())
+            with waiting_for(f"the services {', '.join(config.services)} to load", display.say):
+                services.deploy()
+        with waiting_for("the learner and the rollout workers to load", display.say):
+            ray.get(learner.ready.remote())
         return asyncio.run(_Driver(parts, learner, display).train_and_evaluate(origin.step))
     finally:
         end(learner)

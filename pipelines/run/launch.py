@@ -1,9 +1,8 @@
-"""The stages of a run's command: where it starts, what it reserves, how it ends."""
+"""The stages of a run: what it reserves, its folder, how it ends."""
 
-import argparse
-import logging
 import os
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from fields import checkpoint
 from fields.scene.exam import Exam
+from pipelines.cluster.address import named
 from pipelines.cluster.demands import RunDemands, check_demands
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.parts.run_parts import RunParts
@@ -25,32 +25,45 @@ if TYPE_CHECKING:
     from pipelines.cluster.reserve import Reservation
 
 
-def reserve_cluster(parts: RunParts, options: argparse.Namespace, console: Console) -> "Reservation | None":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run is run; `pipelines.run.distill.distill` describes the rest. A dry run reserves and deploys nothing."""
+
+    resume: str = "auto"
+    address: str | None = None
+    wait: float = 0.0
+    reference: bool = False
+    dry_run: bool = False
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster to join; None starts one in this process."""
+        return named(self.address)
+
+
+def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Reservation | None":
     """Join or start Ray and take what the run asks for of it; a run that deploys nothing is compared with this machine.
 
     Raises:
         ConfigError: says what is missing.
     """
-    config, demands = parts.config, RunDemands.of(parts.config)
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    config, demands, address = parts.config, RunDemands.of(parts.config), options.cluster
     here = (os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     if options.reference or (options.dry_run and not address):
         check_demands(demands.started, *here)
         return None
     if not console.is_terminal:
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # Ray's own warnings go to the same log
-    import ray
+    import ray  # here: the reference loop runs without Ray
 
     from pipelines.cluster import connect
     from pipelines.cluster.deployment import RunServices
     from pipelines.cluster.reserve import reserve
 
-    if address:
-        connect.require_cluster(address)
-    else:
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    if not address:
         check_demands(demands.started, *here)
-        context = ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=True)
-        console.print(f"Ray dashboard: http://{context.dashboard_url}", highlight=False)
+    connect.join_or_start(address, say)
     if config.run.services is not None:
         RunServices(parts).require_standing()
     if options.dry_run:
@@ -59,19 +72,19 @@ def reserve_cluster(parts: RunParts, options: argparse.Namespace, console: Conso
         return None
     if config.run.services is None:
         RunServices(parts).delete_own()  # what an earlier try left: applications outlive a driver that was killed
-    return reserve(demands, options.wait, partial(console.print, highlight=False, soft_wrap=True, markup=False))
+    return reserve(demands, options.wait, say)
 
 
-def begin_folder(config: RunConfig, first_step: int, mode: str) -> None:
-    """Make the run's folder ready: what an earlier try did beyond the first step is discarded, or everything (`never`)."""
-    if mode == "never" and config.folder.exists():
+def begin_folder(config: RunConfig, first_step: int, resume: str) -> None:
+    """Write the configuration, and drop what stands in the folder of steps that will be done again."""
+    if resume == "never" and config.folder.exists():
         shutil.rmtree(config.folder)
     checkpoint.discard_after(config.folder / "checkpoints", first_step)
     write_config(config)
 
 
 def run(parts: RunParts, origin: Origin, display: Display, reservation: "Reservation | None") -> Outcome | None:
-    """Run on what is reserved, or the reference loop in this process; None if it was asked to stop."""
+    """Train, distributed or (with nothing reserved) in this process; None if the run was asked to stop before its end."""
     if reservation is None:
         from pipelines.run.reference import run_reference
 
@@ -82,7 +95,7 @@ def run(parts: RunParts, origin: Origin, display: Display, reservation: "Reserva
 
 
 def finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
-    """Write summary and report of a finished run, and print its table."""
+    """Write summary.json and report.html, and print the skills."""
     summary = write_summary(config, outcome)
     write_report(config, outcome, summary)
     if outcome.results and isinstance(outcome.exam, Exam):

@@ -8,10 +8,10 @@ RUNS = Path("runs")
 
 
 def find_run(name: str | None) -> Path:
-    """The folder of a run.
+    """The folder of a run: `name` is a path or a name below `RUNS`; None is the run whose files were written last.
 
     Raises:
-        ConfigError: if there is none; says which there are.
+        ConfigError: if there is no such run; names those that there are.
     """
     known = sorted(path.parent for path in RUNS.glob("*/config.yaml"))
     if name is None and known:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import yaml
 
 from actors.journal import METRICS, rows
+from fields.atomic import write_text
 from fields.carriers import Weights
 from fields.evaluation.base import Evaluation, ExamResult
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
@@ -40,9 +40,8 @@ def package_versions() -> dict[str, str]:
 
 def write_config(config: RunConfig) -> None:
     """The resolved configuration."""
-    config.folder.mkdir(parents=True, exist_ok=True)
     content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    (config.folder / "config.yaml").write_text(content)
+    write_text(config.folder / "config.yaml", content)
 
 
 def summarize(config: RunConfig, outcome: Outcome) -> dict:
@@ -75,6 +74,5 @@ def summarize(config: RunConfig, outcome: Outcome) -> dict:
 def write_summary(config: RunConfig, outcome: Outcome) -> dict:
     """summary.json of a finished run, and its content."""
     summary = summarize(config, outcome)
-    path = Path(config.folder / "summary.json")
-    path.write_text(json.dumps(summary, indent=2) + "\n")
+    write_text(config.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary

@@ -1,14 +1,15 @@
 """What a Ray cluster shows of a run: its actors, the replicas of its services, their queues and repeated calls."""
 
-import re
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import URLError
 
 import ray
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatusOverview
@@ -17,13 +18,19 @@ from pipelines.cluster.connect import live_actors
 from pipelines.config.run import RunConfig
 
 _ANSWER_S = 2.0
-_SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$", re.MULTILINE)
-_TAG = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """One Serve application: replicas that run and that should, calls in work and waiting, calls made again."""
+    """One Serve application.
+
+    Attributes:
+        running: replicas that run.
+        wanted: replicas that there are in any state: starting, running, ending.
+        in_work: calls that replicas compute.
+        queued: calls that wait for a replica.
+        repeated: calls that were lost and made again.
+    """
 
     running: int
     wanted: int
@@ -37,11 +44,11 @@ class ClusterState:
     """A run's processes.
 
     Attributes:
-        learner: whether it lives.
-        workers: rollout workers that live.
-        workers_wanted: rollout workers that should, as the run was configured or scaled.
-        depth: future steps in flight or ready.
-        repeated: rollouts made again.
+        learner: whether its process is alive.
+        workers: rollout workers that are alive.
+        workers_wanted: how many rollout workers the run was configured with, or scaled to.
+        depth: steps after the current one whose targets are in flight or ready.
+        repeated: rollouts that were lost and made again.
         truncated: prompts that were longer than the encoder reads.
         services: expert, the shared experts or encoder -> its state; only those that are deployed.
     """
@@ -61,7 +68,7 @@ def read_cluster(config: RunConfig) -> ClusterState:
     actors = live_actors()
     alive = [actor.name for actor in actors]
     learners = [actor for actor in actors if actor.name == f"{run}/learner"]
-    metrics = _Metrics.scrape()
+    metrics = Metrics.scrape()
     applications = serve.status().applications
     services = {name: applications.get(config.run.application_name(name)) for name in config.services}
     return ClusterState(
@@ -84,7 +91,7 @@ def _workers(config: RunConfig, learners: Sequence[Any]) -> int:
     return config.rollout.workers
 
 
-def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "_Metrics") -> ServiceState:
+def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "Metrics") -> ServiceState:
     replicas = [item for deployment in application.deployments.values() for item in deployment.replica_states.items()]
     where = {"application": config.run.application_name(name)}
     return ServiceState(
@@ -97,20 +104,27 @@ def _service(config: RunConfig, name: str, application: ApplicationStatusOvervie
 
 
 @dataclass(frozen=True, slots=True)
-class _Metrics:
-    """What the nodes' metrics ports export, as name -> (tags, value)."""
+class Metrics:
+    """The samples that the nodes' metrics ports export."""
 
-    samples: list[tuple[str, dict[str, str], float]]
+    samples: Sequence[Sample]
 
     @staticmethod
-    def scrape() -> "_Metrics":
-        pages = [_page(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]]
-        found = [match for page in pages for match in _SAMPLE.finditer(page)]
-        return _Metrics([(match["name"], dict(_TAG.findall(match["tags"])), float(match["value"])) for match in found])
+    def scrape() -> "Metrics":
+        """Ask every living node that Ray is connected to."""
+        return Metrics.parsed(
+            _page(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]
+        )
 
-    def total(self, name: str, **tags: str) -> int:
-        """The sum of a metric over processes."""
-        return round(sum(value for found, its, value in self.samples if found == name and tags.items() <= its.items()))
+    @staticmethod
+    def parsed(pages: Iterable[str]) -> "Metrics":
+        """Pages of Prometheus' text format."""
+        families = (family for page in pages for family in text_string_to_metric_families(page))
+        return Metrics([sample for family in families for sample in family.samples])
+
+    def total(self, name: str, **labels: str) -> int:
+        """The sum over processes of the samples of a metric that have the given labels."""
+        return round(sum(s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items()))
 
 
 def _page(host: str, port: int) -> str:

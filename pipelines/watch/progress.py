@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fields.distiller import Update
-from pipelines.watch.ray_job import Job
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -14,18 +13,13 @@ _SECONDS_BETWEEN_LINES = 15.0
 class Display:
     """Shows messages and the training's progress; a context manager.
 
-    A run that was submitted as a Ray job also shows its progress in the job's metadata.
-
     Args:
-        run: name of the run.
         start: steps already done.
         steps: steps in all.
     """
 
-    def __init__(self, console: Console, run: str, start: int, steps: int):
+    def __init__(self, console: Console, start: int, steps: int):
         self._console = console
-        self._run = run
-        self._job = Job.of_this_process()
         self._steps = steps
         self._last_line = 0.0
         self._step = start
@@ -63,5 +57,3 @@ class Display:
         ):
             self._last_line = time.monotonic()
             self.say(f"step {step}/{self._steps}  {text}")
-            if self._job:
-                self._job.show(run=self._run, step=step, steps=self._steps)

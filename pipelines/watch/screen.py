@@ -1,20 +1,22 @@
 """One screen about a run."""
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.run_folder.state import RECENT, RunState
-from pipelines.watch.cluster_state import ClusterState
 
-_QUIET_S = 60.0  # a running run that records nothing for so long, and for so many steps' time, is worth a warning
+if TYPE_CHECKING:
+    from pipelines.watch.cluster_state import ClusterState
+
+_QUIET_S = 60.0  # how long a run that trains may record nothing, before that is worth a warning,
+_QUIET_STEPS = 10  # unless so many of its steps take longer
 
 
-_QUIET_STEPS = 10
-
-
-def screen(state: RunState, cluster: ClusterState | None) -> Group:
+def screen(state: RunState, cluster: "ClusterState | None") -> Group:
     """Everything, top down: where the run is, its routes, its services, what is wrong."""
     parts: list[Text | Table] = [_headline(state, cluster), _facts(state, cluster)]
     if state.route_loss:
@@ -24,7 +26,7 @@ def screen(state: RunState, cluster: ClusterState | None) -> Group:
     return Group(*parts, *(Text(f"warning: {line}", style="yellow") for line in warnings(state, cluster)))
 
 
-def condition(state: RunState, cluster: ClusterState | None) -> str:
+def condition(state: RunState, cluster: "ClusterState | None") -> str:
     """`finished`, `running`, `starting` or `stopped`; without a cluster, a run that recorded just now is running."""
     if state.finished:
         return "finished"
@@ -35,7 +37,7 @@ def condition(state: RunState, cluster: ClusterState | None) -> str:
     return "stopped"
 
 
-def warnings(state: RunState, cluster: ClusterState | None) -> list[str]:
+def warnings(state: RunState, cluster: "ClusterState | None") -> list[str]:
     """What a person should know, in one line each."""
     lines = []
     now = condition(state, cluster)
@@ -66,7 +68,7 @@ def _patience(state: RunState) -> float:
     return max(_QUIET_S, _QUIET_STEPS * (state.seconds_per_step or 0.0))
 
 
-def _headline(state: RunState, cluster: ClusterState | None) -> Text:
+def _headline(state: RunState, cluster: "ClusterState | None") -> Text:
     steps = state.config.run.steps
     now = condition(state, cluster)
     text = Text.assemble(
@@ -79,7 +81,7 @@ def _headline(state: RunState, cluster: ClusterState | None) -> Text:
     return text
 
 
-def _facts(state: RunState, cluster: ClusterState | None) -> Text:
+def _facts(state: RunState, cluster: "ClusterState | None") -> Text:
     saved = "none yet" if state.checkpoint is None else f"step {state.checkpoint}, {duration(state.checkpoint_age_s)} ago"
     text = Text(f"checkpoint {saved}  staleness {state.staleness}")
     if state.quiet_s is not None:
@@ -97,7 +99,7 @@ def _routes(state: RunState) -> Table:
     return table
 
 
-def _services(cluster: ClusterState) -> Table:
+def _services(cluster: "ClusterState") -> Table:
     table = Table("service", "replicas", "in work", "queued", box=box.SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"

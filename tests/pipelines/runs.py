@@ -52,4 +52,4 @@ def _origin(resume: Path | None) -> Origin:
 
 
 def _quiet(config: RunConfig) -> Display:
-    return Display(Console(file=io.StringIO()), config.run.name, 0, config.run.steps)
+    return Display(Console(file=io.StringIO()), 0, config.run.steps)

@@ -1,5 +1,6 @@
 """The benchmark as a command: what it measures, and that it puts away what it deployed."""
 
+import os
 import re
 
 import pytest
@@ -12,8 +13,13 @@ def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
     assert main([str(config_file), "--steps", "6", "--repeats", "1"]) == 0
     said = capsys.readouterr().out
     limit = float(re.search(r"the limit is\s+([\d.]+)", said)[1])
+    parts = {}
     for part in ("encode", "rollout", "expert", "learner", "publish"):
-        assert float(re.search(rf"{part} +│ +([\d.]+)", said)[1]) >= 0
+        median, lowest, highest = re.search(rf"{part} +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │", said).groups()
+        assert median == lowest == highest, "one repeat has no spread"
+        parts[part] = float(median)
+    slowest = max(sum(parts.values()) / os.cpu_count(), parts["learner"] + parts["publish"])
+    assert limit == pytest.approx(1000 / slowest, rel=0.02), "the table rounds to 0.01 ms"
     for run in ("reference", "lag 0", "lag 1", "lag 2"):
         rate, of_the_limit = re.search(rf"{run} +│ +([\d.]+) │.*│ +(\d+) % │", said).groups()
         assert float(of_the_limit) == pytest.approx(100 * float(rate) / limit, abs=0.6)

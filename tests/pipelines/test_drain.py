@@ -25,7 +25,7 @@ def test_drivers_are_asked_to_stop_and_waited_for(monkeypatch, capsys):
     ours = {driver.pid, other.pid}
     everyone = drain.drivers()  # other runs of this machine are none of this test's business
     monkeypatch.setattr(drain, "drivers", lambda: [process for process in everyone if process.pid in ours])
-    drain.main()
+    drain.main([])
     assert capsys.readouterr().out == "1 runs ended\n"
     assert not psutil.pid_exists(driver.pid)
     assert other.poll() is None

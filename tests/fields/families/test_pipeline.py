@@ -175,7 +175,7 @@ def test_outside_its_interval_a_guidance_that_keeps_lengths_is_the_field_itself(
 
 
 def test_a_network_that_is_told_its_guidance_has_no_interval(tiny):
-    with pytest.raises(ValueError, match=r"interval \[0.2, 0.5\]: family flux is told one guidance scale for every t"):
+    with pytest.raises(ValueError, match=r"interval \[0.2, 0.5\]: family flux takes one guidance scale for every t"):
         tiny("flux").family.guidance(Network("self"), 3.0, interval=(0.2, 0.5))
 
 

@@ -198,7 +198,7 @@ def test_a_told_guidance_of_an_interval_is_refused_with_its_key(trained):
     operator = {"type": "guidance", "scale": 2.0, "interval": [0.2, 0.5]}
     experts = trained("flux").run.model_dump(mode="json", exclude_unset=True)["experts"]
     experts["base_expert"]["operator"] = operator
-    with pytest.raises(ConfigError, match=r"experts.base_expert.operator: interval .* family flux is told one guidance scale"):
+    with pytest.raises(ConfigError, match=r"experts.base_expert.operator: interval .* family flux takes one guidance scale"):
         checked_parts(changed(trained("flux"), "told", experts=experts))
 
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from actors.journal import METRICS
 from pipelines import status
 from pipelines.config.run import RunConfig
+from pipelines.run_folder import find
 from pipelines.run_folder.outcome import write_config
 from pipelines.run_folder.state import read_run
-from pipelines.watch.cluster_state import ClusterState, ServiceState, read_cluster
+from pipelines.watch.cluster_state import ClusterState, Metrics, ServiceState, read_cluster
+from pipelines.watch.screen import duration, screen
 from runs import distributed
 
 NOW = 1_000_000.0
@@ -59,7 +61,7 @@ def record(config: RunConfig, steps: int, written: float = NOW - 10) -> None:
 
 def shown(config: RunConfig, cluster: ClusterState | None, now: float = NOW) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(status.screen(read_run(config.folder, now), cluster))
+    console.print(screen(read_run(config.folder, now), cluster))
     return console.export_text()
 
 
@@ -96,11 +98,11 @@ def test_the_newest_checkpoint_is_named(run):
 
 
 def test_a_screen_of_a_running_run(run):
-    screen = shown(run, PROCESSES)
-    assert "watched  running  step 4 of 8 (50 %)  6.0 samples/s  ETA 8 s" in screen
-    assert "checkpoint none yet  staleness 1  last step 10 s ago  1 rollout workers  2 steps ahead" in screen
-    assert ["local_edit", "1", "of", "2", "4", "5"] in [line.split() for line in screen.splitlines()]
-    assert [line for line in screen.splitlines() if line.startswith("warning: ")] == [
+    text = shown(run, PROCESSES)
+    assert "watched  running  step 4 of 8 (50 %)  6.0 samples/s  ETA 8 s" in text
+    assert "checkpoint none yet  staleness 1  last step 10 s ago  1 rollout workers  2 steps ahead" in text
+    assert ["local_edit", "1", "of", "2", "4", "5"] in [line.split() for line in text.splitlines()]
+    assert [line for line in text.splitlines() if line.startswith("warning: ")] == [
         "warning: 1 of 2 rollout workers live",
         "warning: 3 rollouts were lost and made again",
         "warning: 7 prompts are longer than the encoder reads, and were cut",
@@ -120,26 +122,47 @@ def test_a_stalled_and_a_stopped_run_are_told_apart(run):
 def test_a_finished_run_needs_no_cluster(run, capsys, monkeypatch):
     record(run, steps=8)
     (run.folder / "summary.json").write_text(json.dumps({"steps": 8}))
-    screen = shown(run, None, NOW + 1e6)
-    assert "watched  finished  step 8 of 8 (100 %)" in screen
-    assert "warning: nothing" not in screen
+    text = shown(run, None, NOW + 1e6)
+    assert "watched  finished  step 8 of 8 (100 %)" in text
+    assert "warning: nothing" not in text
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7800, "2 h 10 min"), (273_600, "3 d 4 h")]
 )
 def test_durations_are_said_in_two_parts(seconds, words):
-    assert status.duration(seconds) == words
+    assert duration(seconds) == words
+
+
+def test_a_metric_is_summed_over_the_processes_with_its_labels():
+    page = "\n".join(
+        [
+            "# HELP calls_total calls made again",
+            "# TYPE calls_total counter",
+            r'calls_total{run="a \"quoted\", run",service="one"} 2.0',
+            r'calls_total{run="a \"quoted\", run",service="two"} 3.0',
+            'calls_total{run="another",service="one"} 10.0',
+            "# TYPE depth gauge",
+            "depth 4.0",
+            "",
+        ]
+    )
+    metrics = Metrics.parsed([page, 'calls_total{run="another",service="two"} 20.0\n'])
+    assert metrics.total("calls_total", run='a "quoted", run') == 5
+    assert metrics.total("calls_total", run="another") == 30
+    assert metrics.total("calls_total", service="one") == 12
+    assert metrics.total("depth") == 4
+    assert metrics.total("depth", run="another") == metrics.total("absent") == 0
 
 
 def test_what_cannot_be_shown_is_refused(run, capsys, monkeypatch):
-    monkeypatch.setattr(status, "_RUNS", run.folder.parent)
-    assert status.find_run(None) == status.find_run("watched") == status.find_run(str(run.folder)) == run.folder
+    monkeypatch.setattr(find, "RUNS", run.folder.parent)
+    assert find.find_run(None) == find.find_run("watched") == find.find_run(str(run.folder)) == run.folder
     assert status.main(["nobody"]) == 2
     assert capsys.readouterr().err == f"error: no run 'nobody'; {run.folder.parent} has: watched\n"
     assert status.main(["watched", "--address", "127.0.0.1:1"]) == 2
     assert "no Ray cluster answers at '127.0.0.1:1'" in capsys.readouterr().err
-    monkeypatch.setattr(status, "_RUNS", Path("nowhere"))
+    monkeypatch.setattr(find, "RUNS", Path("nowhere"))
     assert status.main([]) == 2
     assert capsys.readouterr().err == "error: no run ''; nowhere has: none\n"
 

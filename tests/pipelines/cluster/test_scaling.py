@@ -1,9 +1,9 @@
-"""What may be asked of `python -m pipelines.scale`; that it is done, test_job.py sees on a cluster."""
+"""Which numbers `python -m pipelines.scale` takes; test_job.py tests the scaling on a cluster."""
 
 import pytest
 
+from pipelines.cluster.scaling import numbers
 from pipelines.config.errors import ConfigError
-from pipelines.scale import numbers
 
 
 def test_a_number_for_each_part(make_config):

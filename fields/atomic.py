@@ -1,0 +1,48 @@
+"""Files that are written whole or not at all: under a temporary name beside their own, then renamed."""
+
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A name beside `path` to write a file or a folder under; at the end of the block it becomes `path`.
+
+    What stood at `path` is replaced. If the block raises, `path` is as it was and what was written is gone. The content is on
+    disk before the name changes, so that a machine that loses power has the old content or the new one; a process that is
+    killed leaves the temporary name behind, which begins with a dot.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(temporary)
+    try:
+        yield temporary
+        for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+            if file.is_file():
+                _flush(file)
+        if path.is_dir():  # a file is replaced by the renaming itself, a folder isn't
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text as a file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
