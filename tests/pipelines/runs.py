@@ -27,9 +27,9 @@ def distributed(config: RunConfig, resume: Path | None = None, start: int = 0) -
     return run_distributed(config, check_files(config), resume, start, _quiet(config), reserve(config, 0, print))
 
 
-def trained(config: RunConfig) -> Weights:
+def trained(config: RunConfig, resume: Path | None = None, start: int = 0) -> Weights:
     """The student of learner and workers alone, on services that are deployed already."""
-    learner = start_learner(config, check_files(config))
+    learner = start_learner(config, check_files(config), resume, start)
     try:
         ray.get(learner.train.remote())
         weights, _ = ray.get(learner.student.remote())

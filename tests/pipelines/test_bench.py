@@ -1,19 +1,33 @@
 """The benchmark as a command: what it measures, and that it puts away what it deployed."""
 
+import os
 import re
 
 import pytest
 
-from pipelines.bench import main
+from pipelines.bench import _limit, _parts, main
 from services import applications
 
 
+def test_the_limit_is_that_of_the_parts(make_config):
+    parts = _parts(make_config(), 2)
+    assert list(parts) == ["encode", "rollout", "expert", "learner", "publish"]
+    assert {len(milliseconds) for milliseconds in parts.values()} == {2}, "one each repetition"
+    assert min(min(milliseconds) for milliseconds in parts.values()) > 0
+    sample = {"encode": [1.0], "rollout": [5.0, 6.0, 700.0], "expert": [1.0], "learner": [1.5], "publish": [0.5]}
+    cores = os.cpu_count() or 1
+    assert _limit(make_config(), sample) == pytest.approx(min(1000 * cores / 10, 1000 / 2)), "the median rollout"
+    assert _limit(make_config(f"run.threads={cores}"), sample) == pytest.approx(1000 / 10)
+
+
+@pytest.mark.slow
 def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
     assert main([str(config_file), "--steps", "6", "--repeats", "1"]) == 0
     said = capsys.readouterr().out
     limit = float(re.search(r"the limit is\s+([\d.]+)", said)[1])
     for part in ("encode", "rollout", "expert", "learner", "publish"):
-        assert float(re.search(rf"{part} +│ +([\d.]+)", said)[1]) >= 0
+        low, median, high = sorted(map(float, re.search(rf"{part} +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │", said).groups()))
+        assert low == median == high, "of one repetition"
     for run in ("reference", "lag 0", "lag 1", "lag 2"):
         rate, of_the_limit = re.search(rf"{run} +│ +([\d.]+) │.*│ +(\d+) % │", said).groups()
         assert float(of_the_limit) == pytest.approx(100 * float(rate) / limit, abs=0.6)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from waiting import LIMIT_S
 
 from fields.data.row_groups import RowGroups
 
@@ -52,7 +53,7 @@ def test_ten_million_rows_are_read_within_a_limit_of_memory(tmp_path):
     path = tmp_path / "many.parquet"
     write_many(path)
     command = [sys.executable, "-c", READ_AT_RANDOM, str(path)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert finished.returncode == 0, finished.stderr
     rows, seconds, grown = map(float, finished.stdout.split())
     assert rows == MANY
