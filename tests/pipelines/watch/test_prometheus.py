@@ -70,7 +70,8 @@ def test_every_query_of_the_dashboard_has_an_answer_during_a_run(prometheus, mak
         assert unanswered == [], "the run ended by itself"
         starts = _ask(prometheus, _filled('ray_field_process_starts_total{process=~"$run[/-].*"}'))
     finally:
-        ray.get(ray.get_actor("watched/learner").stop.remote())
+        if run.is_alive():
+            ray.get(ray.get_actor("watched/learner").stop.remote())
         run.join()
     assert outcomes == [None]
     assert {row["metric"]["process"]: row["value"][1] for row in starts} == {
