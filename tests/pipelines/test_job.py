@@ -64,7 +64,7 @@ class Head:
         """The ids of an application's running replicas, as the dashboard shows them."""
         alive = "limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         question = urllib.request.Request(f"{self.address}/api/v0/actors?{alive}", headers=BEARER)
-        with urllib.request.urlopen(question, timeout=30) as answer:
+        with urllib.request.urlopen(question, timeout=LIMIT_S) as answer:
             actors = json.load(answer)["data"]["result"]["result"]
         return {actor["actor_id"] for actor in actors if (actor["name"] or "").startswith(f"SERVE_REPLICA::{application}#")}
 

@@ -96,7 +96,7 @@ def _kill_at_work(prefix: str) -> None:
 
 def _metrics() -> str:
     port = ray.nodes()[0]["MetricsExportPort"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer:
         return answer.read().decode()
 
 
