@@ -11,7 +11,7 @@ import pytest
 from ray import cloudpickle, serve
 from waiting import LIMIT_S, wait_for
 
-from services.applications import delete_and_wait, deploy, replicas, scale
+from services.applications import delete_and_wait, deploy, listed, replicas, scale
 from services.resources import Autoscaling, Resources
 
 APPLICATION = "scaled"
@@ -65,5 +65,6 @@ def test_serve_itself_adds_a_replica_for_a_queue():
     (first,) = processes(4, 0.0)
     assert replicas(APPLICATION) == 1
     wait_for(lambda: first in processes(8, 1.0) and replicas(APPLICATION) == 2, "a second replica for a queue of 8 calls")
+    wait_for(lambda: listed()[APPLICATION] == "RUNNING", lambda: f"the end of scaling: {listed()}")
     with pytest.raises(ValueError, match="scaled is scaled by Serve itself"):
         scale(APPLICATION, 3, timeout_s=1)
