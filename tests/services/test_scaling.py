@@ -50,14 +50,23 @@ def test_scaling_up_and_down_keeps_the_process_that_stays(tmp_path):
     (first,) = processes(4, 0.0)
     scale(APPLICATION, 3, timeout_s=LIMIT_S)
     assert replicas(APPLICATION) == 3
+    three = {first}
+
+    def all_have_answered() -> bool:
+        three.update(processes(12, 0.2))
+        return len(three) >= 3
+
+    wait_for(all_have_answered, lambda: f"answers of three processes; {three} have answered")
+    wait_for(lambda: first in processes(12, 0.2), "an answer of the old process: it goes on")
     with ThreadPoolExecutor(1) as pool:
         during = pool.submit(processes, 12, 2.0, tmp_path)
         wait_for(lambda: len(list(tmp_path.iterdir())) > 1, "calls at work in more than one process", every_s=0.05)
         scale(APPLICATION, 1, timeout_s=LIMIT_S)
         answered = during.result()
-    assert first in answered, "the old replica went on"
-    assert len(answered) > 1, "the new ones answered, and finished what they were asked"
-    assert len(processes(4, 0.0) & answered) == 1
+    assert len(three) == 3
+    assert answered <= three, "those that were asked to end finished what they had been asked"
+    (last,) = processes(4, 0.0)
+    assert last in three, "the one that stays is none that was started again"
 
 
 def test_serve_itself_adds_a_replica_for_a_queue():
