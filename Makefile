@@ -2,15 +2,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test programs check bench tensorboard schema
+.PHONY: setup distill test test-slow test-all programs check bench tensorboard schema
+.NOTPARALLEL:
 
 setup: $(VENV)/installed
 
 distill: setup
 	$(BIN)/python -m pipelines.distill pipelines/configs/scene.yaml
 
+# Every check, and at least one test of everything: minutes on two cores.
 test: check programs
 	$(BIN)/python -m pytest
+
+# The tests that are marked slow: every family through Serve, kills at work, the whole story of a job, the comparison.
+test-slow: $(VENV)/tested programs
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 # What the tests need beside Python: Debian's packages, which root may install.
 programs:
@@ -18,11 +26,13 @@ programs:
 	    && apt-get install -qq --yes --no-install-recommends prometheus chromium > /dev/null; } \
 	    || { echo "make test needs Debian's packages: sudo apt-get install prometheus chromium"; exit 1; }
 
+# .pre-commit-config.yaml lists the same commands.
 check: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m pipelines.config | diff - docs/config.schema.json
 
 bench: setup
 	$(BIN)/python -m pipelines.bench

@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from waiting import wait_for  # noqa: E402
 
 from fields.lora.adapter import Adapter, LoraShape, add_lora  # noqa: E402
 from fields.lora.peft_files import write_adapter  # noqa: E402
@@ -87,11 +88,22 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """The address of a local cluster whose metrics are exported every second."""
-    context = ray.init(
-        num_cpus=8,
-        include_dashboard=True,
-        log_to_driver=False,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
-    yield context.address_info["gcs_address"]
+
+    def started() -> str | None:
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=8,
+                include_dashboard=True,
+                log_to_driver=False,
+                _system_config={"metrics_report_interval_ms": 1000},
+            )
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # after 30 s, which a busy machine may need
+                raise
+            ray.shutdown()
+            return None
+        return context.address_info["gcs_address"]
+
+    yield wait_for(started, "a Ray cluster of this machine")
     ray.shutdown()

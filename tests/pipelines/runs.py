@@ -31,9 +31,9 @@ def distributed(config: RunConfig, resume: Path | None = None) -> Outcome | None
     return run_distributed(checked_parts(config), _origin(resume), _quiet(config), reservation)
 
 
-def trained(config: RunConfig) -> Weights:
+def trained(config: RunConfig, resume: Path | None = None) -> Weights:
     """The student of learner and workers alone, on services that are deployed already."""
-    learner = start_learner(checked_parts(config), Origin())
+    learner = start_learner(checked_parts(config), _origin(resume))
     try:
         ray.get(learner.train.remote())
         weights, _ = ray.get(learner.student.remote())

@@ -6,9 +6,23 @@ import re
 import pytest
 
 from pipelines.bench import main
+from pipelines.parts.check_files import checked_parts
+from pipelines.run.benchmark import _limit, _parts
 from services import applications
 
 
+def test_the_limit_is_that_of_the_parts(make_config):
+    parts = _parts(checked_parts(make_config()), 2)
+    assert list(parts) == ["encode", "rollout", "expert", "learner", "publish"]
+    assert {len(milliseconds) for milliseconds in parts.values()} == {2}, "one each repetition"
+    assert min(min(milliseconds) for milliseconds in parts.values()) > 0
+    sample = {"encode": [1.0], "rollout": [5.0, 6.0, 700.0], "expert": [1.0], "learner": [1.5], "publish": [0.5]}
+    cores = os.cpu_count() or 1
+    assert _limit(make_config(), sample) == pytest.approx(min(1000 * cores / 10, 1000 / 2)), "the median rollout"
+    assert _limit(make_config(f"run.threads={cores}"), sample) == pytest.approx(1000 / 10)
+
+
+@pytest.mark.slow
 def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
     assert main([str(config_file), "--steps", "6", "--repeats", "1"]) == 0
     said = capsys.readouterr().out

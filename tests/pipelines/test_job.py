@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.job_submission import JobSubmissionClient
+from waiting import LIMIT_S, wait_for
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
@@ -43,7 +43,12 @@ class Head:
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [RAY, *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+            [RAY, *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT_S,
         )
 
     def fieldweave(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,14 +57,14 @@ class Head:
             env=self.environment | {"COLUMNS": "200"},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=LIMIT_S,
         )
 
     def replicas(self, application: str) -> set[str]:
         """The ids of an application's running replicas, as the dashboard shows them."""
         alive = "limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         question = urllib.request.Request(f"{self.address}/api/v0/actors?{alive}", headers=BEARER)
-        with urllib.request.urlopen(question, timeout=30) as answer:
+        with urllib.request.urlopen(question, timeout=LIMIT_S) as answer:
             actors = json.load(answer)["data"]["result"]["result"]
         return {actor["actor_id"] for actor in actors if (actor["name"] or "").startswith(f"SERVE_REPLICA::{application}#")}
 
@@ -75,16 +80,21 @@ def head() -> Iterator[Head]:
     command = [RAY, "start", "--head", "--block", "--num-cpus=1", "--labels=role=everything", *ports]
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(lambda: _healthy(dashboard, "gcs_healthz") and _healthy(agent, "local_raylet_healthz"))
+        wait_for(
+            lambda: _healthy(dashboard, "gcs_healthz") and _healthy(agent, "local_raylet_healthz"),
+            "a healthy head",
+            every_s=0.3,
+        )
         yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
     finally:
         for process in [head, *psutil.Process(head.pid).children(recursive=True)]:
             process.kill()  # asked to end, `ray start` waits half a minute for its own children
-        head.wait(timeout=60)
+        head.wait(LIMIT_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_end(head, config_file, make_config):
     folder = make_config("run.name=job").folder
     submit = ["job", "submit", "--address", head.address, "--working-dir", "."]
@@ -95,7 +105,10 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
     submitted = head.ray(*submit, "--no-wait", "--submission-id=first", f"--runtime-env-json={patient}", "--", *first)
     assert submitted.returncode == 0, submitted.stdout
     client = JobSubmissionClient(head.address, headers=BEARER)
-    _wait_for(lambda: f"/{FOREVER}  loss" in client.get_job_logs("first"), lambda: client.get_job_logs("first"))
+    wait_for(
+        lambda: f"/{FOREVER}  loss" in client.get_job_logs("first"),
+        lambda: f"the first step; the job's log:\n{client.get_job_logs('first')}",
+    )
     _the_upload_is_small(Path(head.environment["RAY_TMPDIR"]))
     _scales(head, folder)
     config = make_config()
@@ -135,7 +148,7 @@ def test_a_job_is_submitted_scaled_changed_stopped_and_submitted_again_to_its_en
     finished = head.fieldweave("status", str(folder))
     assert f"job  finished  step {steps} of {steps} (100 %)" in finished.stdout
     assert "another" in {route for row in rows(folder / METRICS) for route in row["route_loss"]}
-    _wait_for(lambda: head.replicas("job-another") == set())
+    wait_for(lambda: head.replicas("job-another") == set(), "the end of the expert that came")
 
 
 def _the_upload_is_small(folder: Path) -> None:
@@ -159,13 +172,13 @@ def _scales(head: Head, folder: Path) -> None:
     assert "warning" not in screen, screen
     down = head.fieldweave("scale", str(folder), "experts.local_edit=1", "rollout=1")
     assert (down.returncode, _said(down)) == (0, "experts.local_edit: 3 -> 1\nrollout: 4 -> 1\n"), down.stderr
-    _wait_for(lambda: len(head.replicas("job-local_edit")) == 1)  # those that end finish their calls first
+    wait_for(lambda: len(head.replicas("job-local_edit")) == 1, "two ended replicas")  # they finish their calls first
     assert head.replicas("job-local_edit") < many
     refused = head.fieldweave("scale", str(folder), "encoder=99")
     assert refused.returncode == 2
     assert "num_cpus: the run needs 9.8 (encoder 98 x 0.1); the cluster, beside what others hold, has " in refused.stderr
     before = len(rows(folder / METRICS))
-    _wait_for(lambda: len(rows(folder / METRICS)) > before + 2)
+    wait_for(lambda: len(rows(folder / METRICS)) > before + 2, "three more steps")
 
 
 def _said(command: subprocess.CompletedProcess[str]) -> str:
@@ -186,11 +199,10 @@ def _changes(head: Head, folder: Path, config: RunConfig) -> int:
     refused = head.fieldweave("change", str(folder), "--at", "2", "routes.local_edit.weight=9")
     assert refused.returncode == 2
     assert re.search(r"--at 2: step 2 cannot change: .* the first that can is \d+", refused.stderr), refused.stderr
-    for seconds in (10, 20, 40):  # the run goes on while the command starts: at some pace of this machine it is in time
-        done_before, began = len(rows(folder / METRICS)), time.monotonic()
-        time.sleep(2)
-        now = len(rows(folder / METRICS))
-        step = now + 20 + round(seconds * (now - done_before) / (time.monotonic() - began))
+    for seconds in (10, 20, 40, 80, 160):  # the run goes on while the command starts: one of these is enough for it
+        last = rows(folder / METRICS)[-20:]
+        pace = (len(last) - 1) / (last[-1]["seconds"] - last[0]["seconds"])
+        step = last[-1]["step"] + 20 + round(seconds * pace)
         done = head.fieldweave("change", str(folder), "--at", str(step), *wanted)
         if done.returncode == 0:
             break
@@ -226,10 +238,3 @@ def _healthy(port: int, probe: str) -> bool:
             return answer.status == 200
     except OSError:
         return False
-
-
-def _wait_for(condition, message=lambda: "waited in vain", seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, message()
-        time.sleep(0.3)

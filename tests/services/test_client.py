@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-import time
 
 import pytest
 import ray
@@ -44,12 +43,12 @@ class Moody:
         return self._calls
 
     async def hang(self) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     async def hang_once(self, flag: str) -> str:
         if not os.path.exists(flag):
             open(flag, "w").close()
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return "awake"
 
     async def die_once(self, flag: str) -> int:
@@ -102,9 +101,7 @@ def test_concurrency_is_limited_by_the_client(moody):
 
 
 def test_a_hanging_call_times_out_and_is_repeated(moody, tmp_path):
-    started = time.monotonic()
     assert call(CallLimits(timeout_s=1.0), ("hang_once", str(tmp_path / "flag"))) == ["awake"]
-    assert 1.0 < time.monotonic() - started < 10.0
 
 
 def test_a_long_rollout_is_not_repeated(moody):
@@ -126,7 +123,5 @@ def test_an_error_of_the_service_is_raised_at_once(moody):
 
 
 def test_patience_ends(moody):
-    started = time.monotonic()
     with pytest.raises(TimeoutError):
         call(CallLimits(timeout_s=0.3, patience_s=1.0), ("hang",))
-    assert 0.5 < time.monotonic() - started < 5.0

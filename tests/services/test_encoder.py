@@ -11,6 +11,7 @@ import pytest
 import ray
 import tiny_pipelines
 import torch
+from waiting import wait_for
 
 from fields.data.images import encode_png
 from fields.data.rows import Row
@@ -128,15 +129,16 @@ def test_the_counters_are_on_the_metrics_port(cluster):
 def exported(run: str, wanted: dict[str, float]) -> dict[str, float]:
     """The run's metrics on the metrics port, without `ray_field_`, once they are as wanted."""
     port = ray.nodes()[0]["MetricsExportPort"]
-    deadline = time.monotonic() + 60
-    while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    found: dict[str, float] = {}
+
+    def as_wanted() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = [line for line in answer.read().decode().splitlines() if f'run="{run}"' in line]
-        found = {line.partition("{")[0].removeprefix("ray_field_"): float(line.rsplit(" ", 1)[1]) for line in lines}
-        if wanted.items() <= found.items() and "encoder_cache_bytes" in found:
-            return found
-        assert time.monotonic() < deadline, lines
-        time.sleep(0.5)
+        found.update({line.partition("{")[0].removeprefix("ray_field_"): float(line.rsplit(" ", 1)[1]) for line in lines})
+        return wanted.items() <= found.items() and "encoder_cache_bytes" in found
+
+    wait_for(as_wanted, lambda: f"{wanted} on the metrics port, which has {found}")
+    return found
 
 
 def test_prompts_that_are_too_long_are_counted_once_a_row(cluster, tmp_path):

@@ -3,14 +3,15 @@
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from ray import cloudpickle, serve
+from waiting import LIMIT_S, wait_for
 
-from services.applications import delete_and_wait, deploy, replicas, scale
+from services.applications import delete_and_wait, deploy, listed, replicas, scale
 from services.resources import Autoscaling, Resources
 
 APPLICATION = "scaled"
@@ -18,9 +19,11 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # replicas cannot i
 
 
 class Sleeper:
-    """Says which process it is, after a while."""
+    """Says which process it is, after a while; a file of its name in `folder` says so at once."""
 
-    async def who(self, seconds: float) -> int:
+    async def who(self, seconds: float, folder: Path | None = None) -> int:
+        if folder:
+            (folder / str(os.getpid())).touch()
         await asyncio.sleep(seconds)
         return os.getpid()
 
@@ -36,34 +39,41 @@ def _deleted(cluster) -> Iterator[None]:
     delete_and_wait([APPLICATION])
 
 
-def processes(calls: int, seconds: float) -> set[int]:
+def processes(calls: int, seconds: float, folder: Path | None = None) -> set[int]:
     """The processes that answer calls made together."""
     handle = serve.get_app_handle(APPLICATION)
-    return {response.result() for response in [handle.who.remote(seconds) for _ in range(calls)]}
+    return {response.result() for response in [handle.who.remote(seconds, folder) for _ in range(calls)]}
 
 
-def test_scaling_up_and_down_keeps_the_process_that_stays():
+def test_scaling_up_and_down_keeps_the_process_that_stays(tmp_path):
     start(Resources(num_cpus=0.1))
     (first,) = processes(4, 0.0)
-    scale(APPLICATION, 3, timeout_s=120)
+    scale(APPLICATION, 3, timeout_s=LIMIT_S)
     assert replicas(APPLICATION) == 3
+    three = {first}
+
+    def all_have_answered() -> bool:
+        three.update(processes(12, 0.2))
+        return len(three) >= 3
+
+    wait_for(all_have_answered, lambda: f"answers of three processes; {three} have answered")
+    wait_for(lambda: first in processes(12, 0.2), "an answer of the old process: it goes on")
     with ThreadPoolExecutor(1) as pool:
-        during = pool.submit(processes, 12, 2.0)
-        time.sleep(0.5)
-        scale(APPLICATION, 1, timeout_s=120)
+        during = pool.submit(processes, 12, 2.0, tmp_path)
+        wait_for(lambda: len(list(tmp_path.iterdir())) > 1, "calls at work in more than one process", every_s=0.05)
+        scale(APPLICATION, 1, timeout_s=LIMIT_S)
         answered = during.result()
-    assert first in answered, "the old replica went on"
-    assert len(answered) > 1, "the new ones answered, and finished what they were asked"
-    assert len(processes(4, 0.0) & answered) == 1
+    assert len(three) == 3
+    assert answered <= three, "those that were asked to end finished what they had been asked"
+    (last,) = processes(4, 0.0)
+    assert last in three, "the one that stays is none that was started again"
 
 
 def test_serve_itself_adds_a_replica_for_a_queue():
     start(Resources(num_cpus=0.1, autoscaling=Autoscaling(most=2, target=1.0)), autoscaled=(APPLICATION,))
     (first,) = processes(4, 0.0)
     assert replicas(APPLICATION) == 1
-    deadline = time.monotonic() + 120
-    while replicas(APPLICATION) < 2:
-        assert time.monotonic() < deadline, "a queue of 8 calls brought no second replica"
-        assert first in processes(8, 1.0)
+    wait_for(lambda: first in processes(8, 1.0) and replicas(APPLICATION) == 2, "a second replica for a queue of 8 calls")
+    wait_for(lambda: listed()[APPLICATION] == "RUNNING", lambda: f"the end of scaling: {listed()}")
     with pytest.raises(ValueError, match="scaled is scaled by Serve itself"):
         scale(APPLICATION, 3, timeout_s=1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import openai
 import pytest
+from waiting import LIMIT_S
 
 from fields import checkpoint
 from fields.carriers import Weights
@@ -56,7 +57,8 @@ def run(make_config) -> RunConfig:
 
 
 @pytest.fixture
-def served(run: RunConfig) -> Iterator[Served]:
+def served(run: RunConfig, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """The command; a test's parameter is one more option."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,6 +66,7 @@ def served(run: RunConfig) -> Iterator[Served]:
         [
             *(sys.executable, "-m", "pipelines.serve_student", str(run.folder)),
             *("--port", str(port), "--queue", str(QUEUE), "--token", "FIELDWEAVE_TEST_TOKEN"),
+            *getattr(request, "param", ()),
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -110,7 +113,23 @@ async def crowd(client: openai.AsyncOpenAI, number: int) -> list[str]:
     return await asyncio.gather(*(one(seed) for seed in range(number)))
 
 
-def test_the_openai_client_generates_edits_and_crowds(served):
+@pytest.mark.parametrize("served", [["--without-experts"]], indirect=True)
+def test_the_openai_client_generates_and_edits(served):
+    client = openai.OpenAI(base_url=served.url, api_key=TOKEN, max_retries=0)
+    assert [model.id for model in client.models.list()] == ["student"]
+    row = Bucket(served.config.routes["local_edit"].data)[0]
+    generated = client.images.generate(prompt=row.prompt, extra_body={"seed": 3})
+    assert b64decode(generated.data[0].b64_json) == expected(served.config, 3, 0, type(row)("x", "x", row.prompt))
+    edited = client.images.edit(image=("a.png", row.source_image), prompt=row.prompt, extra_body={"seed": 3})
+    assert b64decode(edited.data[0].b64_json) == expected(served.config, 3, 0, row)
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=served.url, api_key="wrong", max_retries=0).models.list()
+    served.command.send_signal(signal.SIGTERM)
+    assert served.command.wait(LIMIT_S) == 0
+
+
+@pytest.mark.slow
+def test_the_openai_client_asks_the_experts_too_and_crowds(served):
     client = openai.OpenAI(base_url=served.url, api_key=TOKEN, max_retries=0)
     assert [model.id for model in client.models.list()] == ["student", "text_to_image", "local_edit", "global_edit"]
     row = Bucket(served.config.routes["local_edit"].data)[0]
@@ -143,7 +162,7 @@ def test_the_openai_client_generates_edits_and_crowds(served):
     patient = openai.AsyncOpenAI(base_url=served.url, api_key=TOKEN, max_retries=20)  # comes back when Retry-After says
     assert asyncio.run(crowd(patient, 2 * QUEUE)) == ["image"] * 2 * QUEUE
     served.command.send_signal(signal.SIGTERM)
-    assert served.command.wait(timeout=30) == 0
+    assert served.command.wait(LIMIT_S) == 0
 
 
 @pytest.fixture

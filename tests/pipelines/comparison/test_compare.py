@@ -9,6 +9,7 @@ import yaml
 from pipelines import compare
 from pipelines.comparison.jobs import configure, job_key, plan_jobs
 from pipelines.comparison.report import write_report
+from pipelines.comparison.store import Store
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
@@ -67,6 +68,24 @@ def comparison_file(config_file: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_what_stands_is_not_run_again(comparison_file, tmp_path, capsys):
+    comparison = load(comparison_file, Comparison, {})
+    skills = {c: {"graded": 0.5, "exact": 0.0} for c in ("add", "replace", "remove", "recolour")}
+    result = {"curve": [], "seconds": 10.0, "samples": 8, "settings": {"steps": 2}}
+    runs: dict[str, dict[str, dict]] = {}
+    for job in plan_jobs(comparison):
+        scales = {f"{scale:g}": skills for scale in job.guidance}
+        runs.setdefault(job.key, {})[str(job.config.run.seed)] = {**result, "skills": scales}
+    output = tmp_path / "out"
+    output.mkdir()
+    content = Store(output / "compare.json", comparison).content | {"runs": runs}
+    (output / "compare.json").write_text(json.dumps(content))
+    assert compare.main([str(comparison_file), "--output", str(output)]) == 0
+    assert "6 runs, 0 to do" in capsys.readouterr().out
+    assert "| **one** | 0.500 ± 0.000 |" in (output / "compare.md").read_text()
+
+
+@pytest.mark.slow
 def test_a_comparison_runs_what_is_missing_and_a_row_comes_again(cluster, comparison_file, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = [str(comparison_file), "--output", str(output)]

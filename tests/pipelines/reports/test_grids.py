@@ -128,7 +128,7 @@ def test_metrics_that_cannot_be_taken_are_refused(make_config, extractor, tmp_pa
 
 def test_a_distributed_run_makes_the_images_of_the_reference(on_standing, make_config):
     expected = reference(make_config(*GRIDS, "run.name=plain"))
-    actual = distributed(on_standing(*GRIDS, "run.name=cluster"))
+    actual = distributed(on_standing(*GRIDS, "run.name=cluster", "rollout.workers=1"))
     assert actual.weights.checksum == expected.weights.checksum
     for model, result in expected.results.items():
         for a, b in zip(actual.results[model].answers, result.answers, strict=True):

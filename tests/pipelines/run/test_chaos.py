@@ -1,7 +1,6 @@
 """One run, watched from outside and disturbed: an expert's only replica and a rollout worker are killed at work."""
 
 import threading
-import time
 import urllib.request
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pytest
 import ray
 from ray import serve
 from ray.util.state import list_actors
+from waiting import LIMIT_S, wait_for
 
 from pipelines.run_folder.outcome import Outcome
 from runs import distributed, reference, trained_ids
@@ -44,24 +44,26 @@ def watched(cluster, make_config) -> Watched:
     outcomes: list[Outcome] = []
     run = threading.Thread(target=lambda: outcomes.append(distributed(config)))
     run.start()
-    _wait_for(lambda: "field_step" in _metrics() and len(trained_ids(config.folder)) > 0)
+    wait_for(lambda: "field_step" in _metrics() and len(trained_ids(config.folder)) > 0, "the first step, and its metric")
     actors = {
         actor.name
         for actor in list_actors(address=ray.get_runtime_context().gcs_address, filters=[("state", "=", "ALIVE")], limit=1000)
     }
     applications = set(serve.status().applications)
     _kill_at_work("SERVE_REPLICA::chaos-local_edit#")
-    _wait_for(lambda: "field_call_retries_total{" in _metrics())
+    wait_for(lambda: "field_call_retries_total{" in _metrics(), "a repeated call")
     _kill_at_work("chaos/rollout-0")
-    _wait_for(lambda: "field_rollout_retries_total{" in _metrics())
-    _wait_for(lambda: sum(_values(_metrics(), "ray_field_process_starts_total", 'process="chaos/rollout-0"')) == 2)
-    _wait_for(lambda: _value(_metrics(), "ray_field_staleness", 'run="chaos"') == 2)
+    wait_for(lambda: "field_rollout_retries_total{" in _metrics(), "a repeated rollout")
+    starts = "ray_field_process_starts_total", 'process="chaos/rollout-0"'
+    wait_for(lambda: sum(_values(_metrics(), *starts)) == 2, "the second start of the worker")
+    wait_for(lambda: _values(_metrics(), "ray_field_staleness", 'run="chaos"') == [2], "a staleness of 2")
     metrics = _metrics()
-    run.join(timeout=200)
+    run.join(LIMIT_S)
     assert outcomes, "the run did not end"
     return Watched(outcomes[0], expected, trained_ids(config.folder), actors, applications, metrics)
 
 
+@pytest.mark.slow
 def test_a_disturbed_run_is_visible_and_ends_with_the_same_student(watched):
     assert watched.outcome.weights.checksum == watched.reference.weights.checksum
     assert sorted(watched.ids) == list(range(STEPS * BATCH))
@@ -82,19 +84,19 @@ def _kill_at_work(prefix: str) -> None:
     )
     (pid,) = [actor.pid for actor in actors if actor.name and actor.name.startswith(prefix)]
     process = psutil.Process(pid)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        before = sum(process.cpu_times()[:2])
-        time.sleep(0.03)
-        if sum(process.cpu_times()[:2]) - before >= 0.02:
-            process.kill()
-            return
-    raise AssertionError(f"{prefix} was never at work")
+    used = [sum(process.cpu_times()[:2])]
+
+    def at_work() -> bool:
+        used.append(sum(process.cpu_times()[:2]))
+        return used[-1] - used[-2] >= 0.02
+
+    wait_for(at_work, f"{prefix} at work", every_s=0.03)
+    process.kill()
 
 
 def _metrics() -> str:
     port = ray.nodes()[0]["MetricsExportPort"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer:
         return answer.read().decode()
 
 
@@ -107,10 +109,3 @@ def _values(metrics: str, name: str, label: str) -> list[float]:
     """One a process that has shown it, dead ones included."""
     lines = [line for line in metrics.splitlines() if line.startswith(f"{name}{{") and label in line]
     return [float(line.rsplit(" ", 1)[1]) for line in lines]
-
-
-def _wait_for(condition, seconds: float = 180.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.5)

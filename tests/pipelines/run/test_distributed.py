@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT_S, wait_for
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
@@ -110,6 +110,20 @@ def test_another_lag_is_another_student(make_config):
     assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum
 
 
+def test_a_checkpoint_of_the_reference_continues_on_a_cluster(on_standing, make_config):
+    """The half of what follows a killed driver; the kill itself is slow, and stands below."""
+    overrides = ("learner.lag=2", "rollout.workers=1")
+    expected = reference(make_config(*overrides, "run.name=reference"))
+    config = on_standing(*overrides, "run.name=continued")
+    reference(make_config(*overrides, "run.steps=4", "run.name=continued"))
+    newest = checkpoint.newest(config.folder / "checkpoints")
+    assert newest is not None
+    assert trained(config, resume=newest).checksum == expected.weights.checksum
+    assert_the_same_steps(config, lag=2)
+    assert trained_ids(config.folder) == trained_ids(config.folder.parent / "reference")
+
+
+@pytest.mark.slow
 def test_a_killed_driver_is_resumed_to_the_same_student(cluster, config_file, make_config):
     undisturbed = reference(make_config("learner.lag=2", "run.steps=24", "run.name=undisturbed"))
     config = make_config("learner.lag=2", "run.steps=24", "run.name=killed")
@@ -120,13 +134,13 @@ def test_a_killed_driver_is_resumed_to_the_same_student(cluster, config_file, ma
     ]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     saved = config.folder / "checkpoints" / "step-000004"
-    _wait_for(lambda: saved.exists() and len(rows(config.folder / METRICS)) > 5)
+    wait_for(lambda: saved.exists() and len(rows(config.folder / METRICS)) > 5, "six steps and a checkpoint", every_s=0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     found = checkpoint.newest(config.folder / "checkpoints")
     assert found is not None
     assert checkpoint.read(found).step < 24, "the run was over before it was killed"
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert finished.returncode == 0, finished.stderr
     assert f"from {config.folder}" in finished.stdout.replace("\n", "")
     assert checkpoint.read(config.folder / "checkpoints" / "step-000024").published[24].checksum == undisturbed.weights.checksum
@@ -135,10 +149,3 @@ def test_a_killed_driver_is_resumed_to_the_same_student(cluster, config_file, ma
 
 def undisturbed_folder(make_config) -> Path:
     return make_config("run.name=undisturbed").folder
-
-
-def _wait_for(condition, seconds: float = 180.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

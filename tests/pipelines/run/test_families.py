@@ -130,7 +130,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained
 SEPARATE = ("flux", "z_image")  # an editor, and a family whose texts differ in length
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+QUICK = "flux"
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in PIPELINES])
 def test_a_student_distilled_on_a_cluster_changes_the_stock_pipeline_s_image(cluster, trained, name, monkeypatch):
     """Two routes, two sizes, texts and sources through real services, and the checkpoint as its user loads it.
 

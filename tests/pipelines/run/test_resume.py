@@ -1,10 +1,15 @@
 """Going back to an older checkpoint keeps the record whole."""
 
 import json
+import subprocess
+import sys
 
-from fields.checkpoint import newest
+from waiting import wait_for
+
+from actors.journal import METRICS, rows
+from fields.checkpoint import newest, read
 from pipelines.distill import main
-from runs import trained_ids
+from runs import reference, trained_ids
 
 
 def test_a_run_that_goes_back_and_on_trains_every_sample_once(config_file, make_config):
@@ -16,6 +21,25 @@ def test_a_run_that_goes_back_and_on_trains_every_sample_once(config_file, make_
     assert sorted(trained_ids(folder)) == list(range(4 * 12))
     assert main([str(config_file), "--reference"]) == 0
     assert sorted(trained_ids(folder)) == list(range(8 * 12))
+
+
+def test_a_killed_process_is_resumed_to_the_same_student(config_file, make_config):
+    config = make_config("run.name=killed")
+    arguments = [str(config_file), "--reference", "run.name=killed"]
+    command = [sys.executable, "-m", "pipelines.distill", *arguments, "run.steps=100000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: (config.folder / "checkpoints" / "step-000004").exists(), "a checkpoint", every_s=0.02)
+            wait_for(lambda: len(rows(config.folder / METRICS)) > 5, "two more steps", every_s=0.02)
+        finally:
+            process.kill()
+    found = newest(config.folder / "checkpoints")
+    assert found is not None
+    steps = read(found).step + 6
+    expected = reference(make_config("run.name=undisturbed", f"run.steps={steps}"))
+    assert main([*arguments, f"run.steps={steps}"]) == 0
+    assert json.loads((config.folder / "summary.json").read_text())["weights_sha256"] == expected.weights.checksum
+    assert trained_ids(config.folder) == trained_ids(make_config("run.name=undisturbed").folder)
 
 
 def test_a_newest_checkpoint_cut_in_half_costs_its_steps_only(config_file, make_config):

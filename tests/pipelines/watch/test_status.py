@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,8 @@ from pipelines.config.run import RunConfig
 from pipelines.run_folder import find
 from pipelines.run_folder.outcome import write_config
 from pipelines.run_folder.state import read_run
-from pipelines.watch.cluster_state import ClusterState, Metrics, ServiceState, read_cluster
+from pipelines.watch.cluster_state import ClusterState, Metrics, ServiceState
 from pipelines.watch.screen import duration, screen
-from runs import distributed
 
 NOW = 1_000_000.0
 PROCESSES = ClusterState(
@@ -165,22 +162,3 @@ def test_what_cannot_be_shown_is_refused(run, capsys, monkeypatch):
     monkeypatch.setattr(find, "RUNS", Path("nowhere"))
     assert status.main([]) == 2
     assert capsys.readouterr().err == "error: no run ''; nowhere has: none\n"
-
-
-def test_a_cluster_shows_its_processes_while_the_run_trains(on_standing):
-    config = on_standing("run.name=live", "run.steps=60", "learner.lag=2")
-    write_config(config)
-    training = threading.Thread(target=distributed, args=(config,))
-    training.start()
-    try:
-        state, deadline = read_cluster(config), time.monotonic() + 240
-        while training.is_alive() and time.monotonic() < deadline and not (state.learner and state.depth):
-            time.sleep(0.5)
-            state = read_cluster(config)
-    finally:
-        training.join()
-    assert (state.learner, state.workers) == (True, 2)
-    assert 0 < state.depth <= 3
-    services = {name: (service.running, service.wanted) for name, service in state.services.items()}
-    assert services == dict.fromkeys(("text_to_image", "local_edit", "global_edit", "encoder"), (1, 1))
-    assert not read_cluster(config).learner
