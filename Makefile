@@ -42,5 +42,7 @@ $(VENV)/tested: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+# The two documents that are made from the configuration's code.
 schema: setup
-	$(BIN)/python -m pipelines.config > docs/config.schema.json
+	$(BIN)/python -m pipelines.config schema > docs/config.schema.json
+	$(BIN)/python -m pipelines.config reference > docs/configuration.md

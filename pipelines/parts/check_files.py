@@ -18,6 +18,7 @@ from pipelines.config.run import Model, RunConfig
 from pipelines.config.student import StartAtRegression
 from pipelines.parts import build
 from pipelines.parts.required_columns import columns_wanted, expert_columns
+from pipelines.parts.start_shape import require_modules
 from pipelines.parts.student_start import merged_modules, start_tensors
 
 _MOST_ROWS_CHECKED = 20_000
@@ -86,7 +87,8 @@ def _check_student(config: RunConfig, family: Family) -> None:
     load = family.load_transformer if isinstance(student, FullStudent) else family.skeleton
     transformer = load(config.model.path)  # a full student may start as a sum of weights
     if isinstance(config.student.start, StartAtRegression) and isinstance(student, LoraStudent):
-        merged_modules(config, transformer)  # the merge itself runs every expert
+        modules = merged_modules(config, transformer)  # the merge itself runs every expert
+        require_modules("student.start", modules, student.shape, transformer)
         student.attach(transformer, seed=0)
         return
     start = start_tensors(config, student, family, transformer)
@@ -128,5 +130,7 @@ def _named(key: str, function, *arguments):
     """Call a part's own validation; what it refuses is reported under the configuration's key."""
     try:
         return function(*arguments)
+    except ConfigError:  # names its key
+        raise
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error

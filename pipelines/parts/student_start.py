@@ -6,7 +6,7 @@ from fields.carriers import Condition, Tensors
 from fields.data.rows import Bucket
 from fields.families.base import Family
 from fields.field import Field
-from fields.lora.adapter import Adapter, LoraShape
+from fields.lora.adapter import Adapter, LoraShape, adapted_modules
 from fields.lora.formats import load_adapter
 from fields.lora.merge import combine, combine_networks, merged_network, rescaled
 from fields.lora.regmean import Sample, common_modules, regression_merge
@@ -14,6 +14,7 @@ from fields.method.plan import Stream, noise
 from fields.student import LoraStudent, Student
 from pipelines.config import run as c
 from pipelines.config import student as s
+from pipelines.parts.start_shape import require_modules, require_shape
 
 _NotTheBase = s.StartAtExpert | s.StartAtMerge | s.StartAtRegression | s.StartAtAdapter
 
@@ -48,10 +49,16 @@ def _lora_start(config: c.RunConfig, start: _NotTheBase, shape: LoraShape, famil
     if isinstance(start, s.StartAtRegression):
         return _regression(config, start.rows, shape, family)
     if isinstance(start, s.StartAtAdapter):
-        return rescaled(load_adapter(start.adapter, transformer, start.ignore_keys), shape)
+        adapter = load_adapter(start.adapter, transformer, start.ignore_keys)
+        require_shape("student.start.adapter", adapter, shape, transformer)
+        return rescaled(adapter, shape)
     if isinstance(start, s.StartAtExpert):
-        return rescaled(_lora_of(config, start.expert, transformer), shape)
-    return combine({name: (_lora_of(config, name, transformer), weight) for name, weight in start.experts.items()}, shape)
+        adapter = _lora_of(config, start.expert, transformer)
+        require_shape(f"experts.{start.expert}.adapter", adapter, shape, transformer)
+        return rescaled(adapter, shape)
+    merged = combine({name: (_lora_of(config, name, transformer), weight) for name, weight in start.experts.items()}, shape)
+    require_modules("student.start", adapted_modules(merged), shape, transformer)
+    return merged
 
 
 def _lora_of(config: c.RunConfig, name: str, transformer: nn.Module) -> Adapter:
