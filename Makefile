@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test programs check bench tensorboard schema
+.PHONY: setup distill test test-all programs check bench tensorboard schema
 
 setup: $(VENV)/installed
 
@@ -10,6 +10,9 @@ distill: setup
 	$(BIN)/python -m pipelines.distill pipelines/configs/scene.yaml
 
 test: check programs
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: check programs
 	$(BIN)/python -m pytest
 
 # What the tests need beside Python: Debian's packages, which root may install.
