@@ -2,7 +2,7 @@
 
     TargetStream --examples(step)--> Distiller.update --version step + 1--> TargetStream.publish
                                           |
-                                          +--> Journal (a row a step), checkpoints, evaluation
+                                          +--> Journal (a row per step), checkpoints, evaluation
 
 `train` consumes the stream in plan order and waits for nothing else. What unblocks it is the window of steps that
 earlier publications admitted; with lag >= 1 that window fills while the update runs in its thread.
@@ -215,7 +215,7 @@ class Learner:
         return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
-        """Write an exam taken after `step` steps, by whom ever, into the run's journal."""
+        """Write an exam taken after `step` steps, whoever took it, into the run's journal."""
         self._journal.record_skills(step, skills, picture)
 
     async def stop(self) -> None:

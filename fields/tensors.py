@@ -24,7 +24,7 @@ def load_into(parameters: Mapping[str, Tensor], tensors: Tensors, source: str) -
 
 
 def differences(found: Tensors, wanted: Tensors) -> list[str]:
-    """Where names or shapes differ, one phrase a tensor."""
+    """Where names or shapes differ, one phrase per tensor."""
     return [
         f"{name} is {tuple(found[name].shape) if name in found else 'absent'}, "
         f"wanted {tuple(wanted[name].shape) if name in wanted else 'none'}"

@@ -125,7 +125,7 @@ def _rows(config: RunConfig, samples: int, family: Family) -> dict[Task, list[Ro
 
 
 def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
-    """A line a route: where its expert differs most from the student, and the share of the squared difference at low noise."""
+    """A line per route: where its expert differs most from the student, and how much of the difference is at low noise."""
     lines = []
     for name, route in config.routes.items():
         series = [of[STUDENT, route.expert] for (of_route, _), of in measured.items() if of_route == name]

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads; part of what makes the weights equal")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder of the weights")
     parser.add_argument("--examine", action="store_true", help="train nothing; examine what is there and renew the cards")
-    parser.add_argument("--samples", type=int, default=100, help="exam questions a category")
+    parser.add_argument("--samples", type=int, default=100, help="exam questions per category")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     exam = Exam(options.samples, seed=1)

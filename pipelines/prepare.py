@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
 
-    scene = commands.add_parser("scene", help="prompts and source images of the scene world, one file a route")
+    scene = commands.add_parser("scene", help="prompts and source images of the scene world, one file per route")
     scene.add_argument("--output", type=Path, default=SCENE_DATA)
     scene.add_argument("--rows", type=int, default=SCENE_ROWS, help="rows of each file")
     scene.set_defaults(write=lambda o: prepare_scene(o.output, o.rows))

@@ -55,7 +55,7 @@ def numbers(config: RunConfig, written: Sequence[str]) -> dict[str, int]:
     """`PART=N` as part -> number; experts that share an application are one part.
 
     Raises:
-        ConfigError: for an unknown part or a number that is none.
+        ConfigError: for an unknown part, or a value that isn't a number.
     """
     parts = {f"experts.{name}": config.service_of(name) for name in config.experts}
     parts |= {ENCODER: ENCODER, _ROLLOUT: _ROLLOUT}

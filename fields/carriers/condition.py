@@ -28,7 +28,7 @@ TOLD = "guidance"  # the condition's tensor (batch,) of what a guidance-distille
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(Carrier):
-    """What a field is conditioned on, encoded: named tensors with one row a sample.
+    """What a field is conditioned on, encoded: named tensors with one row per sample.
 
     Attributes:
         tensors: the family's own names, such as `words` and `source`; the first dimension is the batch.

@@ -30,7 +30,7 @@ def _distinct(k: int, grid: Tensor, coordinate: Coordinate, draw: Callable[[], f
 
 @dataclass(frozen=True, slots=True)
 class BetaQuery:
-    """`k` queries a sample, at points u ~ Beta(a, b) from noise (0) to clean (1).
+    """`k` queries per sample, at points u ~ Beta(a, b) from noise (0) to clean (1).
 
     The paper's low-noise query is Beta(5, 2) over the index (DanceOPD, arXiv 2606.27377, Algorithm 1).
     """
@@ -47,7 +47,7 @@ class BetaQuery:
 
 @dataclass(frozen=True, slots=True)
 class UniformQuery:
-    """`k` queries a sample, at uniform points."""
+    """`k` queries per sample, at uniform points."""
 
     coordinate: Coordinate = "index"
     k: int = 1

@@ -32,7 +32,7 @@ def rollout(
         noise: states at t = 1, float32.
         grid: times 1 = t_0 > ... > t_N = 0.
         indices: in [0, N], ascending in each row.
-        condition: one row a sample.
+        condition: one row per sample.
         solver: makes a step.
         transition_noise: called as transition_noise(step, rows) by stochastic solvers; standard normal (rows, ...).
     """

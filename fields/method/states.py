@@ -18,7 +18,7 @@ def rolled_out(
     Args:
         velocity: of the student (on-policy) or of the expert.
         group: whose samples.
-        condition: one row a sample, on the device that computes.
+        condition: one row per sample, on the device that computes.
         shape: of a state.
         seed: of the sample plan, which decides all noise.
         grid: times of the rollout.

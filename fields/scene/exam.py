@@ -47,7 +47,7 @@ class Exam:
     """The same questions and the same noise for whoever takes it.
 
     Args:
-        samples: questions a category.
+        samples: questions per category.
         seed: of questions and noise; the exam doesn't share random numbers with training.
     """
 

@@ -48,7 +48,7 @@ class BetaQuery(Section):
     a: PositiveFloat = 5.0
     b: PositiveFloat = 2.0
     coordinate: Coordinate = "index"
-    k: PositiveInt = Field(default=1, description="queries a sample, at different states of one rollout")
+    k: PositiveInt = Field(default=1, description="queries per sample, at different states of one rollout")
 
 
 class UniformQuery(Section):

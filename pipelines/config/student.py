@@ -15,10 +15,10 @@ class StartAtBase(Section):
 
 
 class StartAtExpert(Section):
-    """The student starts as one expert; the ranks of adapters must agree."""
+    """The student starts as one expert; a LoRA needs that adapter's rank and modules."""
 
     type: Literal["expert"]
-    expert: str
+    expert: str = Field(description="name of the expert")
 
 
 class StartAtMerge(Section):
@@ -50,8 +50,8 @@ class LoraStudent(Section):
     """An adapter is trained, over the frozen base."""
 
     type: Literal["lora"] = "lora"
-    rank: PositiveInt = 64
-    alpha: PositiveFloat = 64.0
+    rank: PositiveInt = Field(default=64, description="of every adapted module")
+    alpha: PositiveFloat = Field(default=64.0, description="the adapter is scaled by alpha / rank")
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
     start: Start = StartAtBase()
 

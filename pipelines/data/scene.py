@@ -1,4 +1,4 @@
-"""The scene world's data: one file a route, drawn from its grammar."""
+"""The scene world's data: one file per route, drawn from its grammar."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SCENE_SEED = 2  # the exam's questions and the experts' training tasks have othe
 
 
 def prepare_scene(output: Path = SCENE_DATA, rows: int = SCENE_ROWS) -> list[Path]:
-    """One Parquet file a route, `rows` rows each, the same bytes every time; files that exist are left alone."""
+    """One Parquet file per route, `rows` rows each, the same bytes every time; files that exist are left alone."""
     paths = []
     for number, (route, categories) in enumerate(ROUTE_CATEGORIES.items()):
         path = output / f"{route}.parquet"

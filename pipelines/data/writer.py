@@ -75,7 +75,7 @@ def with_size(row: Row) -> Row:
     """The row with the size of its target image, or else of its source image, unless it has a size.
 
     Raises:
-        ValueError: if an image is none; names the row.
+        ValueError: if a file isn't an image; names the row.
     """
     sizes = [image_size(image, row.uid) for image in (row.target_image, row.source_image) if image is not None]
     if not sizes or row.width is not None or row.height is not None:

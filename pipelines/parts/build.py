@@ -46,7 +46,7 @@ def family(config: c.RunConfig, num_gpus: float = 0) -> Family:
 
 
 def family_of(model: c.Model, num_gpus: float = 0) -> Family:
-    """Likewise, of the model's section alone."""
+    """The model family, from the configuration's model section."""
     size = None if model.width is None or model.height is None else (model.width, model.height)
     return FAMILIES[model.family](model.path, getattr(torch, model.dtype), size, device(num_gpus))
 
@@ -282,7 +282,7 @@ def distiller(config: c.RunConfig) -> Distiller:
 
 
 def start_tensors(config: c.RunConfig) -> Tensors | None:
-    """The student's tensors at its start, for who doesn't train it; None is the base."""
+    """The student's tensors at its start, for a process that doesn't train it; None is the base."""
     if isinstance(config.student.start, student_config.StartAtBase):
         return None
     kind, trained = family(config), student(config)

@@ -23,7 +23,7 @@ from pipelines.reports.grids import data_uri, grid_metrics, grid_rows
 from pipelines.reports.page import template
 from pipelines.run_folder.outcome import Outcome, summarize
 
-EXAMPLES = 4  # questions a category whose answers are shown
+EXAMPLES = 4  # questions per category whose answers are shown
 SMOOTHING = 0.9  # decay of the moving average that is drawn over the losses
 
 Rows = Sequence[Mapping[str, Any]]
