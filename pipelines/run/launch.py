@@ -1,9 +1,9 @@
 """The stages of a run's command: where it starts, what it reserves, how it ends."""
 
-import argparse
 import logging
 import os
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,22 @@ from pipelines.watch.progress import Display
 
 if TYPE_CHECKING:
     from pipelines.cluster.reserve import Reservation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run is run; `pipelines.run.distill.distill` describes the rest. A dry run reserves and deploys nothing."""
+
+    resume: str = "auto"
+    address: str | None = None
+    wait: float = 0.0
+    reference: bool = False
+    dry_run: bool = False
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster to join; None starts one in this process."""
+        return self.address or os.environ.get("RAY_ADDRESS")
 
 
 def checkpoint_to_continue(config: RunConfig, resume: str) -> Path | None:
@@ -56,13 +72,13 @@ def first_step(config: RunConfig, resume: Path | None) -> int:
     return saved.step
 
 
-def reserve_cluster(config: RunConfig, options: argparse.Namespace, console: Console) -> "Reservation | None":
+def reserve_cluster(config: RunConfig, options: Options, console: Console) -> "Reservation | None":
     """Join or start Ray and take what the run asks for of it; a run that deploys nothing is compared with this machine.
 
     Raises:
         ConfigError: says what is missing.
     """
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    address = options.cluster
     here = (os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     if options.reference or (options.dry_run and not address):
         check_resources(config, *here)

@@ -1,0 +1,98 @@
+"""A whole distillation, from a configuration to the run's outcome; `python -m pipelines.distill` and Python scripts call it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from pipelines.config.run import RunConfig
+from pipelines.data.scene import prepare_missing
+from pipelines.parts.check_files import check_files
+from pipelines.run.launch import Options, begin_folder, checkpoint_to_continue, finish, first_step, reserve_cluster, run
+from pipelines.run_folder.changes import recorded_config, with_recorded_changes
+from pipelines.run_folder.outcome import Outcome
+from pipelines.watch.progress import Display
+
+if TYPE_CHECKING:
+    from pipelines.cluster.reserve import Reservation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A run that can begin: everything is checked, and its resources are reserved.
+
+    Attributes:
+        config: with the changes that an earlier session recorded.
+        rows: route -> rows of its bucket.
+        checkpoint: where it continues; None starts over.
+        start: its first optimizer step.
+        reservation: None for the reference loop and a dry run.
+    """
+
+    config: RunConfig
+    rows: dict[str, int]
+    checkpoint: Path | None
+    start: int
+    reservation: "Reservation | None"
+
+
+def distill(
+    config: RunConfig,
+    *,
+    resume: str = "auto",
+    address: str | None = None,
+    wait: float = 0.0,
+    reference: bool = False,
+) -> Outcome | None:
+    """Distil a student and write its run folder, `config.folder`.
+
+    Args:
+        config: see `pipelines.config.load.load_config`.
+        resume: "auto" continues from the newest complete checkpoint of that name, "never" starts over; or a path.
+        address: of a running Ray cluster; None is RAY_ADDRESS, or else a cluster in this process, which ends with the run.
+        wait: seconds to wait for a busy or growing cluster.
+        reference: the plain loop in this process, without Ray; it gives the same weights.
+
+    Returns:
+        The final weights and, with evaluation, every exam; None if the run was stopped, with a checkpoint to continue from.
+
+    Raises:
+        ConfigError: in one line, before anything is deployed.
+    """
+    options, console = Options(resume=resume, address=address, wait=wait, reference=reference), Console()
+    return carry_out(config, check(config, options, console), options, console)
+
+
+def check(planned: RunConfig, options: Options, console: Console) -> Checked:
+    """Everything that comes before the first deployment.
+
+    Raises:
+        ConfigError: names the key, the value and what is allowed, or what the cluster lacks.
+    """
+    config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
+    prepare_missing(config)
+    rows = check_files(config)
+    checkpoint = checkpoint_to_continue(config, options.resume)
+    start = first_step(config, checkpoint)
+    reservation = reserve_cluster(config, options, console)
+    return Checked(config=config, rows=rows, checkpoint=checkpoint, start=start, reservation=reservation)
+
+
+def carry_out(planned: RunConfig, checked: Checked, options: Options, console: Console) -> Outcome | None:
+    """Run what was checked, and write summary and report; None if the run was stopped."""
+    config, start = checked.config, checked.start
+    begin_folder(planned, start, options.resume)
+    with Display(console, config.run.name, start, config.run.steps) as display:
+        origin = f", from {checked.checkpoint}" if checked.checkpoint else ""
+        display.say(f"run {config.run.name}: steps {start} to {config.run.steps}{origin}")
+        if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
+            display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")
+        outcome = run(config, checked.rows, checked.checkpoint, start, display, checked.reservation)
+    if outcome is not None:
+        finish(recorded_config(config.folder), outcome, console)
+    if checked.reservation is not None and options.cluster is None:
+        import ray
+
+        ray.shutdown()  # the cluster of this process, so that the next run can start its own
+    return outcome
