@@ -32,7 +32,8 @@ check: $(VENV)/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pipelines.config | diff - docs/config.schema.json
+	$(BIN)/python -m pipelines.config schema | diff - docs/config.schema.json
+	$(BIN)/python -m pipelines.config reference | diff - docs/configuration.md
 
 bench: setup
 	$(BIN)/python -m pipelines.bench
@@ -53,4 +54,5 @@ $(VENV)/tested: $(VENV)/installed
 	touch $@
 
 schema: setup
-	$(BIN)/python -m pipelines.config > docs/config.schema.json
+	$(BIN)/python -m pipelines.config schema > docs/config.schema.json
+	$(BIN)/python -m pipelines.config reference > docs/configuration.md

@@ -1,4 +1,4 @@
-"""The written record of a run: metrics.jsonl with a row an optimizer step, skills.jsonl, changes.jsonl, and what the
+"""The written record of a run: metrics.jsonl with a row per optimizer step, skills.jsonl, changes.jsonl, and what the
 loggers keep."""
 
 import json

@@ -2,7 +2,7 @@
 
     TargetStream --examples(step)--> Distiller.update --version step + 1--> TargetStream.publish
                                           |
-                                          +--> Journal (a row a step), checkpoints, evaluation
+                                          +--> Journal (a row per step), checkpoints, evaluation
 
 `train` consumes the stream in plan order and waits for nothing else. What unblocks it is the window of steps that
 earlier publications admitted; with lag >= 1 that window fills while the update runs in its thread.

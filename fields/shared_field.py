@@ -96,7 +96,7 @@ class SharedField:
         return [tuple(next(ordered) for _ in own) for own in asked]
 
     def _mixed(self, pairs: list[tuple[str, Query]]) -> list[Target]:
-        """The answers to queries that fit into one batch; expert by expert where the network's rows are no samples."""
+        """The answers to queries that fit into one batch; expert by expert where a row of the network isn't one sample."""
         if self._rows_are_samples:
             try:
                 return self._targets(pairs)

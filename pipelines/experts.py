@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads; part of what makes the weights equal")
     parser.add_argument("--output", type=Path, help="folder of the weights; default: the shipped ones")
     parser.add_argument("--examine", action="store_true", help="train nothing; examine what is there and renew the cards")
-    parser.add_argument("--samples", type=int, default=100, help="exam questions a category")
+    parser.add_argument("--samples", type=int, default=100, help="exam questions per category")
     options = parser.parse_args(arguments)
     # here, so that --help doesn't need torch
     import torch

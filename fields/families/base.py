@@ -128,7 +128,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> Condition:
-        """Prompts and source images as the network's conditions, one row each, each row as if it were alone.
+        """Prompts and source images as the network's conditions, one row each; the result must not depend on the other rows.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.

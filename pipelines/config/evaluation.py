@@ -48,7 +48,7 @@ class EvaluationConfig(Section):
         default=None, description="none is exam for the scene family, grids for others"
     )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
-    samples: PositiveInt = Field(default=24, description="questions a category, or rows a route")
+    samples: PositiveInt = Field(default=24, description="questions per category, or rows per route")
     steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
     shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
     seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")

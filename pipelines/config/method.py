@@ -92,7 +92,7 @@ class BetaQueryConfig(Section):
     a: PositiveFloat = 5.0
     b: PositiveFloat = 2.0
     coordinate: Coordinate = "index"
-    k: PositiveInt = Field(default=1, description="queries a sample, at different states of one rollout")
+    k: PositiveInt = Field(default=1, description="queries per sample, at different states of one rollout")
 
     def build(self) -> "QueryDistribution":
         """The distribution of query points."""

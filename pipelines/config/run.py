@@ -37,7 +37,7 @@ RESERVED = (BASE, BEFORE, AFTER, SHARED, ENCODER, STUDENT, "endpoint")
 class RunSettings(Section):
     """What is run, where it is written."""
 
-    name: Name = "scene"
+    name: Name = Field(default="scene", description="of the run's folder, actors and applications")
     dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
     services: Name | None = Field(
         default=None, description="standing services that the run uses (pipelines.serve_experts); none deploys its own"
@@ -60,11 +60,13 @@ class RunSettings(Section):
 class ModelConfig(Section):
     """The frozen base that student and experts share."""
 
-    family: str = Field(default="scene", description="kind of model")
+    family: str = Field(default="scene", description="kind of model; docs/add-a-family.md lists them")
     path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="in which networks compute")
-    width: PositiveInt | None = Field(default=None, description="pixels, where a row doesn't say; none is the family's own")
-    height: PositiveInt | None = Field(default=None, description="likewise")
+    width: PositiveInt | None = Field(
+        default=None, description="of images in pixels, where a row doesn't say; none is the family's own"
+    )
+    height: PositiveInt | None = Field(default=None, description="of images in pixels; given with the width, or not at all")
 
     @model_validator(mode="after")
     def _known_family(self) -> "ModelConfig":
@@ -190,7 +192,7 @@ class RunConfig(Section):
             if len(states) < len(self.query.at):
                 raise ValueError(f"query.at: {list(self.query.at)} are {len(states)} different states of {steps} rollout steps")
         elif not isinstance(self.query, m.DenseQueryConfig) and self.query.k > steps:
-            raise ValueError(f"query.k: {self.query.k} queries a sample need as many rollout.steps; there are {steps}")
+            raise ValueError(f"query.k: {self.query.k} queries per sample need as many rollout.steps; there are {steps}")
         return self
 
     @model_validator(mode="after")

@@ -60,15 +60,18 @@ class StartAtBaseConfig(Section):
 
 
 class StartAtExpertConfig(Section):
-    """The student starts as one expert; the ranks of adapters must agree."""
+    """The student starts as one expert; a LoRA needs that adapter's rank and modules."""
 
     type: Literal["expert"]
-    expert: str
+    expert: str = Field(description="name of the expert")
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
         from fields.lora.merge import rescaled
+        from pipelines.config.start_shape import require_shape
 
-        return rescaled(sources.expert_adapter(self.expert), shape)
+        adapter = sources.expert_adapter(self.expert)
+        require_shape(f"experts.{self.expert}.adapter", adapter, shape, sources.transformer)
+        return rescaled(adapter, shape)
 
     def full(self, sources: StartSources) -> "Tensors | None":
         return sources.expert_weights(self.expert)
@@ -81,9 +84,13 @@ class StartAtMergeConfig(Section):
     experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
+        from fields.lora.adapter import adapted_modules
         from fields.lora.merge import combine
+        from pipelines.config.start_shape import require_modules
 
-        return combine({name: (sources.expert_adapter(name), weight) for name, weight in self.experts.items()}, shape)
+        merged = combine({name: (sources.expert_adapter(name), weight) for name, weight in self.experts.items()}, shape)
+        require_modules("student.start", adapted_modules(merged), shape, sources.transformer)
+        return merged
 
     def full(self, sources: StartSources) -> "Tensors | None":
         from fields.lora.merge import combine_networks, merged_network
@@ -114,8 +121,11 @@ class StartAtAdapterConfig(Section):
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
         from fields.lora.merge import rescaled
+        from pipelines.config.start_shape import require_shape
 
-        return rescaled(sources.file_adapter(self.adapter, self.ignore_keys), shape)
+        adapter = sources.file_adapter(self.adapter, self.ignore_keys)
+        require_shape("student.start.adapter", adapter, shape, sources.transformer)
+        return rescaled(adapter, shape)
 
     def full(self, sources: StartSources) -> "Tensors | None":
         from fields.lora.merge import merged_network
@@ -133,8 +143,8 @@ class LoraStudentConfig(Section):
     """An adapter is trained, over the frozen base."""
 
     type: Literal["lora"] = "lora"
-    rank: PositiveInt = 64
-    alpha: PositiveFloat = 64.0
+    rank: PositiveInt = Field(default=64, description="of every adapted module")
+    alpha: PositiveFloat = Field(default=64.0, description="the adapter is scaled by alpha / rank")
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
     start: Start = StartAtBaseConfig()
     starts_from_weights: ClassVar[bool] = False  # whether a start may be computed from the values of the base's weights

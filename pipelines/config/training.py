@@ -16,9 +16,9 @@ class RolloutConfig(Section):
     """How rollouts are solved, and the workers that solve the student's."""
 
     steps: PositiveInt = Field(default=16, description="steps from noise to clean")
-    solver: Literal["euler", "heun"] = "euler"
+    solver: Literal["euler", "heun"] = Field(default="euler", description="of the ODE; heun takes two forwards per step")
     shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
-    workers: PositiveInt = 2
+    workers: PositiveInt = Field(default=2, description="processes that solve the student's rollouts")
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
@@ -35,9 +35,9 @@ class LearnerConfig(Section):
     """How the student is updated."""
 
     batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
-    learning_rate: PositiveFloat = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = Field(default=0, ge=0)
+    learning_rate: PositiveFloat = Field(default=2e-4, description="of AdamW, without weight decay")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
+    warmup_steps: int = Field(default=0, ge=0, description="first steps, over which the rate rises linearly")
     decay: tuple[int, int] | None = Field(
         default=None, description="[first, last] steps over which the rate falls linearly to 0; none keeps it constant"
     )

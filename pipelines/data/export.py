@@ -73,10 +73,10 @@ def gedit(prompts: Path, count: int) -> Iterator[Plate]:
     Prompts are GEdit-Bench's Parquet file, or the folder of them (arXiv 2504.17761); every language in it is generated.
 
     Raises:
-        ValueError: for more than one image a prompt; names the missing column, or the row whose value cannot be.
+        ValueError: for more than one image per prompt; names the missing column, or the row whose value cannot be.
     """
     if count != 1:
-        raise ValueError(f"--images is {count}; the layout of GEdit-Bench has one image a prompt")
+        raise ValueError(f"--images is {count}; the layout of GEdit-Bench has one image per prompt")
     for where, values in shard_rows(prompts, _GEDIT_COLUMNS):
         task, language, key = (_file_name(values[name], f"{where}: {name}") for name in _GEDIT_NAMES)
         if not isinstance(instruction := values["instruction"], str):

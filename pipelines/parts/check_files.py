@@ -9,9 +9,11 @@ from torch import nn
 from actors.loggers import check_loggers
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
+from fields.student import LoraStudent
 from fields.tensors import check_shapes, load_into, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
+from pipelines.config.start_shape import require_modules
 from pipelines.parts.check_rows import checked_rows
 from pipelines.parts.run_parts import RunParts
 
@@ -69,8 +71,9 @@ def _expert_network(parts: RunParts, checkpoint: Path | None, base: nn.Module) -
 def _check_student(parts: RunParts) -> None:
     """The student can be put into the base, and has a start that fits it."""
     sources = parts.start_sources()
-    if parts.config.student.start.type == "regression" and parts.config.student.type == "lora":
-        sources.merged_modules()  # the merge itself runs every expert
+    if parts.config.student.start.type == "regression" and isinstance(parts.student, LoraStudent):
+        modules = sources.merged_modules()  # the merge itself runs every expert
+        require_modules("student.start", modules, parts.student.shape, sources.transformer)
         parts.student.attach(sources.transformer, seed=0)
         return
     start = parts.start_tensors(sources.transformer)
@@ -95,5 +98,7 @@ def _named(key: str, function: Callable[P, T], *arguments: P.args, **options: P.
     """Call a part's own validation; what it refuses is reported under the configuration's key."""
     try:
         return function(*arguments, **options)
+    except ConfigError:  # names its key
+        raise
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error

@@ -190,7 +190,7 @@ def refuse(tmp_path, capsys):
         (("--model", "nowhere"), "nowhere is no scene model"),
         (("--adapter", "nowhere"), "nowhere"),
         (("--layout", "geneval"), "prompts.txt entry 1 is no GenEval metadata: it must be an object with `tag`"),
-        (("--layout", "gedit", "--images", 2), "--images is 2; the layout of GEdit-Bench has one image a prompt"),
+        (("--layout", "gedit", "--images", 2), "--images is 2; the layout of GEdit-Bench has one image per prompt"),
         (("--layout", "gedit"), "prompts.txt cannot be read as Parquet"),
     ],
 )

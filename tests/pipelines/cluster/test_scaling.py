@@ -2,20 +2,20 @@
 
 import pytest
 
-from pipelines.cluster.scaling import numbers
+from pipelines.cluster.scaling import wanted_numbers
 from pipelines.config.errors import ConfigError
 
 
 def test_a_number_for_each_part(make_config):
     written = ["experts.local_edit=3", "rollout=4", "encoder=2"]
-    assert numbers(make_config(), written) == {"local_edit": 3, "rollout": 4, "encoder": 2}
+    assert wanted_numbers(make_config(), written) == {"local_edit": 3, "rollout": 4, "encoder": 2}
 
 
 def test_shared_experts_are_one_part(make_config):
     config = make_config("experts.local_edit.placement=shared", "experts.global_edit.placement=shared")
-    assert numbers(config, ["experts.local_edit=2", "experts.global_edit=2"]) == {"shared": 2}
+    assert wanted_numbers(config, ["experts.local_edit=2", "experts.global_edit=2"]) == {"shared": 2}
     with pytest.raises(ConfigError, match="the shared experts are one application; they have one number"):
-        numbers(config, ["experts.local_edit=2", "experts.global_edit=3"])
+        wanted_numbers(config, ["experts.local_edit=2", "experts.global_edit=3"])
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_shared_experts_are_one_part(make_config):
 )
 def test_what_is_no_number_of_a_part_is_refused(make_config, wrong, message):
     with pytest.raises(ConfigError) as refused:
-        numbers(make_config(), [wrong])
+        wanted_numbers(make_config(), [wrong])
     assert str(refused.value).startswith(message)

@@ -53,7 +53,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ("model.path=nowhere", "model.path: nowhere is no scene model: it has no config.json"),
         ("run.steps=many", "run.steps: Input should be a valid integer"),
         ("run.name=a/b", "run.name: String should match pattern"),
-        ("student.rank=4", "student: the student's start: "),
+        ("student.rank=4", "experts.local_edit.adapter has rank 8, student.rank is 4: set student.rank=8 student.alpha=16"),
         ("student.rankk=4", "student.lora.rankk: unknown key; allowed: type, rank, alpha, targets, start"),
         ("student={type: full, rank: 4}", "student.full.rank: unknown key; allowed: type, start"),
         (

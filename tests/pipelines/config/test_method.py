@@ -154,7 +154,7 @@ BAD = [
     ("routing={type: soft, mix: {a: {a: 1}}}", "routing.mix: it names a; the routes are a, b"),
     ("routing={type: soft, mix: {a: {a: 1}, b: {a: 0.5, b: 0.4}}}", "mix.b: the shares sum to 1, not 0.9"),
     ("routing={type: soft, mix: {a: {a: 1}, b: {nobody: 1}}}", "routing.mix.b.nobody: unknown expert 'nobody'"),
-    ("query.k=17", "query.k: 17 queries a sample need as many rollout.steps; there are 16"),
+    ("query.k=17", "query.k: 17 queries per sample need as many rollout.steps; there are 16"),
     ("query={type: fixed, at: [0.5, 0.51]}", "query.at: [0.5, 0.51] are 1 different states of 16 rollout steps"),
     ("query={type: fixed, at: [1.5]}", "query.fixed.at.0: Input should be less than or equal to 1"),
     ("query={type: fixed, at: []}", "query.fixed.at: Tuple should have at least 1 item"),
@@ -189,7 +189,7 @@ BAD_TOGETHER = [
     ),
     (("preset=offpolicy", "rollout.solver=heun"), "rollout.solver: heun solves an ODE; a state of type noised_data has none"),
     (("preset=joint_sft", "objective={type: pdm, weight: 1}"), "objective.type: pdm needs an expert's answer"),
-    (("query={type: stratified, k: 5}", "rollout.steps=4"), "query.k: 5 queries a sample"),
+    (("query={type: stratified, k: 5}", "rollout.steps=4"), "query.k: 5 queries per sample"),
     (
         ("preset=flowopd", "state.type=student_ode"),
         "objective.form: sde is of the transitions of a student_sde; state.type is student_ode",

@@ -12,7 +12,7 @@ from ray import cloudpickle, serve
 from waiting import LIMIT_S, wait_for
 
 from services.applications import delete_and_wait, deploy, listed, replicas, scale
-from services.resources import Autoscaling, Resources
+from services.resources import Resources
 
 APPLICATION = "scaled"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # replicas cannot import a test module
@@ -70,7 +70,7 @@ def test_scaling_up_and_down_keeps_the_process_that_stays(tmp_path):
 
 
 def test_serve_itself_adds_a_replica_for_a_queue():
-    start(Resources(num_cpus=0.1, autoscaling=Autoscaling(most=2, target=1.0)), autoscaled=(APPLICATION,))
+    start(Resources(num_cpus=0.1, most_replicas=2, target_calls=1.0), autoscaled=(APPLICATION,))
     (first,) = processes(4, 0.0)
     assert replicas(APPLICATION) == 1
     wait_for(lambda: first in processes(8, 1.0) and replicas(APPLICATION) == 2, "a second replica for a queue of 8 calls")
