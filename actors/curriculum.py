@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fields.data.bucket import Bucket
+from fields.data.size import Size
 from fields.method.plan import SamplePlan
+from fields.method.states import RolloutSettings
 from fields.method.teaching import Teaching
 from services.expert_client import ExpertClient
 
@@ -19,12 +21,17 @@ class Curriculum:
         buckets: route -> its rows.
         experts: name -> the way to the expert.
         teaching: which experts answer a route.
+        expert_rollouts: by the size of an image, how experts roll out, whose states are then asked at (off-policy); None when
+            the student rolls out, or data is noised, which the workers do.
+        reads_targets: whether the encoder encodes the rows' target images too.
     """
 
     plan: SamplePlan
     buckets: Mapping[str, Bucket]
     experts: Mapping[str, ExpertClient]
     teaching: Teaching
+    expert_rollouts: Callable[[Size | None], RolloutSettings] | None = None
+    reads_targets: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

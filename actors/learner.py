@@ -116,7 +116,7 @@ class Learner:
             waited = time.monotonic() - asked
             update = await asyncio.to_thread(self._distiller.update, examples)
             self._publish(step + 1, stream)
-            self._record(step, examples, update, waited, time.monotonic() - began, stream.depth)
+            self._record(step, examples, update, waited, time.monotonic() - began)
             if schedule.saves_after(step + 1) or self._stopping:
                 await asyncio.to_thread(self._save, step + 1)
             if self._stopping:
@@ -145,7 +145,7 @@ class Learner:
         checkpoint.save(folder, step, self._distiller, self._published, self._recipe)
         checkpoint.prune(folder, self._schedule.keep_checkpoints)
 
-    def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float, depth: int) -> None:
+    def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float) -> None:
         version = self._schedule.lag.version(step)
         ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.query.sample_ids))
         self._journal.record(step, update, version, ids, seconds)
@@ -158,7 +158,7 @@ class Learner:
             update=update,
             examined=self._progress.examined,
         )
-        self._metrics.record(self._progress, update, waited, depth, len(ids))
+        self._metrics.record(self._progress, update, waited, self._stream.depth if self._stream else 0, len(ids))
 
     @cached_property
     def _examiner(self) -> Examiner:

@@ -19,21 +19,9 @@ from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Example, Query, Target, Weights
 from fields.method.lag import Lag
 from fields.method.plan import Group
-from fields.method.solver import Solver
 from fields.method.teaching import Teaching
-from fields.method.time_grid import Grid
 from services.encoder_client import EncoderClient
 from services.expert_client import ExpertClient, SentQueries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertRollouts:
-    """That the states are the experts' own: an off-policy run."""
-
-    seed: int
-    grid: Grid
-    solver: Solver
-    both_branches: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +47,6 @@ class TargetStream:
         curriculum: the samples, and the experts that answer them.
         encoder: client of the condition encoder.
         rollouts: the rollout workers.
-        expert_rollouts: None when the student rolls out (or data is noised), which the workers do.
-        with_clean: whether the encoder encodes the rows' target images too.
         steps: the steps to stream.
         lag: of the rollouts behind the learner.
     """
@@ -71,16 +57,12 @@ class TargetStream:
         curriculum: Curriculum,
         encoder: EncoderClient,
         rollouts: RolloutPool,
-        expert_rollouts: ExpertRollouts | None,
-        with_clean: bool,
         steps: range,
         lag: Lag,
     ):
         self._curriculum = curriculum
         self._encoder = encoder
         self._rollouts = rollouts
-        self._expert_rollouts = expert_rollouts
-        self._with_clean = with_clean
         self._lag = lag
         self._waiting = iter(steps)
         self._next = next(self._waiting, None)
@@ -131,14 +113,12 @@ class TargetStream:
 
     async def _asked(self, group: Group, weights: PublishedWeights, curriculum: Curriculum) -> AskedGroup:
         rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
-        condition = await self._encoder.encode(rows, self._with_clean)
-        if self._expert_rollouts is None:
+        condition = await self._encoder.encode(rows, curriculum.reads_targets)
+        if curriculum.expert_rollouts is None:
             return await self._student_rollout(group, condition, weights)
         (expert,) = curriculum.teaching.shares[group.route]
-        how = self._expert_rollouts
-        queries = await curriculum.experts[expert].queries(
-            expert, group, condition, how.seed, how.grid(group.size), how.solver, how.both_branches
-        )
+        settings = curriculum.expert_rollouts(group.size)
+        queries = await curriculum.experts[expert].queries(expert, group, condition, settings)
         return AskedGroup(queries, payload=queries)
 
     async def _student_rollout(self, group: Group, condition: Condition, weights: PublishedWeights) -> AskedGroup:

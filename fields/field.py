@@ -11,8 +11,8 @@ from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
 from fields.lora.adapter import Adapter, put_adapter
 from fields.method.plan import Group
-from fields.method.solver import Solver, Velocity
-from fields.method.states import queries, rolled_out
+from fields.method.solver import Velocity
+from fields.method.states import RolloutSettings, queries, rolled_out
 from fields.operators import Expression, Network, evaluate
 
 
@@ -82,14 +82,12 @@ class Field:
             unconditional=self.velocity(*at, Variant(prompt="empty")).cpu() if query.both_branches else None,
         )
 
-    def queries(
-        self, group: Group, condition: Condition, seed: int, grid: Float[Tensor, " points"], solver: Solver, both_branches: bool
-    ) -> tuple[Query, ...]:
+    def queries(self, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of this field's own rollout, for students that learn off-policy; their policy version is -1.
 
         Raises:
             ValueError: if a state is not finite; names the samples.
         """
         shape = self.family.latent_shape(group.size)
-        states = rolled_out(self.velocity, group, condition.to(self.device), shape, seed, grid, solver)
-        return queries(group, states, condition, grid, -1, self.name, both_branches)
+        states = rolled_out(self.velocity, group, condition.to(self.device), shape, settings)
+        return queries(group, states, condition, settings, (-1, self.name))

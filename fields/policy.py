@@ -1,16 +1,17 @@
 """The student as it rolls out: the base's network with the weights of one published version."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.carriers import Condition, Query, Weights
+from fields.data.size import Size
 from fields.families.base import Family
 from fields.method.plan import Group
 from fields.method.rollout import generate
-from fields.method.solver import Solver
-from fields.method.states import noised, queries, rolled_out
-from fields.method.time_grid import Grid
+from fields.method.states import RolloutSettings, noised, queries, rolled_out
 from fields.operators import Guidance, Network, evaluate
 from fields.student import Student
 
@@ -25,10 +26,7 @@ class Policy:
         family: how the network is called.
         transformer: the frozen base, without an adapter.
         student: what a version changes.
-        seed: of the run's sample plan.
-        grid: the rollout's times, by size.
-        solver: of the rollout; None noises the rows' target images instead.
-        both_branches: whether experts are asked for the velocity without the prompt too.
+        rollouts: how it rolls out, by the size of an image; None is the family's default size.
         device: where it computes.
     """
 
@@ -37,20 +35,14 @@ class Policy:
         family: Family,
         transformer: nn.Module,
         student: Student,
-        seed: int,
-        grid: Grid,
-        solver: Solver | None,
-        both_branches: bool = False,
+        rollouts: Callable[[Size | None], RolloutSettings],
         device: torch.device | None = None,
     ):
         self.family = family
         self.device = device or torch.device("cpu")
         self.transformer = transformer.to(self.device)
         self.student = student
-        self.seed = seed
-        self.grid = grid
-        self.solver = solver
-        self.both_branches = both_branches
+        self.rollouts = rollouts
         self.weights: Weights | None = None
         self._pristine: dict[str, Tensor] = {}
 
@@ -82,15 +74,15 @@ class Policy:
             ValueError: if a state is not finite; names the samples.
         """
         assert self.weights is not None, "a query needs a published version"
-        grid = self.grid(group.size)
-        if self.solver is None:
+        settings = self.rollouts(group.size)
+        if settings.solver is None:
             assert condition.clean is not None, "noised data needs the rows' target images"
-            states = noised(condition.clean, group, self.seed, grid)
+            states = noised(condition.clean, group, settings)
         else:
             shape = self.family.latent_shape(group.size)
-            states = rolled_out(self.velocity, group, condition.to(self.device), shape, self.seed, grid, self.solver)
-        version = self.weights
-        return queries(group, states, condition, grid, version.policy_version, version.checksum, self.both_branches)
+            states = rolled_out(self.velocity, group, condition.to(self.device), shape, settings)
+        version = (self.weights.policy_version, self.weights.checksum)
+        return queries(group, states, condition, settings, version)
 
     def generate(
         self, noise: Float[Tensor, "batch ..."], grid: Float[Tensor, " points"], condition: Condition, guidance: float = 1.0

@@ -14,8 +14,8 @@ from fields.families.base import Family
 from fields.lora.adapter import Adapter
 from fields.lora.stacked import BASE, RowsAreNoSamples, stack_adapters
 from fields.method.plan import Group
-from fields.method.solver import Solver, Velocity
-from fields.method.states import queries, rolled_out
+from fields.method.solver import Velocity
+from fields.method.states import RolloutSettings, queries, rolled_out
 from fields.operators import Expression, evaluate
 
 
@@ -139,24 +139,15 @@ class SharedField:
 
         return velocity
 
-    def queries(
-        self,
-        expert: str,
-        group: Group,
-        condition: Condition,
-        seed: int,
-        grid: Float[Tensor, " points"],
-        solver: Solver,
-        both_branches: bool,
-    ) -> tuple[Query, ...]:
+    def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of one expert's own rollout, for students that learn off-policy; their policy version is -1.
 
         Raises:
             ValueError: if a state is not finite; names the samples.
         """
         field, shape = partial(self.velocity, expert), self.family.latent_shape(group.size)
-        states = rolled_out(field, group, condition.to(self.device), shape, seed, grid, solver)
-        return queries(group, states, condition, grid, -1, expert, both_branches)
+        states = rolled_out(field, group, condition.to(self.device), shape, settings)
+        return queries(group, states, condition, settings, (-1, expert))
 
 
 def _shapes(query: Query) -> Hashable:

@@ -10,7 +10,7 @@ from fields.carriers import Condition, Query, Target
 from fields.field import Field
 from fields.method.plan import Group
 from fields.method.rollout import generate
-from fields.method.solver import Solver
+from fields.method.states import RolloutSettings
 from services.applications import Identity
 from services.replica import Replica
 from services.resources import Resources
@@ -36,12 +36,10 @@ class ExpertService(Replica):
         self._require_own(*experts)
         return await self._compute(lambda: [tuple(self._field.answer(query) for query in asked) for asked in queries])
 
-    async def queries(
-        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
-    ) -> tuple[Query, ...]:
+    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of the field's own rollout, for students that learn off-policy."""
         self._require_own(expert)
-        return await self._compute(self._field.queries, group, condition, seed, grid, solver, both_branches)
+        return await self._compute(self._field.queries, group, condition, settings)
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the field's own ODE from the given noise, on the CPU: for evaluation and reports."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
 from fields.method.plan import Group
-from fields.method.solver import Solver
+from fields.method.states import RolloutSettings
 from services.client import CallLimits, RemoteMethod, ServiceClient
 
 SentQueries = tuple[Query, ...] | ray.ObjectRef  # a reference to such a tuple is resolved at the replica
@@ -23,7 +23,7 @@ class _Handle(Protocol):
     """`ExpertService` and `SharedExpertsService`, seen from elsewhere."""
 
     answer: _Answer
-    queries: RemoteMethod[[str, Group, Condition, int, Tensor, Solver, bool], tuple[Query, ...]]
+    queries: RemoteMethod[[str, Group, Condition, RolloutSettings], tuple[Query, ...]]
     generate: RemoteMethod[[str, Tensor, Tensor, Condition], Tensor]
 
 
@@ -43,12 +43,10 @@ class ExpertClient(ServiceClient[_Handle]):
         """What each expert says to each query of its tuple, in order; one tuple per expert."""
         return await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
 
-    async def queries(
-        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
-    ) -> tuple[Query, ...]:
+    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of an expert's own rollout, for students that learn off-policy."""
         return await self._call(
-            lambda: self._handle.queries.remote(expert, group, condition, seed, grid, solver, both_branches),
+            lambda: self._handle.queries.remote(expert, group, condition, settings),
             answer_within_s=None,
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fields.carriers import Condition, Query, Target
 from fields.method.plan import Group
 from fields.method.rollout import generate
-from fields.method.solver import Solver
+from fields.method.states import RolloutSettings
 from fields.shared_field import SharedField
 from services.applications import Identity
 from services.replica import Replica
@@ -34,11 +34,9 @@ class SharedExpertsService(Replica):
         """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
         return await self._compute(self._field.answer, experts, queries)
 
-    async def queries(
-        self, expert: str, group: Group, condition: Condition, seed: int, grid: Tensor, solver: Solver, both_branches: bool
-    ) -> tuple[Query, ...]:
+    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of one expert's own rollout, for students that learn off-policy."""
-        return await self._compute(self._field.queries, expert, group, condition, seed, grid, solver, both_branches)
+        return await self._compute(self._field.queries, expert, group, condition, settings)
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""

@@ -42,7 +42,12 @@ def rollout(
     for k in range(int(last.max())):
         active = (last > k).nonzero().flatten()
         eps = transition_noise(k, active) if transition_noise else None
-        x[active] = solver.step(velocity, x[active], grid[k], grid[k + 1], condition.select(active), eps)
+        asked = condition.select(active)
+
+        def conditioned(x_t: Tensor, t: Tensor, asked: Condition = asked) -> Tensor:
+            return velocity(x_t, t, asked)
+
+        x[active] = solver.step(conditioned, x[active], grid[k], grid[k + 1], eps)
         for query in range(indices.shape[1]):
             here = (indices[:, query] == k + 1).nonzero().flatten()
             states[query, here] = x[here]

@@ -12,16 +12,15 @@ from torch import Tensor
 from fields.carriers import Condition
 
 Velocity = Callable[[Float[Tensor, "batch ..."], Float[Tensor, " batch"], Condition], Float[Tensor, "batch ..."]]
+# v(x, t) of given rows, whose condition is bound already
+Conditioned = Callable[[Float[Tensor, "batch ..."], Float[Tensor, " batch"]], Float[Tensor, "batch ..."]]
 
 
 @dataclass(frozen=True, slots=True)
 class Euler:
     """x <- x + (t_next - t) v(x, t): one evaluation.
 
-    >>> def velocity(x, t, condition):
-    ...     return 2 * x
-    >>> condition = Condition(tensors={"words": torch.zeros(1, 1)}, unconditional={})
-    >>> Euler().step(velocity, torch.ones(1, 3), torch.tensor(1.0), torch.tensor(0.75), condition, None).tolist()
+    >>> Euler().step(lambda x, t: 2 * x, torch.ones(1, 3), torch.tensor(1.0), torch.tensor(0.75), None).tolist()
     [[0.5, 0.5, 0.5]]
     """
 
@@ -29,15 +28,14 @@ class Euler:
 
     def step(
         self,
-        velocity: Velocity,
+        velocity: Conditioned,
         x: Float[Tensor, "batch ..."],
         t: Float[Tensor, ""],
         t_next: Float[Tensor, ""],
-        condition: Condition,
         eps: Float[Tensor, "batch ..."] | None,
     ) -> Float[Tensor, "batch ..."]:
         """The state at t_next; t and t_next are scalars, x is (batch, ...)."""
-        return x + (t_next - t) * velocity(x, t.expand(len(x)), condition).float()
+        return x + (t_next - t) * velocity(x, t.expand(len(x))).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +49,18 @@ class Heun:
 
     def step(
         self,
-        velocity: Velocity,
+        velocity: Conditioned,
         x: Float[Tensor, "batch ..."],
         t: Float[Tensor, ""],
         t_next: Float[Tensor, ""],
-        condition: Condition,
         eps: Float[Tensor, "batch ..."] | None,
     ) -> Float[Tensor, "batch ..."]:
         """The state at t_next; t and t_next are scalars, x is (batch, ...)."""
-        v = velocity(x, t.expand(len(x)), condition).float()
+        v = velocity(x, t.expand(len(x))).float()
         euler = x + (t_next - t) * v
         if float(t_next) == 0:
             return euler
-        return x + (t_next - t) * (v + velocity(euler, t_next.expand(len(x)), condition).float()) / 2
+        return x + (t_next - t) * (v + velocity(euler, t_next.expand(len(x))).float()) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +77,15 @@ class EulerMaruyama:
 
     def step(
         self,
-        velocity: Velocity,
+        velocity: Conditioned,
         x: Float[Tensor, "batch ..."],
         t: Float[Tensor, ""],
         t_next: Float[Tensor, ""],
-        condition: Condition,
         eps: Float[Tensor, "batch ..."] | None,
     ) -> Float[Tensor, "batch ..."]:
         """The state at t_next; t and t_next are scalars, x and eps are (batch, ...)."""
         assert eps is not None, "a stochastic step needs noise"
-        v = velocity(x, t.expand(len(x)), condition).float()
+        v = velocity(x, t.expand(len(x))).float()
         s = diffusion_scale(self.eta, float(t), float(t_next))
         drift = v + s**2 / (2 * t) * (x + (1 - t) * v)
         return x + drift * (t_next - t) + s * torch.sqrt(t - t_next) * eps

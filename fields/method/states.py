@@ -1,5 +1,7 @@
 """Where the queried states come from: a field's own rollout, or noised data."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,14 +12,29 @@ from fields.method.rollout import rollout
 from fields.method.solver import Solver, Velocity
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """How the states of samples of one size are reached.
+
+    Attributes:
+        seed: of the sample plan, which decides all noise.
+        grid: times 1 = t_0 > ... > t_N = 0 of the rollout.
+        solver: of the ODE, or of the SDE with the same marginals; None noises the rows' target images instead.
+        both_branches: whether experts are asked for the velocity without the prompt too.
+    """
+
+    seed: int
+    grid: Float[Tensor, " points"]
+    solver: Solver | None
+    both_branches: bool = False
+
+
 def rolled_out(
     velocity: Velocity,
     group: Group,
     condition: Condition,
     shape: tuple[int, ...],
-    seed: int,
-    grid: Float[Tensor, " points"],
-    solver: Solver,
+    settings: RolloutSettings,
 ) -> Float[Tensor, "queries batch ..."]:
     """The states of a group at its query points, on the rollout of one field.
 
@@ -26,10 +43,10 @@ def rolled_out(
         group: whose samples.
         condition: one row per sample, on the device that computes.
         shape: of a state.
-        seed: of the sample plan, which decides all noise.
-        grid: times of the rollout.
-        solver: of the ODE, or of the SDE with the same marginals.
+        settings: of the rollout, with a solver.
     """
+    seed, solver = settings.seed, settings.solver
+    assert solver is not None, "noised data is no rollout"
 
     def transition_noise(step: int, rows: Tensor) -> Tensor:
         eps = [
@@ -43,7 +60,7 @@ def rolled_out(
     return rollout(
         velocity,
         x_T,
-        grid.to(device),
+        settings.grid.to(device),
         group.indices.to(device),
         condition,
         solver,
@@ -51,12 +68,10 @@ def rolled_out(
     )
 
 
-def noised(
-    clean: Float[Tensor, "batch ..."], group: Group, seed: int, grid: Float[Tensor, " points"]
-) -> Float[Tensor, "queries batch ..."]:
+def noised(clean: Float[Tensor, "batch ..."], group: Group, settings: RolloutSettings) -> Float[Tensor, "queries batch ..."]:
     """x_t = (1 - t) x_0 + t eps of the rows' own target images: the off-policy states."""
-    eps = noise(seed, group.ids, tuple(clean.shape[1:]))
-    t = grid[group.indices.T].reshape(*group.indices.T.shape, *[1] * (clean.ndim - 1))
+    eps = noise(settings.seed, group.ids, tuple(clean.shape[1:]))
+    t = settings.grid[group.indices.T].reshape(*group.indices.T.shape, *[1] * (clean.ndim - 1))
     return (1 - t) * clean + t * eps
 
 
@@ -64,12 +79,12 @@ def queries(
     group: Group,
     states: Float[Tensor, "queries batch ..."],
     condition: Condition,
-    grid: Float[Tensor, " points"],
-    policy_version: int,
-    checksum: str,
-    both_branches: bool,
+    settings: RolloutSettings,
+    version: tuple[int, str],
 ) -> tuple[Query, ...]:
     """One query for each of the group's points, from low index (noise) to high: what an expert is sent.
+
+    `version` is policy version and checksum of the weights that rolled out.
 
     Raises:
         ValueError: if a state is not finite; names the samples.
@@ -78,13 +93,13 @@ def queries(
         Query(
             sample_ids=group.ids,
             route=group.route,
-            policy_version=policy_version,
-            checksum=checksum,
+            policy_version=version[0],
+            checksum=version[1],
             x_t=x_t.cpu(),
-            t=grid[index],
-            t_next=grid[index + 1],
+            t=settings.grid[index],
+            t_next=settings.grid[index + 1],
             condition=condition,
-            both_branches=both_branches,
+            both_branches=settings.both_branches,
         )
         for x_t, index in zip(states, group.indices.T, strict=True)
     )

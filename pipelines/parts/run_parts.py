@@ -19,6 +19,7 @@ from fields.method.objective import Objective
 from fields.method.plan import SamplePlan, Stream, generator
 from fields.method.routing import ChangingRouting, Routing
 from fields.method.solver import Solver
+from fields.method.states import RolloutSettings
 from fields.method.teaching import Teaching
 from fields.method.time_grid import Grid
 from fields.policy import Policy
@@ -183,6 +184,11 @@ class RunParts:
             wanted |= dict.fromkeys(self.columns_of_expert(expert), f"experts.{expert}.operator")
         return wanted
 
+    def rollouts(self, size: Size | None) -> RolloutSettings:
+        """How the states of samples of a size are reached, by the student or by an expert."""
+        both_branches = self.objective.both_branches
+        return RolloutSettings(seed=self.config.run.seed, grid=self.grid(size), solver=self.solver, both_branches=both_branches)
+
     def policy(self) -> Policy:
         """The student as it rolls out."""
         config = self.config
@@ -190,10 +196,7 @@ class RunParts:
             self.family,
             self.family.load_transformer(config.model.path),
             self.student,
-            config.run.seed,
-            self.grid,
-            self.solver,
-            self.objective.both_branches,
+            self.rollouts,
             device(config.rollout.num_gpus),
         )
 

@@ -61,7 +61,7 @@ def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task
             if all(getattr(rows[0], column) is not None for column in wanted[name])
         }
         x_T = noise(config.run.seed, ids, shape, Stream.QUESTION_NOISE)
-        measured[task] = disagreements(student, asked, x_T, policy.grid(size), condition)
+        measured[task] = disagreements(student, asked, x_T, parts.grid(size), condition)
     return measured
 
 

@@ -91,7 +91,7 @@ class Example:
 def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
     """Write the page into the run's folder."""
     metrics, skills = rows(config.folder / METRICS), rows(config.folder / SKILLS)
-    everyone = _columns(config) if outcome.results else []
+    everyone = _columns(list(config.experts)) if outcome.results else []
     exam = outcome.exam if isinstance(outcome.exam, Exam) else None
     grids = outcome.exam if isinstance(outcome.exam, RouteGrids) and everyone else None
     columns = everyone if exam else []
@@ -111,10 +111,12 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
         skills={column.model: outcome.results[column.model].skills for column in columns},
         verdicts=[_verdict(outcome, route, experts.get(route)) for route in ROUTE_CATEGORIES] if columns else [],
         charts=[
-            Markup(chart) for chart in (_loss_chart(config, metrics), exam and _skill_chart(config, outcome, skills)) if chart
+            Markup(chart)
+            for chart in (_loss_chart(list(config.routes), metrics), exam and _skill_chart(experts, outcome, skills))
+            if chart
         ],
         examples=_examples(outcome, exam, columns) if exam else {},
-        facts=_facts(config, metrics, summary),
+        facts=_facts(config.learner.clip, metrics, summary),
         configuration=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
     write_text(config.folder / "report.html", page)  # a browser never reads half a page
@@ -129,9 +131,9 @@ def _points(number: int) -> str:
     return f"{number} point" if number == 1 else f"{number} points"
 
 
-def _columns(config: RunConfig) -> list[Column]:
-    """The models in the order of the page's columns."""
-    experts = [Column(name, name, "expert") for name in config.experts]
+def _columns(names: Sequence[str]) -> list[Column]:
+    """The models in the order of the page's columns; `names` are the experts'."""
+    experts = [Column(name, name, "expert") for name in names]
     return [Column(BASE, "base", "frozen"), *experts, Column(BEFORE, "before", "student"), Column(AFTER, "after", "student")]
 
 
@@ -149,13 +151,13 @@ def _verdict(outcome: Outcome, route: str, expert: str | None) -> Verdict:
     )
 
 
-def _loss_chart(config: RunConfig, metrics: Rows) -> str:
+def _loss_chart(routes: Sequence[str], metrics: Rows) -> str:
     """Every route's loss over the steps, raw and smoothed; empty if no positive loss was recorded.
 
     A student that starts as an expert has a loss of exactly 0 there, which a logarithmic axis cannot show.
     """
     lines, words = [], []
-    for colour, route in enumerate(config.routes):
+    for colour, route in enumerate(routes):
         losses = [(row["step"], row["route_loss"][route]) for row in metrics if route in row["route_loss"]]
         points = [(step, loss) for step, loss in losses if loss > 0 and isfinite(loss)]
         if points:
@@ -175,18 +177,21 @@ def _loss_chart(config: RunConfig, metrics: Rows) -> str:
     )
 
 
-def _skill_chart(config: RunConfig, outcome: Outcome, skills: Rows) -> str:
-    """Every route's graded skill from the student's start on, its expert's level dashed; empty below two evaluations."""
+def _skill_chart(experts: Mapping[str, str], outcome: Outcome, skills: Rows) -> str:
+    """Every route's graded skill from the student's start on, its expert's level dashed; empty below two evaluations.
+
+    `experts` is route -> its expert.
+    """
     if len(skills) < 2 or not outcome.results:
         return ""
     taken: dict[int, Skills] = {0: outcome.results[BEFORE].skills} | {row["step"]: row["skills"] for row in skills}
     last = max(taken)
     lines, words = [], []
-    for colour, route in enumerate(config.routes):
+    for colour, route in enumerate(experts):
         if route not in ROUTE_CATEGORIES:
             continue
         points = [(step, 100 * route_skill(taken[step], route)) for step in sorted(taken)]
-        level = 100 * route_skill(outcome.results[config.routes[route].expert].skills, route)
+        level = 100 * route_skill(outcome.results[experts[route]].skills, route)
         words.append(f"{route} {points[0][1]:.0f} % to {points[-1][1]:.0f} %, expert {level:.0f} %")
         lines.append(Line(label=route, points=[(0, level), (last, level)], colour=colour, style="dashed"))
         lines.append(Line(label=words[-1], points=points, colour=colour))
@@ -224,7 +229,7 @@ def _answer(question: Question, image: np.ndarray) -> Answer:
     return Answer(data_uri(image), score.passed, score.graded)
 
 
-def _facts(config: RunConfig, metrics: Rows, summary: Mapping[str, Any]) -> dict[str, str]:
+def _facts(clip: float, metrics: Rows, summary: Mapping[str, Any]) -> dict[str, str]:
     """What else is worth knowing about the run; the metrics of earlier sessions count."""
     facts = {
         "weights, SHA-256": summary["weights_sha256"],
@@ -234,15 +239,14 @@ def _facts(config: RunConfig, metrics: Rows, summary: Mapping[str, Any]) -> dict
         return {"recorded steps": "none"} | facts
     staleness = Counter(row["staleness"] for row in metrics)
     norms = [row["gradient_norm"] for row in metrics]
-    clipped = sum(norm > config.learner.clip for norm in norms)
+    clipped = sum(norm > clip for norm in norms)
     samples: Counter[str] = Counter()
     for row in metrics:
         samples.update(row["route_samples"])
     return {
         "recorded steps": f"{metrics[0]['step']} to {metrics[-1]['step']}, {len(metrics)} in all",
         "staleness": ", ".join(f"{lag} in {_share(n, len(metrics))}" for lag, n in sorted(staleness.items())),
-        "gradient norm": f"{min(norms):.3g} to {max(norms):.3g}; above {config.learner.clip:g} and clipped in "
-        f"{_share(clipped, len(metrics))}",
+        "gradient norm": f"{min(norms):.3g} to {max(norms):.3g}; above {clip:g} and clipped in {_share(clipped, len(metrics))}",
         "samples by route": ", ".join(f"{route} {number}" for route, number in samples.most_common()),
     } | facts
 

@@ -15,7 +15,6 @@ from rich.table import Table
 from actors.journal import METRICS, rows
 from fields.carriers import Condition, Example
 from pipelines.config.load import load_config
-from pipelines.config.run import RunConfig
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.page import percent
@@ -27,8 +26,8 @@ WARM_STEPS = 4  # left out of a run's timing: they fill the window
 def tables(path: Path, parts: RunParts, steps: int, repeats: int) -> Iterator[Table]:
     """The table of the parts, then, when they are done, that of the whole runs."""
     milliseconds = _parts(parts, repeats)
-    yield _parts_table(parts.config, milliseconds)
-    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config, milliseconds))
+    yield _parts_table(parts.config.learner.batch_size, parts.config.run.threads, milliseconds)
+    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config.run.threads, milliseconds))
 
 
 def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
@@ -61,8 +60,8 @@ def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
     return {part: [1000 * value / plan.batch_size for value in values[1:]] for part, values in seconds.items()}
 
 
-def _parts_table(config: RunConfig, parts: Mapping[str, Sequence[float]]) -> Table:
-    table = Table(title=f"Parts of a step, ms a sample (batch {config.learner.batch_size}, {config.run.threads} thread)")
+def _parts_table(batch_size: int, threads: int, parts: Mapping[str, Sequence[float]]) -> Table:
+    table = Table(title=f"Parts of a step, ms a sample (batch {batch_size}, {threads} thread)")
     for column in ("part", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, values in parts.items():
@@ -70,10 +69,10 @@ def _parts_table(config: RunConfig, parts: Mapping[str, Sequence[float]]) -> Tab
     return table
 
 
-def _limit(config: RunConfig, parts: Mapping[str, Sequence[float]]) -> float:
+def _limit(threads: int, parts: Mapping[str, Sequence[float]]) -> float:
     """Samples a second if nothing were lost: all cores busy with the parts alone, or the one learner busy all the time."""
     work = {part: statistics.median(values) for part, values in parts.items()}
-    processes = (os.cpu_count() or 1) / config.run.threads
+    processes = (os.cpu_count() or 1) / threads
     return min(1000 * processes / sum(work.values()), 1000 / (work["learner"] + work["publish"]))
 
 
@@ -107,7 +106,7 @@ def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:
                     else:
                         reservation = reserve(RunDemands.of(config), 0, print)
                         run_distributed(run_parts, Origin(), display, reservation)
-                    rates.setdefault(name, []).append(_rate(config))
+                    rates.setdefault(name, []).append(_rate(config.folder))
         finally:
             services.delete(wait=True)
     return rates
@@ -127,8 +126,8 @@ def _runs_table(rates: Mapping[str, Sequence[float]], limit: float) -> Table:
     return table
 
 
-def _rate(config: RunConfig) -> float:
-    journal = rows(config.folder / METRICS)
+def _rate(folder: Path) -> float:
+    journal = rows(folder / METRICS)
     timed = journal[WARM_STEPS:]
     return sum(row["samples"] for row in timed) / (journal[-1]["seconds"] - journal[WARM_STEPS - 1]["seconds"])
 

@@ -9,7 +9,7 @@ from actors.examiner import Examiner
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.schedule import Schedule
-from actors.stream import ExpertRollouts, TargetStream
+from actors.stream import TargetStream
 from fields.distiller import Distiller
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
@@ -67,18 +67,9 @@ class ClusterLearnerParts:
             curriculum=curriculum(self._parts),
             encoder=RunServices(self._parts).encoder_client(),
             rollouts=rollouts,
-            expert_rollouts=self._expert_rollouts(),
-            with_clean=self._config.state.reads_targets,
             steps=steps,
             lag=self._parts.lag,
         )
-
-    def _expert_rollouts(self) -> ExpertRollouts | None:
-        parts = self._parts
-        if parts.solver is None or not self._config.state.expert_rolls_out:
-            return None
-        both_branches = parts.objective.both_branches
-        return ExpertRollouts(seed=self._config.run.seed, grid=parts.grid, solver=parts.solver, both_branches=both_branches)
 
     def examiner(self, rollouts: RolloutPool) -> Examiner:
         """Who examines students and experts, connected to the services."""
@@ -89,5 +80,12 @@ class ClusterLearnerParts:
 
 def curriculum(parts: RunParts) -> Curriculum:
     """What a run teaches; built where it is used, once the services are deployed."""
-    experts = RunServices(parts).expert_clients()
-    return Curriculum(plan=parts.plan, buckets=parts.buckets, experts=experts, teaching=parts.teaching)
+    state = parts.config.state
+    return Curriculum(
+        plan=parts.plan,
+        buckets=parts.buckets,
+        experts=RunServices(parts).expert_clients(),
+        teaching=parts.teaching,
+        expert_rollouts=parts.rollouts if state.expert_rolls_out else None,
+        reads_targets=state.reads_targets,
+    )

@@ -80,11 +80,10 @@ class _OneProcess:
     def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """The states at which a group's experts are asked."""
         parts = self._parts
-        if parts.solver is None or not parts.config.state.expert_rolls_out:
+        if not parts.config.state.expert_rolls_out:
             return self.policy.queries(group, condition)
         (expert,) = parts.teaching.shares[group.route]
-        grid, both_branches = parts.grid(group.size), parts.objective.both_branches
-        return self._fields[expert].queries(group, condition, parts.config.run.seed, grid, parts.solver, both_branches)
+        return self._fields[expert].queries(group, condition, parts.rollouts(group.size))
 
     def learn(self, query: Query) -> Example:
         """A query with the answers of its route's experts."""

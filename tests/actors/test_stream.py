@@ -88,8 +88,6 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
             ),
             encoder=Encoder(),
             rollouts=Rollouts(),
-            expert_rollouts=None,
-            with_clean=False,
             steps=range(1),
             lag=Lag(0),
         )
@@ -130,11 +128,10 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
                 buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
                 experts={"expert": own},
                 teaching=Teaching(shares={route: {} for route in ROUTES}),
+                reads_targets=True,
             ),
             encoder=CleanEncoder(),
             rollouts=Rollouts(),
-            expert_rollouts=None,
-            with_clean=True,
             steps=range(1),
             lag=Lag(0),
         )
@@ -166,8 +163,6 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
             curriculum=taught("a"),
             encoder=Encoder(),
             rollouts=Rollouts(),
-            expert_rollouts=None,
-            with_clean=False,
             steps=range(4),
             lag=Lag(1),
         )

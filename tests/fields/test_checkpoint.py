@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from rollout_cases import rollouts
 from tiny_diffusers import sd3_image, sd3_pipeline, sd3_transformer
 
 from fields import checkpoint
@@ -132,7 +133,7 @@ def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
     pipeline = sd3_pipeline(sd3_transformer())
     bare = sd3_image(pipeline)
     pipeline.load_lora_weights(str(folder))
-    policy = Policy(family, sd3_transformer(), kind, seed=0, grid=lambda size: time_grid(4), solver=Euler())
+    policy = Policy(family, sd3_transformer(), kind, rollouts(0, time_grid(4), Euler()))
     policy.load(student.weights(3000))
     loaded = sd3_image(pipeline)
     torch.testing.assert_close(loaded, sd3_image(sd3_pipeline(policy.transformer)), rtol=0, atol=1e-5)

@@ -15,6 +15,7 @@ ENTRIES = (*METHOD, "fields.policy", "fields.distiller", "fields.field", "fields
 ROLLOUT = """
 from pathlib import Path
 from fields.lora.adapter import LoraShape
+from fields.method.states import RolloutSettings
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.registry import FAMILIES
@@ -25,7 +26,8 @@ from fields.carriers import Weights
 weights = Path("fields/scene/weights")
 family = FAMILIES["scene"]()
 adapter = read_adapter(weights / "local_edit")
-policy = Policy(family, family.load_transformer(weights / "base"), LoraStudent(adapter.shape), 0, lambda s: time_grid(4), None)
+settings = lambda size: RolloutSettings(seed=0, grid=time_grid(4), solver=None)
+policy = Policy(family, family.load_transformer(weights / "base"), LoraStudent(adapter.shape), settings)
 policy.load(Weights.of(0, adapter.tensors))
 """
 

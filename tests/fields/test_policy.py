@@ -3,6 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from rollout_cases import rollouts
 
 from fields.carriers import Variant, Weights
 from fields.field import Field
@@ -18,7 +19,7 @@ GRID = time_grid(6, 3.0)
 
 @pytest.fixture
 def policy(family, new_base, local_edit):
-    return Policy(family, new_base(), LoraStudent(local_edit.shape), seed=4, grid=lambda size: GRID, solver=Euler())
+    return Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(4, GRID, Euler()))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_merged_weights_compute_what_peft_computes_unmerged(policy, versions, lo
 
 @pytest.mark.parametrize("module", ["blocks.0.to_qkv", "patch_in", "blocks.1.modulation"])
 def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module):
-    policy = Policy(family, new_base(), LoraStudent(LoraShape(8, 2.0, ())), seed=0, grid=lambda size: GRID, solver=Euler())
+    policy = Policy(family, new_base(), LoraStudent(LoraShape(8, 2.0, ())), rollouts(0, GRID, Euler()))
     before = policy.transformer.get_parameter(f"{module}.weight").double().numpy().copy()
     policy.load(versions[0])
     a, b = (versions[0].tensors[f"{module}.lora_{side}.weight"].double().numpy() for side in "AB")
@@ -56,9 +57,7 @@ def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_versions_leave_nothing_behind(family, new_base, versions, dtype):
-    policy = Policy(
-        family, new_base().to(dtype), LoraStudent(LoraShape(8, 8.0, ())), seed=0, grid=lambda size: GRID, solver=Euler()
-    )
+    policy = Policy(family, new_base().to(dtype), LoraStudent(LoraShape(8, 8.0, ())), rollouts(0, GRID, Euler()))
     base = bits(policy)
     policy.load(versions[0])
     first = bits(policy)

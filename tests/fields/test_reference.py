@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rollout_cases import rollouts
 
 from fields.carriers import Condition
 from fields.distiller import Distiller, Optimization
@@ -60,7 +61,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
             experts = {n: recording(n, family, f.transformers, f.expression, f.device) for n, f in built.items()}
             optimization = Optimization(learning_rate=learning_rate)
             self.student = Distiller(family, new_base(), LoraStudent(local_edit.shape), optimization, 0, local_edit.tensors)
-            policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, lambda size: GRID, Euler())
+            policy = Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(SEED, GRID, Euler()))
             self.published[0] = self.student.weights(0)
             self.versions = dict(self.published)
             teaching = Teaching(shares={route: {route: 1.0} for route in ROUTES})

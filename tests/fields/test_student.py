@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rollout_cases import rollouts
 from torch import nn
 
 from fields import checkpoint
@@ -116,7 +117,7 @@ def test_a_parameter_that_no_sample_uses_takes_the_step_too(new_student, base_fi
 def test_a_published_version_rolls_out_as_the_learner_computes(family, new_base, new_student, local_field, query, dtype):
     student = new_student(dtype)
     student.update([Example(query=query, target=local_field.answer(query))])
-    policy = Policy(family, new_base().to(dtype), FullStudent(), seed=0, grid=lambda size: GRID, solver=Euler())
+    policy = Policy(family, new_base().to(dtype), FullStudent(), rollouts(0, GRID, Euler()))
     base = checksum(policy.transformer.state_dict())
     policy.load(student.weights(1))
     assert checksum(policy.transformer.state_dict()) == checksum(student.transformer.state_dict()) != base

@@ -18,8 +18,8 @@ def test_the_limit_is_that_of_the_parts(make_config):
     assert min(min(milliseconds) for milliseconds in parts.values()) > 0
     sample = {"encode": [1.0], "rollout": [5.0, 6.0, 700.0], "expert": [1.0], "learner": [1.5], "publish": [0.5]}
     cores = os.cpu_count() or 1
-    assert _limit(make_config(), sample) == pytest.approx(min(1000 * cores / 10, 1000 / 2)), "the median rollout"
-    assert _limit(make_config(f"run.threads={cores}"), sample) == pytest.approx(1000 / 10)
+    assert _limit(1, sample) == pytest.approx(min(1000 * cores / 10, 1000 / 2)), "the median rollout"
+    assert _limit(cores, sample) == pytest.approx(1000 / 10)
 
 
 @pytest.mark.slow

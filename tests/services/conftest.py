@@ -12,6 +12,7 @@ from fields.carriers import Weights
 from fields.lora.peft_files import read_adapter
 from fields.method.plan import Stream, generator
 from fields.method.solver import Euler
+from fields.method.states import RolloutSettings
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.scene.exam import task_row
@@ -45,7 +46,9 @@ def policies(tiny_models) -> Mapping[str, Policy]:
     policies = {}
     for name, adapter in (("student", tiny_models.local_edit), ("expert", tiny_models.global_edit)):
         lora, transformer = read_adapter(adapter), family.load_transformer(tiny_models.base)
-        policies[name] = Policy(family, transformer, LoraStudent(lora.shape), 0, lambda size: GRID, Euler())
+        policies[name] = Policy(
+            family, transformer, LoraStudent(lora.shape), lambda size: RolloutSettings(seed=0, grid=GRID, solver=Euler())
+        )
         policies[name].load(Weights.of(0, lora.tensors))
     return policies
 

@@ -78,10 +78,9 @@ def transition_kl(n):
     solver = EulerMaruyama(ETA)
     t, t_next = GRID[n].double(), GRID[n + 1].double()
     x = torch.tensor([[0.3]], dtype=torch.float64)
-    condition = Condition(tensors={"n": torch.arange(1)}, unconditional={})
 
     def step(v, eps):
-        return float(solver.step(lambda x, t, c: torch.full_like(x, v), x, t, t_next, condition, torch.full_like(x, eps)))
+        return float(solver.step(lambda x, t: torch.full_like(x, v), x, t, t_next, torch.full_like(x, eps)))
 
     mean_difference, deviation = step(2.0, 0.0) - step(1.0, 0.0), step(1.0, 1.0) - step(1.0, 0.0)
     return mean_difference**2 / (2 * deviation**2)

@@ -54,7 +54,7 @@ def test_evaluations_of_a_whole_rollout(steps, solver, evaluations):
 def test_a_step_of_heun_by_hand():
     """dx/dt = t x from t = 0.8 to 0.6: slopes 0.8 x, and 0.6 (x - 0.2 0.8 x) at Euler's state."""
     t, t_next = torch.tensor(0.8), torch.tensor(0.6)
-    x = Heun().step(lambda x, t, c: t[:, None] * x, torch.tensor([[2.0]]), t, t_next, condition(1), None)
+    x = Heun().step(lambda x, t: t[:, None] * x, torch.tensor([[2.0]]), t, t_next, None)
     assert float(x) == pytest.approx(2 - 0.2 * (0.8 * 2 + 0.6 * (2 - 0.2 * 0.8 * 2)) / 2)
 
 
@@ -63,7 +63,7 @@ def test_bfloat16_velocities_are_added_in_float32():
     x = torch.tensor([[0.3, -0.2]])
     at, exact = (torch.tensor(0.6), torch.tensor(0.5)), x.double() - (0.6 - 0.5) * v.double()
     for solver in (Euler(), Heun()):
-        step = solver.step(lambda x, t, c: v, x, *at, condition(1), None)
+        step = solver.step(lambda x, t: v, x, *at, None)
         assert step.dtype == torch.float32
         torch.testing.assert_close(step.double(), exact, rtol=0, atol=1e-6)
 
@@ -77,8 +77,8 @@ def test_a_stochastic_step_has_the_mean_and_variance_of_the_reverse_sde(t, t_nex
     score = -(x + (1 - t) * v) / t
     mean, variance = x - (v - s**2 / 2 * score) * dt, s**2 * dt
     solver, at = EulerMaruyama(eta), (torch.tensor(t), torch.tensor(t_next))
-    velocity, start = (lambda x, t, c: 1.5 * x - t[:, None]), torch.full((MANY, 1), x)
-    end = solver.step(velocity, start, *at, condition(MANY), normal(MANY, 3, 1)).double().numpy()
+    velocity, start = (lambda x, t: 1.5 * x - t[:, None]), torch.full((MANY, 1), x)
+    end = solver.step(velocity, start, *at, normal(MANY, 3, 1)).double().numpy()
     assert abs(end.mean() - mean) < 4.5 * math.sqrt(variance / MANY)
     assert abs(end.var() / variance - 1) < 4.5 * math.sqrt(2 / MANY)
 

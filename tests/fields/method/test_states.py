@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rollout_cases import rollouts
 
 from fields.carriers import Condition, Weights
 from fields.method.plan import Group, Sample, Stream, generator, noise
@@ -31,7 +32,7 @@ def condition(count):
 def test_noised_data_lies_on_the_straight_path_of_the_plans_noise():
     group = group_of((10, (0, 2)), (11, (1, 5)), (17, (3, 4)))
     x_0 = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
-    states = noised(x_0, group, SEED, GRID)
+    states = noised(x_0, group, rollouts(SEED, GRID, None)(None))
     assert states.shape == (2, 3, *SHAPE)
     for row, sample in enumerate(group.samples):
         eps = generator(SEED, Stream.NOISE, sample.id).standard_normal(SHAPE, np.float32).astype(np.float64)
@@ -42,7 +43,7 @@ def test_noised_data_lies_on_the_straight_path_of_the_plans_noise():
 
 
 def test_a_student_without_a_solver_is_asked_at_noised_data(family, new_base, local_edit, encoded):
-    policy = Policy(family, new_base(), LoraStudent(local_edit.shape), SEED, lambda size: GRID, solver=None)
+    policy = Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(SEED, GRID, None))
     policy.load(Weights.of(7, local_edit.tensors))
     group = group_of((10, (2, 4)), (11, (0, 5)))
     x_0 = torch.randn(2, *family.latent_shape(), generator=torch.Generator().manual_seed(0))
@@ -60,7 +61,7 @@ def test_an_expert_rollout_is_the_experts_own_ode(local_field, encoded, family):
     """Against Euler steps by hand, one sample at a time."""
     group = group_of((10, (1, 4)), (11, (0, 2)))
     condition = encoded("local_edit", 2)
-    asked = local_field.queries(group, condition, SEED, GRID, Euler(), both_branches=False)
+    asked = local_field.queries(group, condition, rollouts(SEED, GRID, Euler())(None))
     for row, sample in enumerate(group.samples):
         x, trajectory = noise(SEED, (sample.id,), family.latent_shape()), []
         for k in range(6):
@@ -76,7 +77,7 @@ def test_an_expert_rollout_is_the_experts_own_ode(local_field, encoded, family):
 def stochastic(group, seed=SEED):
     solver = EulerMaruyama(0.7)
     count = len(group.samples)
-    return rolled_out(lambda x, t, c: torch.zeros_like(x), group, condition(count), SHAPE, seed, GRID, solver)
+    return rolled_out(lambda x, t, c: torch.zeros_like(x), group, condition(count), SHAPE, rollouts(seed, GRID, solver)(None))
 
 
 def test_the_noise_of_a_stochastic_rollout_is_decided_by_seed_id_and_step():
@@ -104,4 +105,4 @@ def test_a_state_that_is_not_finite_is_named():
     states = torch.zeros(1, 2, *SHAPE)
     states[0, 1, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="sample 11 at t"):
-        queries(group, states, condition(2), GRID, 3, "abc", both_branches=False)
+        queries(group, states, condition(2), rollouts(SEED, GRID, None)(None), (3, "abc"))

@@ -3,7 +3,7 @@ import torch
 
 from fields.carriers import Condition, Query, Target
 from fields.method.plan import Group, Sample, noise
-from fields.method.states import noised, queries
+from fields.method.states import RolloutSettings, noised, queries
 from fields.method.teaching import Teaching, from_data
 from fields.method.time_grid import time_grid
 
@@ -75,7 +75,8 @@ def test_a_target_from_data_is_eps_minus_x_0_of_the_plans_noise():
     grid, x_0 = time_grid(5, 2.0), normal(3)
     group = Group(0, "edit", tuple(Sample(n, "edit", 0, indices) for n, indices in zip(IDS, ((0, 3), (1, 4)), strict=True)))
     condition = Condition(tensors={"n": torch.arange(2)}, unconditional={}, clean=x_0)
-    for asked in queries(group, noised(x_0, group, 7, grid), condition, grid, 0, "", both_branches=False):
+    settings = RolloutSettings(seed=7, grid=grid, solver=None)
+    for asked in queries(group, noised(x_0, group, settings), condition, settings, (0, "")):
         example = Teaching(shares={"edit": {}}).example(asked, {})
         torch.testing.assert_close(example.target.velocity, noise(7, IDS, (3, 4)) - x_0, rtol=1e-4, atol=1e-5)
         assert example.target.expert == "data"
