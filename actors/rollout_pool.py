@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -122,7 +122,7 @@ class RolloutPool:
 
     async def queries(
         self, group: Group, condition: Condition, weights: PublishedWeights
-    ) -> tuple[tuple[Query, ...], ray.ObjectRef]:
+    ) -> tuple[tuple[Query, ...], ray.ObjectRef[Any]]:
         """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
         without the bytes. Raises as `_call` does."""
         return await self._call(lambda worker: worker.queries.remote(group, condition, weights))
@@ -134,7 +134,7 @@ class RolloutPool:
         x_0, _ = await self._call(lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
         return x_0
 
-    async def _call(self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"]) -> tuple[A, ray.ObjectRef]:
+    async def _call(self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"]) -> tuple[A, ray.ObjectRef[Any]]:
         """A free worker's answer to a request, and its reference.
 
         Raises:
@@ -142,7 +142,7 @@ class RolloutPool:
             Exception: whatever the worker raised.
         """
 
-        async def attempt() -> tuple[A, ray.ObjectRef]:
+        async def attempt() -> tuple[A, ray.ObjectRef[Any]]:
             number = await self._idle.get()
             reference = request(self._workers[number])
             try:
@@ -162,4 +162,4 @@ async def _loaded(worker: WorkerHandle) -> None:
 
 
 def _end(worker: WorkerHandle) -> None:
-    ray.kill(cast(ActorHandle, worker))
+    ray.kill(cast(ActorHandle[Any], worker))

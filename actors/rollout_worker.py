@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
@@ -23,7 +24,7 @@ class PublishedWeights:
 
     policy_version: int
     checksum: str
-    reference: ray.ObjectRef
+    reference: ray.ObjectRef[Any]
 
     @staticmethod
     def put(weights: Weights) -> "PublishedWeights":

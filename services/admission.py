@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _LONGEST_WAIT_S = 60
@@ -25,7 +25,7 @@ class Admission:
         self._last_seconds = 1.0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> Generator[None]:
         """A place for the time of one request.
 
         Raises:

@@ -38,7 +38,7 @@ def answer_errors_in_shape(api: FastAPI) -> None:
                 operation["responses"].pop("422", None)  # FastAPI's own, which is answered as 400 here
         return document
 
-    api.openapi = openapi  # type: ignore[method-assign]
+    api.openapi = openapi
 
 
 def _handler(convert: Callable[[Any], Failure]) -> Callable[[Request, Exception], Awaitable[Response]]:

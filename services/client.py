@@ -9,6 +9,7 @@ from typing import Generic, ParamSpec, Protocol, TypeVar, cast
 from ray import serve
 from ray.serve.handle import DeploymentResponse
 
+from services.ray_internals import taken
 from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
 
 P = ParamSpec("P")
@@ -73,8 +74,7 @@ class ServiceClient(Generic[Handle]):
             try:
                 with self._calls.timed():
                     if answer_within_s is None:
-                        # The reference is there when a replica has taken the call.
-                        await asyncio.wait_for(response._to_object_ref(), self._limits.timeout_s)
+                        await asyncio.wait_for(taken(response), self._limits.timeout_s)
                     return await asyncio.wait_for(response, answer_within_s)
             except (*LOST_CALL_ERRORS, asyncio.CancelledError):
                 response.cancel()  # neither a timeout nor the end of who waited stops the replica

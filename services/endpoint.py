@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Form
 from fastapi.responses import HTMLResponse
@@ -111,12 +111,12 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
         return ModelList(data=cards)
 
     @api.get("/about")
-    async def about() -> dict:
+    async def about() -> dict[str, Any]:
         """What the page shows of the run, and examples to try."""
         return _about(settings)
 
     @api.get("/healthz")
-    async def healthz() -> dict:
+    async def healthz() -> dict[str, Any]:
         """Whether the endpoint answers, for which run, and how full it is."""
         return {"status": "ok", "run": settings.run, "step": settings.step, "taken": admission.taken, "queue": settings.queue}
 
@@ -128,7 +128,7 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
     return api
 
 
-def _about(settings: EndpointSettings) -> dict:
+def _about(settings: EndpointSettings) -> dict[str, Any]:
     examples = [
         {
             "task": row.task,

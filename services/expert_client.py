@@ -1,7 +1,7 @@
 """The client of an application of experts: of one, or of several that share a base. Both answer alike."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.serve.handle import DeploymentResponse
@@ -12,7 +12,7 @@ from fields.method.plan import Group
 from fields.method.states import RolloutSettings
 from services.client import CallLimits, RemoteMethod, ServiceClient
 
-SentQueries = tuple[Query, ...] | ray.ObjectRef  # a reference to such a tuple is resolved at the replica
+SentQueries = tuple[Query, ...] | ray.ObjectRef[Any]  # a reference to such a tuple is resolved at the replica
 
 
 class _Answer(Protocol):

@@ -3,12 +3,22 @@
 A test fails when another Ray is installed, so that somebody compares these names with it.
 """
 
+# pyright: reportPrivateUsage=false
+
+from typing import Any
+
 import ray
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentResponse
 
 READ_IN = "2.60.0"
+
+
+async def taken(response: DeploymentResponse[Any]) -> None:
+    """Returns when a replica has taken the call: its answer has a reference from then on."""
+    await response._to_object_ref()
 
 
 def http_listener() -> tuple[str, int]:

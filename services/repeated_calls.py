@@ -6,7 +6,7 @@ is not finite) is not repeated: it would be raised again.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import TypeVar
@@ -70,7 +70,7 @@ class RepeatedCalls:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
+    def timed(self) -> Generator[None]:
         """Observe how long the block takes, unless it raises."""
         began = time.monotonic()
         yield

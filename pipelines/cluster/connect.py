@@ -15,7 +15,7 @@ from pipelines.config.errors import ConfigError
 
 Say = Callable[[str], None]
 _PROBE_S = 5.0
-_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 def join(address: str | None, say: Say) -> bool:

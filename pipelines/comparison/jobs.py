@@ -63,8 +63,8 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
 def job_key(config: RunConfig) -> str:
     """A short digest of all that decides a result but the seed."""
     recipe = run_recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
-    recipe["run"] = {name: value for name, value in recipe["run"].items() if name != "seed"}
-    recipe["weights"] = weights_digest(config)
+    recipe |= {"run": {name: value for name, value in run_recipe(config)["run"].items() if name != "seed"}}
+    recipe |= {"weights": weights_digest(config)}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 

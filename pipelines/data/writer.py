@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,7 @@ class RowWriter:
         self.path = path
         self.area = area
         self.rows = 0
-        self._pending: list[dict] = []
+        self._pending: list[dict[str, Any]] = []
         self._pending_bytes = 0
 
     def __enter__(self) -> "RowWriter":

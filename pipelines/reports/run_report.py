@@ -88,7 +88,7 @@ class Example:
     answers: Sequence[Answer]
 
 
-def write_report(config: RunConfig, outcome: Outcome, summary: dict) -> None:
+def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -> None:
     """Write the page into the run's folder."""
     metrics, skills = rows(config.folder / METRICS), rows(config.folder / SKILLS)
     everyone = _columns(list(config.experts)) if outcome.results else []

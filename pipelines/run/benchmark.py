@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 from rich.console import Console
@@ -19,6 +20,9 @@ from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.page import percent
 from pipelines.watch.progress import Display
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 WARM_STEPS = 4  # left out of a run's timing: they fill the window
 
@@ -39,9 +43,9 @@ def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
     fields = {name: parts.field(route.expert) for name, route in parts.config.routes.items()}
     seconds: dict[str, list[float]] = {"encode": [], "rollout": [], "expert": [], "learner": [], "publish": []}
 
-    def timed(part: str, function: Callable, *inputs):
+    def timed(part: str, function: Callable[P, T], *inputs: P.args, **options: P.kwargs) -> T:
         began = time.perf_counter()
-        result = function(*inputs)
+        result = function(*inputs, **options)
         seconds[part][-1] += time.perf_counter() - began
         return result
 

@@ -79,7 +79,7 @@ def apply(later: RunParts, new: list[str], change: Change, learner: Any) -> None
         raise
 
 
-def _ask(answer: ray.ObjectRef, step: int) -> None:
+def _ask(answer: ray.ObjectRef[Any], step: int) -> None:
     """Wait for the learner.
 
     Raises:

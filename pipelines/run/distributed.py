@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import ray
 import torch
@@ -111,7 +112,7 @@ class _Driver:
         results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
         return {BEFORE: results[BASE]} | results
 
-    def _examine_expert(self, config: RunConfig, name: str) -> ray.ObjectRef:
+    def _examine_expert(self, config: RunConfig, name: str) -> ray.ObjectRef[Any]:
         return self._learner.examine_expert.remote(name, partial(RunServices(RunParts(config)).expert_client, name))
 
     async def _finish(self) -> Outcome:

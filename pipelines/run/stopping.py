@@ -2,12 +2,12 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def stop_requests() -> Iterator[threading.Event]:
+def stop_requests() -> Generator[threading.Event]:
     """Within it SIGTERM sets the event; outside, Ray's handler ends the process, which takes down what was deployed.
 
     Python gives signals to the main thread only: a run in another thread is never asked.

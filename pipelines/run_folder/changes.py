@@ -72,10 +72,11 @@ def _require_changeable(config: RunConfig, key: str) -> None:
             return
         case ["experts", name, *_] if name not in config.experts:
             return
-    raise ConfigError(
-        f"{key}: it stays as it is while a run goes on; what can change is routes.NAME.weight, and new experts and routes "
-        f"can come (there are the experts {', '.join(config.experts)} and the routes {', '.join(config.routes)})"
-    )
+        case _:
+            raise ConfigError(
+                f"{key}: it stays as it is while a run goes on; what can change is routes.NAME.weight, and new experts and "
+                f"routes can come (there are the experts {', '.join(config.experts)} and the routes {', '.join(config.routes)})"
+            )
 
 
 def _require_new(config: RunConfig, name: str, route: Any) -> None:

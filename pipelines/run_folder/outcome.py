@@ -44,7 +44,7 @@ def write_config(config: RunConfig) -> None:
     write_text(config.folder / "config.yaml", content)
 
 
-def summarize(config: RunConfig, outcome: Outcome) -> dict:
+def summarize(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
     """The content of summary.json, of a run that is finished or as far as it is."""
     results = outcome.results
     skills = {
@@ -71,7 +71,7 @@ def summarize(config: RunConfig, outcome: Outcome) -> dict:
     }
 
 
-def write_summary(config: RunConfig, outcome: Outcome) -> dict:
+def write_summary(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
     """summary.json of a finished run, and its content."""
     summary = summarize(config, outcome)
     write_text(config.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
