@@ -23,7 +23,7 @@ def test_the_example_of_the_page_distils_a_student(tmp_path, capsys):
     summary = json.loads((folder / "summary.json").read_text())
     assert outcome.weights.checksum == summary["weights_sha256"]
     assert outcome.steps == 10
-    graded = outcome.results[AFTER].skills["background"].graded
+    graded = outcome.results[AFTER].skills["background"]["graded"]
     printed = capsys.readouterr().out
     assert f"background {graded:.2f}" in printed
     assert (folder / "checkpoints" / "step-000010").is_dir()
