@@ -81,7 +81,7 @@ def replicas(name: str) -> int:
     application = serve.status().applications.get(name)
     deployments = application.deployments.values() if application else ()
     states = [count for deployment in deployments for count in deployment.replica_states.items()]
-    return sum(count for state, count in states if state.value == "RUNNING")
+    return sum(count for state, count in states if state == "RUNNING")  # a string, or an enumeration of strings
 
 
 def scale(name: str, count: int, timeout_s: float) -> None:

@@ -44,7 +44,9 @@ def require_cluster(address: str | None, say: Say) -> None:
         ConfigError: if there is none.
     """
     if not join(address, say):
-        raise ConfigError("--address: no Ray cluster runs on this machine; start one (ray start --head) or name its address")
+        raise ConfigError(
+            "--address: no Ray cluster to join runs on this machine; start one (ray start --head) or name its address"
+        )
 
 
 def join_or_start(address: str | None, say: Say) -> None:
@@ -111,8 +113,12 @@ def _join_one_of_this_machine(say: Say) -> bool:
     if not found:
         return False
     say(f"joining the Ray cluster at {found[0]}" + (f"; others here: {', '.join(found[1:])}" if found[1:] else ""))
-    with waiting_for("it to answer", say):
-        ray.init(found[0], **_QUIET)
+    try:
+        with waiting_for("it to answer", say):
+            ray.init(found[0], **_QUIET)
+    except ConnectionError:  # it asks for a token that this user doesn't have, or ends at this moment
+        say(f"the Ray cluster at {found[0]} does not let this command in")
+        return False
     return True
 
 

@@ -64,7 +64,10 @@ def test_a_call_that_kills_its_worker_is_made_again(cluster, tmp_path):
 
     async def live() -> None:
         pool = RolloutPool(restarted.remote, 1, "killed")
-        before, after = [(await pool.call("die_once", flag))[1] for flag in (tmp_path, tmp_path / "flag")]
+        before, after = [
+            (await pool._call(lambda worker, flag=flag: worker.die_once.remote(flag)))[0]
+            for flag in (tmp_path, tmp_path / "flag")
+        ]
         assert before != after
         assert await answering(pool, 4) == {0}
         pool.end()

@@ -18,7 +18,7 @@ def test_another_ray_has_to_be_read_first():
 
 def test_the_names_are_where_they_were():
     update = inspect.signature(ServeController.update_deployment_replicas)
-    assert list(update.parameters) == ["self", "deployment_id", "target_num_replicas"]
+    assert list(update.parameters)[:3] == ["self", "deployment_id", "target_num_replicas"]  # a started Ray adds its own
     assert (DeploymentID("d", "a").name, DeploymentID("d", "a").app_name) == ("d", "a")
     assert issubclass(ExternalScalerDisabledError, Exception)
     assert isinstance(ServeControllerClient.http_config, property)

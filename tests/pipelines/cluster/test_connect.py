@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from pipelines.cluster import connect
 from pipelines.cluster.waiting import waiting_for
@@ -70,14 +70,15 @@ def _ports(addresses: list[str]) -> list[str]:
     return [address.rpartition(":")[2] for address in addresses]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_was_killed_is_not_waited_for(head, make_config):
     record = Path(head.environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster"
     port = head.address.rpartition(":")[2]
-    deadline = time.monotonic() + 240
-    while not (record.exists() and port in _ports(connect.clusters_here())):
-        assert head.alive, "ray start ended"
-        assert time.monotonic() < deadline, f"the cluster at {head.address} did not start"
-        time.sleep(0.5)
+    wait_for(
+        lambda: not head.alive or (record.exists() and port in _ports(connect.clusters_here())),
+        f"the cluster at {head.address}",
+    )
+    assert head.alive, "ray start ended"
     head.kill()
     assert record.read_text().endswith(f":{port}"), "Ray's own search would find it, and try for minutes"
     assert port not in _ports(connect.clusters_here())
@@ -93,7 +94,7 @@ def test_a_cluster_that_was_killed_is_not_waited_for(head, make_config):
             timeout=120,
         )
         said = asked.stdout + asked.stderr
-        assert "o Ray cluster runs on this machine" in said or "joining the Ray cluster at" in said, said  # another's
+        assert "o Ray cluster " in said or "joining the Ray cluster at" in said, said  # another's
         assert f":{port}" not in said
         assert asked.returncode == (0 if command == "status" else 2), said
 
@@ -116,6 +117,5 @@ def test_what_takes_long_is_said_once():
     with waiting_for("nothing", said.append, after_s=60):
         pass
     with waiting_for("the end", said.append, after_s=0.01):
-        while not said:
-            time.sleep(0.01)
+        wait_for(lambda: said, "the line")
     assert said == ["waiting for the end"]

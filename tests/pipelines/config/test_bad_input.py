@@ -215,13 +215,13 @@ def test_checkpoint_of_another_architecture(refuse, tmp_path):
     save_transformer(SceneTransformer(width=32, depth=2, heads=2), tmp_path / "narrow")
     line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'narrow'}")
     assert line.startswith("error: experts.global_edit.checkpoint: ")
-    assert "tensors differ from the base's: blocks.0.ff_in.bias is (128,), wanted (192,); blocks.0.ff_in.weight is" in line
+    assert "tensors don't fit the base: blocks.0.ff_in.bias is (128,), wanted (192,); blocks.0.ff_in.weight is" in line
 
 
 def test_checkpoint_of_another_depth(refuse, tmp_path):
     save_transformer(SceneTransformer(width=48, depth=3, heads=2), tmp_path / "deep")
     line = refuse(f"experts.global_edit.checkpoint={tmp_path / 'deep'}")
-    assert "12 tensors differ from the base's: blocks.2.ff_in.bias is (192,), wanted none; " in line
+    assert "12 tensors don't fit the base: blocks.2.ff_in.bias is (192,), wanted none; " in line
 
 
 def test_shared_experts_have_one_applications_resources(refuse):

@@ -12,7 +12,7 @@ from pipelines.run.distill import distill
 PAGE = Path("docs/python.md")
 
 
-@pytest.mark.timeout(900)  # it also draws the data of the scene world, if nobody has
+@pytest.mark.slow  # it draws the data of the scene world
 def test_the_example_of_the_page_distils_a_student(tmp_path, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert "reference=True" in example
