@@ -18,7 +18,7 @@ P = ParamSpec("P")
 A = TypeVar("A")
 
 
-class RemoteMethod(Protocol[P, A]):
+class ActorMethod(Protocol[P, A]):
     """A method of an actor, as its handle offers it."""
 
     def remote(self, *arguments: P.args, **keywords: P.kwargs) -> "ray.ObjectRef[A]":
@@ -29,9 +29,9 @@ class RemoteMethod(Protocol[P, A]):
 class WorkerHandle(Protocol):
     """`RolloutWorker`, seen from elsewhere."""
 
-    ready: RemoteMethod[[], None]
-    queries: RemoteMethod[[Group, Condition, PublishedWeights], tuple[Query, ...]]
-    generate: RemoteMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
+    ready: ActorMethod[[], None]
+    queries: ActorMethod[[Group, Condition, PublishedWeights], tuple[Query, ...]]
+    generate: ActorMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
 
 
 class RolloutPool:

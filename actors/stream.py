@@ -25,7 +25,7 @@ from services.expert_client import ExpertClient, SentQueries
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ExpertQuestion:
     """One group's queries to one expert."""
 
     group: Group
@@ -135,11 +135,11 @@ class TargetStream:
         return AskedGroup(queries, payload=reference)
 
 
-def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[Question]]:
+def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQuestion]]:
     """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
-    calls: list[list[Question]] = []
-    last: dict[ExpertClient, list[Question]] = {}  # of an application of several experts, the call that may have room
-    for question in [Question(group, name) for group in groups for name in curriculum.teaching.asked(group.route)]:
+    calls: list[list[ExpertQuestion]] = []
+    last: dict[ExpertClient, list[ExpertQuestion]] = {}  # of an application of several experts, the call that may have room
+    for question in [ExpertQuestion(group, name) for group in groups for name in curriculum.teaching.asked(group.route)]:
         client = curriculum.experts[question.expert]
         call = last.get(client)
         size = sum(len(asked.group.samples) for asked in [*(call or ()), question])
@@ -153,8 +153,8 @@ def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[Questio
 
 
 async def _answers(
-    call: Sequence[Question], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
-) -> dict[Question, tuple[Target, ...]]:
+    call: Sequence[ExpertQuestion], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
+) -> dict[ExpertQuestion, tuple[Target, ...]]:
     """The targets of one call's questions, which are all to one application."""
     payloads = [(await asked[question.group]).payload for question in call]
     client = curriculum.experts[call[0].expert]
@@ -163,9 +163,9 @@ async def _answers(
 
 
 def _learned(
-    group: Group, queries: Sequence[Query], targets: Mapping[Question, Sequence[Target]], teaching: Teaching
+    group: Group, queries: Sequence[Query], targets: Mapping[ExpertQuestion, Sequence[Target]], teaching: Teaching
 ) -> Iterator[Example]:
     """The group's queries, each with what the experts of its route said to it."""
     names = teaching.asked(group.route)
     for n, query in enumerate(queries):
-        yield teaching.example(query, {name: targets[Question(group, name)][n] for name in names})
+        yield teaching.example(query, {name: targets[ExpertQuestion(group, name)][n] for name in names})

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from fields.method.routing import Granularity
+from fields.method.times import Coordinate
 from pipelines.config.base import Finite, Section, Share
 
 if TYPE_CHECKING:
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from fields.method.routing import GroupedRouting, HardRouting
     from fields.method.solver import Solver
     from fields.method.teaching import Shares
-
-Coordinate = Literal["index", "sigma", "logsnr"]
-Granularity = Literal["sample", "microbatch", "step"]
 
 
 class _State(Section):
