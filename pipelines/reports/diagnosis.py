@@ -105,7 +105,7 @@ def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
 
 
 def write_diagnosis(config: RunConfig, measured: Mapping[Task, Pairs], source: Path | None) -> None:
-    """Write diagnose.json and diagnose.html into the run's folder; `source` is the checkpoint of the student, None its start."""
+    """Write diagnose.json and diagnose.html into the run's folder; `source` is the student's checkpoint, None its start."""
     pairs = list(dict.fromkeys(pair for of in measured.values() for pair in of))
     content = {
         "student": str(source) if source else "start",
