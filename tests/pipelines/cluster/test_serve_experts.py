@@ -44,6 +44,7 @@ def served(request, cluster, config_file, make_config, capsys) -> Iterator[Serve
     assert [name for name in applications.listed() if name.startswith("standing:")] == []
 
 
+@pytest.mark.slow
 def test_two_runs_learn_from_one_set_of_experts_at_the_same_time(on_standing, make_config):
     configs = {name: on_standing(*overrides, f"run.name={name}") for name, overrides in STUDENTS.items()}
     with ThreadPoolExecutor(2) as pool:

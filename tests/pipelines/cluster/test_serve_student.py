@@ -113,6 +113,7 @@ async def crowd(client: openai.AsyncOpenAI, number: int) -> list[str]:
     return await asyncio.gather(*(one(seed) for seed in range(number)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("served", [["--without-experts"]], indirect=True)
 def test_the_openai_client_generates_and_edits(served):
     client = openai.OpenAI(base_url=served.url, api_key=TOKEN, max_retries=0)

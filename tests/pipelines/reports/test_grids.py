@@ -126,6 +126,7 @@ def test_metrics_that_cannot_be_taken_are_refused(make_config, extractor, tmp_pa
         checked_parts(make_config(*GRIDS, fid, "eval.samples=1"))
 
 
+@pytest.mark.slow
 def test_a_distributed_run_makes_the_images_of_the_reference(on_standing, make_config):
     expected = reference(make_config(*GRIDS, "run.name=plain"))
     actual = distributed(on_standing(*GRIDS, "run.name=cluster", "rollout.workers=1"))

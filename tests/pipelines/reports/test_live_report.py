@@ -43,6 +43,7 @@ def test_each_exam_is_reported_while_the_loop_runs(make_config, reports):
     assert [step for step, _ in reports] == [3, 6]
 
 
+@pytest.mark.slow
 def test_the_driver_reports_what_the_learner_examined(on_standing, reports):
     config = on_standing("eval.every=3", "run.name=reported", "rollout.workers=1")
     distributed(config)

@@ -25,7 +25,7 @@ def test_distributed_run_equals_the_reference(cluster, make_config):
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config, workers):
     config = on_standing("learner.lag=2", f"rollout.workers={workers}", "run.name=lagged")
     expected = reference(make_config("learner.lag=2", "run.name=reference"))
@@ -58,7 +58,10 @@ METHODS = {
 SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("flowopd", "expert rollout, pdm")  # a stochastic student, and an expert that rolls out itself
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS])
 def test_every_method_distributed_equals_the_reference(on_standing, make_config, method):
     config = on_standing(*SHORT, *METHODS[method], "run.name=distributed")
     expected = reference(make_config(*SHORT, *METHODS[method], "run.name=reference"))

@@ -65,7 +65,7 @@ def test_a_run_is_shown_scaled_changed_and_stopped(live, cluster, make_config, c
     assert scale.main([str(config.folder), "rollout=2", *where]) == 0
     assert scale.main([str(config.folder), "rollout=99", *where]) == 2
     said = capsys.readouterr()
-    assert said.out == "rollout: 1 -> 2\n"
+    assert said.out.removeprefix("waiting for rollout: 1 -> 2\n") == "rollout: 1 -> 2\n"  # said after 5 s
     assert said.err.startswith(
         "error: num_cpus: the run needs 9.7 (rollout 97 x 0.1); the cluster, beside what others hold, has "
     )

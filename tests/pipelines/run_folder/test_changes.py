@@ -54,6 +54,7 @@ def test_a_run_that_mixes_its_experts_gets_no_route(make_config):
         changed(make_config("preset=softmix"), 5, {"routes.another": {"expert": "local_edit", "data": "x"}})
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_repeats_what_stands_in_its_record(config_file, make_config):
     planned = reference(make_config("run.name=planned", "routes.local_edit.weight_changes={6: 9}"))
     unchanged = reference(make_config("run.name=unchanged"))

@@ -50,6 +50,7 @@ def _queries() -> list[tuple[str, str]]:
     return [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
 
 
+@pytest.mark.slow
 def test_every_query_of_the_dashboard_has_an_answer_during_a_run(prometheus, make_config):
     config = make_config("run.name=watched", "run.steps=100000", "rollout.workers=1", "learner.lag=1")
     outcomes = []
@@ -86,6 +87,7 @@ def test_every_query_of_the_dashboard_has_an_answer_during_a_run(prometheus, mak
     assert variable["query"]["query"] == "label_values(ray_field_step, run)"
 
 
+@pytest.mark.slow
 def test_a_query_of_another_run_has_none(prometheus):
     """Or an answer would say nothing; what counts failures is 0 without them, and does not count here."""
     assert [query for _, query in _queries() if "vector(0)" not in query and _ask(prometheus, _filled(query, "nobody"))] == []
