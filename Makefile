@@ -10,9 +10,9 @@ setup: $(VENV)/installed
 distill: setup
 	$(BIN)/python -m pipelines.distill pipelines/configs/scene.yaml
 
-# Every check, and at least one test of everything: minutes on two cores.
+# Every check, and at least one test of everything: minutes on two cores. Two processes, each with a Ray cluster of its own.
 test: check programs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests that are marked slow: every family through Serve, kills at work, the whole story of a job, the comparison.
 test-slow: $(VENV)/tested programs

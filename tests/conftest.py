@@ -105,5 +105,7 @@ def cluster() -> Iterator[str]:
             return None
         return context.address_info["gcs_address"]
 
+    if ray.is_initialized():  # Ray connects by itself where a test uses a handle or a reference before a cluster is asked for
+        ray.shutdown()
     yield wait_for(started, "a Ray cluster of this machine")
     ray.shutdown()
