@@ -58,7 +58,7 @@ METHODS = {
 SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
-QUICK = ("flowopd", "expert rollout, pdm")  # a stochastic student, and an expert that rolls out itself
+QUICK = ("flowopd",)
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS])
@@ -87,6 +87,7 @@ def test_a_full_student_equals_the_reference(on_standing, make_config):
     assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
 
 
+@pytest.mark.slow
 def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config, request):
     """Mixed batches sum in another order: the students agree to 1e-3 of what they learned, and a repetition to the last bit."""
     overrides = (
@@ -113,6 +114,7 @@ def test_another_lag_is_another_student(make_config):
     assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_reference_continues_on_a_cluster(on_standing, make_config):
     """The half of what follows a killed driver; the kill itself is slow, and stands below."""
     overrides = ("learner.lag=2", "rollout.workers=1")
