@@ -75,6 +75,8 @@ def end(learner: Actor) -> None:
     with suppress(RayError):  # it died, or its loop hangs: they go with it
         ray.get(learner.end_rollouts.remote(), timeout=_END_S)
     ray.kill(learner)
+    with suppress(RayError):  # raises once the learner is gone: its name is free then, for the next run of that name
+        ray.get(learner.progress.remote(), timeout=_END_S)
 
 
 class _Driver:
