@@ -68,6 +68,10 @@ class Condition(Carrier):
         """The condition of some samples, by row number or mask."""
         return self._map(lambda tensor: tensor[rows])
 
+    def rows(self, rows: range) -> "Condition":
+        """The condition of neighbouring samples, without a copy."""
+        return self._map(lambda tensor: tensor[rows.start : rows.stop])
+
     def to(self, device: torch.device) -> "Condition":
         """The condition on a device."""
         return self._map(lambda tensor: tensor.to(device))

@@ -53,6 +53,17 @@ class Query(Carrier):
             raise ValueError(f"query steps don't go towards 0: from {self.t.tolist()} to {self.t_next.tolist()}")
         _require_finite(self.x_t, f"rollout with policy version {self.policy_version}", self.sample_ids, self.t)
 
+    def rows(self, rows: range) -> "Query":
+        """The query of some of its samples."""
+        return replace(
+            self,
+            sample_ids=self.sample_ids[rows.start : rows.stop],
+            x_t=self.x_t[rows.start : rows.stop],
+            t=self.t[rows.start : rows.stop],
+            t_next=self.t_next[rows.start : rows.stop],
+            condition=self.condition.rows(rows),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(Carrier):
@@ -77,6 +88,16 @@ class Target(Carrier):
         for velocity in (self.velocity, self.unconditional):
             if velocity is not None:
                 _require_finite(velocity, f"expert {self.expert!r}", self.sample_ids, self.t)
+
+    def rows(self, rows: range) -> "Target":
+        """The answers for some of the samples."""
+        return replace(
+            self,
+            sample_ids=self.sample_ids[rows.start : rows.stop],
+            t=self.t[rows.start : rows.stop],
+            velocity=self.velocity[rows.start : rows.stop],
+            unconditional=None if self.unconditional is None else self.unconditional[rows.start : rows.stop],
+        )
 
     def to(self, device: torch.device) -> "Target":
         """The target with its velocities on a device."""
@@ -112,6 +133,18 @@ class Example(Carrier):
     query: Query
     target: Target
     anchor: Target | None = None
+
+    def split(self, most: int | None) -> "list[Example]":
+        """The example in parts of at most so many samples, in order; None leaves it whole."""
+        samples = len(self.query.sample_ids)
+        if most is None or samples <= most:
+            return [self]
+        parts = [range(first, min(first + most, samples)) for first in range(0, samples, most)]
+        anchors = [None if self.anchor is None else self.anchor.rows(part) for part in parts]
+        return [
+            Example(query=self.query.rows(part), target=self.target.rows(part), anchor=anchor)
+            for part, anchor in zip(parts, anchors, strict=True)
+        ]
 
 
 def _require_finite(values: Tensor, source: str, sample_ids: tuple[int, ...], t: Tensor) -> None:

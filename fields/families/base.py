@@ -76,6 +76,27 @@ class Family(ABC):
         state = {**transformer.state_dict(), **tensors}
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / "diffusion_pytorch_model.safetensors")
 
+    @abstractmethod
+    def blueprint(self, path: Path) -> nn.Module:
+        """The network without values, on the meta device and in the types that it computes in, from its configuration alone.
+
+        Raises:
+            ValueError: if the folder has no such configuration.
+        """
+
+    def encoder_bytes(self) -> int:
+        """Bytes of the weights of everything that encodes and decodes.
+
+        Raises:
+            ValueError: if the base has no configuration of these.
+        """
+        return 0
+
+    def recompute_activations(self, transformer: nn.Module) -> None:
+        """Let the network's backward compute each block's activations again instead of keeping them."""
+        network: Any = transformer  # every network of diffusers can
+        network.enable_gradient_checkpointing()
+
     def skeleton(self, path: Path) -> nn.Module:
         """The network for checks of names and shapes; a family of large models leaves its values out.
 
@@ -132,6 +153,17 @@ class Family(ABC):
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.
+        """
+
+    @abstractmethod
+    def widest_inputs(self, batch: int, size: Size, edits: bool) -> Tensors:
+        """The condition's tensors for prompts of the greatest length, without values: on the meta device, but for those that
+        say what of a row is there, which hide nothing.
+
+        Args:
+            batch: number of rows.
+            size: of the images, width and height in pixels.
+            edits: whether the rows have a source image.
         """
 
     @abstractmethod

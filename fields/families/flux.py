@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.packing import pack, positions, unpack
-from fields.families.pipeline import Latents, Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily, blank
 
 
 class FluxFamily(PipelineFamily):
@@ -34,6 +34,11 @@ class FluxFamily(PipelineFamily):
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         text, pooled, _ = self.encoders.encode_prompt(prompt, None, device=self.device, max_sequence_length=self.max_tokens)
         return {"text": text, "pooled": pooled}
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        network = self.network_config
+        text = blank(self.max_tokens, network["joint_attention_dim"])
+        return {"text": text, "pooled": blank(network["pooled_projection_dim"])}
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         height, width = x_t.shape[2:]

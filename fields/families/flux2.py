@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.folder import INDEX, fetch, read_json
-from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels
+from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, blank
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -45,6 +45,9 @@ class Flux2Family(PipelineFamily):
 
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         return {"text": self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)[0]}
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        return {"text": blank(self.max_tokens, self.network_config["joint_attention_dim"])}
 
     def count_tokens(self, prompt: str) -> int:
         """Of the prompt alone: the template's own tokens are few."""

@@ -19,8 +19,13 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*"]
 
 
-def fetch(path: Path, parts: Sequence[str]) -> Path:
+def fetch(path: Path, parts: Sequence[str], files: str = "*") -> Path:
     """The local folder of a pipeline; of a hub id, the named sub-folders are downloaded.
+
+    Args:
+        path: a folder or a hub id.
+        parts: the sub-folders.
+        files: shell pattern of the names in them that are wanted.
 
     Raises:
         ValueError: if there is no such folder and the hub doesn't give it; says what to do.
@@ -33,7 +38,7 @@ def fetch(path: Path, parts: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [INDEX, *(f"{part}/*" for part in parts)]
+    patterns = [INDEX, *(f"{part}/{files}" for part in parts)]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS))
     except GatedRepoError as error:

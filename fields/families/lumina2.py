@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.guidance import LengthKept
-from fields.families.pipeline import Latents, Named, PipelineFamily
+from fields.families.pipeline import Latents, Named, PipelineFamily, blank, nothing_hidden
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -45,6 +45,9 @@ class Lumina2Family(PipelineFamily):
             "", negative_prompt=[prompt], device=self.device, max_sequence_length=self.max_tokens
         )
         return {"text": text, "mask": mask}
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        return {"text": blank(self.max_tokens, self.network_config["cap_feat_dim"]), "mask": nothing_hidden(self.max_tokens)}
 
     def count_tokens(self, prompt: str) -> int:
         return super().count_tokens(f"{self.encoders.system_prompt} <Prompt Start> {prompt}")

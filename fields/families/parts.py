@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from fields.families.base import Family
@@ -36,22 +37,47 @@ class PipelineParts(Family):
 
     def skeleton(self, path: Path) -> nn.Module:
         """The network without its values, compared with the headers of the files; a local pipeline must be complete."""
-        from accelerate import init_empty_weights
-
         folder = self._transformer_folder(path)
         if path.is_dir() and (path / INDEX).is_file():
             check_components(path, read_json(path / INDEX))
-        config = read_json(folder / "config.json")
-        check_class(folder, config, self.name, (self.transformer_class,))
-        kind = _class(self.transformer_class)
-        with init_empty_weights():
-            network = kind.from_config(config)
-        check_weights(folder, network, kind._keys_to_ignore_on_load_unexpected or ())
+        network = self._without_values(folder)
+        check_weights(folder, network, _class(self.transformer_class)._keys_to_ignore_on_load_unexpected or ())
         return network.eval().requires_grad_(False)
 
-    def _transformer_folder(self, path: Path) -> Path:
+    def blueprint(self, path: Path) -> nn.Module:
+        network = self._without_values(self._transformer_folder(path, "*.json")).to(torch.device("meta"))
+        return nn.Module.to(network, self.dtype).eval().requires_grad_(False)  # the network's own `to` warns of its types
+
+    def _without_values(self, folder: Path) -> nn.Module:
+        from accelerate import init_empty_weights
+
+        config = read_json(folder / "config.json")
+        check_class(folder, config, self.name, (self.transformer_class,))
+        with init_empty_weights():
+            return _class(self.transformer_class).from_config(config)
+
+    def encoder_bytes(self) -> int:
+        import transformers
+        from accelerate import init_empty_weights
+
+        index = read_json(fetch(self._base, ()) / INDEX)
+        classes = {name: kind for name, kind in index.items() if isinstance(kind, list) and None not in kind}
+        folder, values = fetch(self._base, list(classes), "*.json"), 0
+        for name, (library, class_name) in classes.items():
+            if name == _TRANSFORMER or not (folder / name / "config.json").is_file():
+                continue  # tokenizers and schedulers have no weights
+            with init_empty_weights():
+                if library == "transformers":
+                    kind = getattr(transformers, class_name)
+                    network = kind(kind.config_class.from_pretrained(folder / name))
+                else:
+                    network = _class(class_name).from_config(read_json(folder / name / "config.json"))
+            values += sum(parameter.numel() for parameter in network.parameters())
+        return values * self.dtype.itemsize
+
+    def _transformer_folder(self, path: Path, files: str = "*") -> Path:
         """Of a pipeline's folder, or of a transformer's own, as an expert's checkpoint may be."""
-        folder = fetch(path, (_TRANSFORMER,))
+        folder = fetch(path, (_TRANSFORMER,), files)
         if not (folder / INDEX).is_file() and (folder / "config.json").is_file():
             return folder
         check_class(folder, read_json(folder / INDEX), self.name, self.pipelines)
@@ -60,7 +86,7 @@ class PipelineParts(Family):
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of one part of the base."""
         name = "scheduler_config.json" if part == _SCHEDULER else "config.json"
-        return read_json(fetch(self._base, (part,)) / part / name)
+        return read_json(fetch(self._base, (part,), "*.json") / part / name)
 
     @property
     def _base(self) -> Path:

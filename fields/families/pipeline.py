@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,6 +21,18 @@ from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
 Named = dict[str, Tensor]
+
+
+def blank(*shape: int) -> Shaped[Tensor, "1 ..."]:
+    """One row without values."""
+    return torch.empty(1, *shape, device="meta")
+
+
+def nothing_hidden(tokens: int) -> Bool[Tensor, "1 tokens"]:
+    """The mask of a text without padding; it has its values, because networks look at them."""
+    return torch.ones(1, tokens, dtype=torch.bool)
+
+
 Latents = Float[Tensor, "batch channels height width"]
 Pixels = Float[Tensor, "batch 3 image_height image_width"]
 
@@ -47,6 +59,20 @@ class PipelineFamily(PipelineParts):
     @abstractmethod
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         """A prompt's tensors, batch 1, by the names that `call` reads."""
+
+    @abstractmethod
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        """What `text` gives for a prompt of the greatest length, without values."""
+
+    def widest_source(self, size: Size) -> Named:
+        """What `source_tensors` gives, without values."""
+        return {"source": blank(*self.latent_shape(size))}
+
+    def widest_inputs(self, batch: int, size: Size, edits: bool) -> Tensors:
+        named = self.widest_text(size, edits) | (self.widest_source(size) if edits else {})
+        if self.guidance_is_distilled:
+            named |= {DISTILLED_GUIDANCE: blank()}
+        return {name: tensor.expand(batch, *tensor.shape[1:]) for name, tensor in named.items()}
 
     def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
         """A negative prompt's, which replace those of `text` where the prompt is dropped."""

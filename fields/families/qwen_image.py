@@ -9,7 +9,7 @@ from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.guidance import LengthKept
 from fields.families.packing import pack, unpack
-from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels
+from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, blank, nothing_hidden
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -38,6 +38,12 @@ class QwenImageFamily(PipelineFamily):
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         text, mask = self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)
         return masked(text, mask)
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        return self._widest(512)
+
+    def _widest(self, tokens: int) -> Named:
+        return {"text": blank(tokens, self.network_config["joint_attention_dim"]), "mask": nothing_hidden(tokens)}
 
     def count_tokens(self, prompt: str) -> int:
         template, dropped = self.encoders.prompt_template_encode, self.encoders.prompt_template_encode_start_idx

@@ -5,8 +5,12 @@ from typing import Any
 
 from PIL import Image
 
+from fields.data.size import Size
+from fields.families.folder import INDEX, fetch, read_json
 from fields.families.pipeline import Named
 from fields.families.qwen_image import QwenImageFamily, masked
+
+_SHOWN_PIXELS_OF_PLUS = 384 * 384
 
 
 class QwenImageEditFamily(QwenImageFamily):
@@ -25,6 +29,12 @@ class QwenImageEditFamily(QwenImageFamily):
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         assert source is not None
         return masked(*self.encoders.encode_prompt(prompt, image=self._shown(source), device=self.device))
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        """A prompt as long as those of Qwen-Image, and the tokens of the source: one for 28 x 28 pixels."""
+        plus = read_json(fetch(self._base, ()) / INDEX)["_class_name"] == "QwenImageEditPlusPipeline"
+        pixels = _SHOWN_PIXELS_OF_PLUS if plus else size[0] * size[1]
+        return self._widest(512 + pixels // 28**2)
 
     def _shown(self, source: Image.Image) -> Image.Image | list[Image.Image]:
         """What the text encoder sees: the source, or (Plus, of 2509 and later) the first of a list of smaller ones."""

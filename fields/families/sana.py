@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.data.size import Size
-from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels
+from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, blank
 from fields.method.time_grid import time_grid
 
 
@@ -45,6 +45,10 @@ class SanaFamily(PipelineFamily):
             prompt, do_classifier_free_guidance=False, device=self.device, complex_human_instruction=instruction
         )
         return {"text": text, "mask": mask}
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        tokens = self.max_tokens + 1
+        return {"text": blank(tokens, self.network_config["caption_channels"]), "mask": blank(tokens)}
 
     def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
         """Without the instruction."""

@@ -5,7 +5,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
-from fields.families.pipeline import Latents, Named, PipelineFamily
+from fields.data.size import Size
+from fields.families.pipeline import Latents, Named, PipelineFamily, blank
+
+_CLIP_TOKENS = 77
 
 
 class SD3Family(PipelineFamily):
@@ -26,6 +29,11 @@ class SD3Family(PipelineFamily):
             prompt, None, None, device=self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
         )
         return {"text": text, "pooled": pooled}
+
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        network = self.network_config
+        text = blank(_CLIP_TOKENS + self.max_tokens, network["joint_attention_dim"])
+        return {"text": text, "pooled": blank(network["pooled_projection_dim"])}
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         return transformer(

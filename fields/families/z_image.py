@@ -6,7 +6,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
-from fields.families.pipeline import Latents, Named, PipelineFamily
+from fields.data.size import Size
+from fields.families.pipeline import Latents, Named, PipelineFamily, blank, nothing_hidden
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -30,12 +31,15 @@ class ZImageFamily(PipelineFamily):
         )
         return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}
 
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        return {"text": blank(self.max_tokens, self.network_config["cap_feat_dim"]), "mask": nothing_hidden(self.max_tokens)}
+
     def count_tokens(self, prompt: str) -> int:
         messages = [{"role": "user", "content": prompt}]
         options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
         return super().count_tokens(self.encoders.tokenizer.apply_chat_template(messages, **options))
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
-        texts = [text[mask] for text, mask in zip(inputs["text"], inputs["mask"], strict=True)]
+        texts = [text[:length] for text, length in zip(inputs["text"], inputs["mask"].sum(dim=1).tolist(), strict=True)]
         velocities = transformer(list(x_t[:, :, None].unbind()), 1 - t, texts, return_dict=False)[0]
         return -torch.stack(velocities)[:, :, 0]

@@ -6,8 +6,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
-from fields.families.pipeline import Latents, Named
+from fields.data.size import Size
+from fields.families.pipeline import Latents, Named, blank
 from fields.families.z_image import ZImageFamily
+
+_SEEN_PATCHES = (16, 16)  # by SigLIP 2: at most 256
 
 
 class ZImageOmniFamily(ZImageFamily):
@@ -32,13 +35,22 @@ class ZImageOmniFamily(ZImageFamily):
         numbers = [torch.full((len(part),), n) for n, part in enumerate(parts, start=1)]
         return {"text": torch.cat(parts)[None], "part": torch.cat(numbers)[None]}  # 0 is what a shorter row is padded with
 
+    def widest_text(self, size: Size, edits: bool) -> Named:
+        """A text in three parts around the source, or in one."""
+        parts = torch.tensor([1] * 256 + [2] * 128 + [3] * 128 if edits else [1] * 512)
+        return {"text": blank(len(parts), self.network_config["cap_feat_dim"]), "part": parts[None]}
+
+    def widest_source(self, size: Size) -> Named:
+        return super().widest_source(size) | {"seen": blank(*_SEEN_PATCHES, self.network_config["siglip_feat_dim"])}
+
     def source_tensors(self, image: Image.Image) -> Named:
         (seen,), *_ = self.encoders.prepare_siglip_embeds([image], 1, self.device, self.dtype)
         return super().source_tensors(image) | {"seen": seen[None]}
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         numbers = range(1, int(inputs["part"].max()) + 1)
-        texts = [[text[part == n] for n in numbers] for text, part in zip(inputs["text"], inputs["part"], strict=True)]
+        lengths = [[int((part == n).sum()) for n in numbers] for part in inputs["part"].cpu()]
+        texts = [list(text[: sum(row)].split(row)) for text, row in zip(inputs["text"], lengths, strict=True)]
         images = [[image] for image in x_t[:, :, None]]
         seen: list[list[Tensor | None] | None] = [None] * len(images)
         if "source" in inputs:

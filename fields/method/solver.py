@@ -25,6 +25,7 @@ class Euler:
     """
 
     stochastic: ClassVar[bool] = False
+    forwards: ClassVar[int] = 1  # of a step
 
     def step(
         self,
@@ -46,6 +47,7 @@ class Heun:
     """
 
     stochastic: ClassVar[bool] = False
+    forwards: ClassVar[int] = 2
 
     def step(
         self,
@@ -74,6 +76,7 @@ class EulerMaruyama:
 
     eta: float
     stochastic: ClassVar[bool] = True
+    forwards: ClassVar[int] = 1
 
     def step(
         self,

@@ -17,7 +17,7 @@ from fields.data.rows import Row, target_images
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.method.time_grid import time_grid
-from fields.scene.grammar import tokenize
+from fields.scene.grammar import TEXT_LENGTH, tokenize
 from fields.scene.transformer import SceneTransformer
 from fields.scene.world import SIZE
 from fields.tensors import check_shapes, shapes
@@ -58,6 +58,12 @@ class SceneFamily(Family):
             raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
         super().check_row(row, with_target)
 
+    def blueprint(self, path: Path) -> SceneTransformer:
+        if not (path / CONFIG).is_file():
+            raise ValueError(f"{path} is no scene model: it has no {CONFIG}")
+        with torch.device("meta"):
+            return SceneTransformer(**json.loads((path / CONFIG).read_text())).eval().requires_grad_(False)
+
     def load_transformer(self, path: Path) -> SceneTransformer:
         for name in (CONFIG, WEIGHTS):
             if not (path / name).is_file():
@@ -77,6 +83,10 @@ class SceneFamily(Family):
         save_file(
             {name: tensor.contiguous() for name, tensor in {**transformer.state_dict(), **tensors}.items()}, path / WEIGHTS
         )
+
+    def widest_inputs(self, batch: int, size: Size, edits: bool) -> Tensors:
+        tensors = {"words": torch.empty(batch, TEXT_LENGTH, dtype=torch.long, device="meta")}
+        return tensors | ({"source": torch.empty(batch, 3, SIZE, SIZE, device="meta")} if edits else {})
 
     def encode(self, rows: Sequence[Row]) -> Condition:
         words = torch.stack([torch.from_numpy(_words(row.uid, row.prompt)) for row in rows])

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fields.scene.grammar import TEXT_LENGTH, VOCABULARY
 from fields.scene.world import CELL, CELLS, GRID
@@ -29,6 +30,7 @@ class SceneTransformer(nn.Module):
     def __init__(self, width: int = 128, depth: int = 6, heads: int = 4):
         super().__init__()
         self.config = {"width": width, "depth": depth, "heads": heads}
+        self.recomputes = False
         self.words = nn.Embedding(len(VOCABULARY) + 1, width)
         self.phrases = nn.Conv1d(width, width, kernel_size=3, padding=1)  # what a word is next to: "red" by "circle"
         self.word_places = nn.Parameter(torch.empty(TEXT_LENGTH, width))
@@ -59,6 +61,10 @@ class SceneTransformer(nn.Module):
         nn.init.normal_(self.cell_places, std=amplitude)
         self.cell_places.requires_grad_(True)
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute each block's activations again in the backward instead of keeping them, as networks of diffusers do."""
+        self.recomputes = True
+
     def forward(
         self,
         x_t: Float[Tensor, "batch 3 24 24"],
@@ -76,7 +82,7 @@ class SceneTransformer(nn.Module):
         h = torch.cat(tokens, dim=1)
         c = F.silu(self.time_out(F.silu(self.time_in(_time_features(t, h.shape[-1])))))
         for block in self.blocks:
-            h = block(h, c)
+            h = checkpoint(block, h, c, use_reentrant=False) if self.recomputes and torch.is_grad_enabled() else block(h, c)
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)
         x_0 = _unpatch(self.patch_out(self.norm(h[:, -CELLS:]) * (1 + scale) + shift))
         return (x_t - x_0) / t.clamp(min=SMALLEST_T)[:, None, None, None]

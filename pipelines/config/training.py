@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Section
+from pipelines.config.gpus import gpu_bytes
 from pipelines.config.services import Cpus, Gpus, NodeLabels
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class LearnerConfig(Section):
     """How the student is updated."""
 
     batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
+    micro_batch: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="most samples of one forward and backward; auto is what `gpu` holds, or a whole group"
+    )
+    recompute: Literal["auto", "always", "never"] = Field(
+        default="auto", description="compute activations again in the backward, in the same bits; auto does so where it must"
+    )
+    gpu: str = Field(default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB")
     learning_rate: PositiveFloat = Field(default=2e-4, description="of AdamW, without weight decay")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
     warmup_steps: int = Field(default=0, ge=0, description="first steps, over which the rate rises linearly")
@@ -47,6 +55,11 @@ class LearnerConfig(Section):
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
+
+    @model_validator(mode="after")
+    def _known_gpu(self) -> "LearnerConfig":
+        gpu_bytes(self.gpu)
+        return self
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "LearnerConfig":
@@ -65,6 +78,8 @@ class LearnerConfig(Section):
             decay=self.decay,
             clip=self.clip,
             ema_decay=self.ema_decay,
+            micro_batch=None if self.micro_batch == "auto" else self.micro_batch,
+            recompute=self.recompute == "always",
         )
 
 

@@ -15,6 +15,7 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.config.start_shape import require_modules
 from pipelines.parts.check_rows import checked_rows
+from pipelines.parts.fit import fitted
 from pipelines.parts.run_parts import RunParts
 
 P = ParamSpec("P")
@@ -28,6 +29,7 @@ def checked_parts(config: RunConfig) -> RunParts:
         ConfigError: names the key, the file and what is wrong.
     """
     _named("run.loggers", check_loggers, config.run.loggers)
+    config = _named("model.path", fitted, config)
     unread = RunParts(config)
     check_models(unread)
     rows = {}

@@ -1,0 +1,76 @@
+"""What a forward, or a forward and backward, of a network costs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fields.carriers import Condition
+from fields.data.size import Size
+from fields.families.base import Family
+from fields.memory.attention import fused_attention
+from fields.memory.operator_costs import OperatorCosts
+
+_META = torch.device("meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one pass.
+
+    Attributes:
+        peak_bytes: the most that was alive beside weights and inputs: activations, gradients, and what is made on the way.
+        flops: of matrix products, convolutions and attention; an addition counts as one, and so does a multiplication.
+    """
+
+    peak_bytes: int
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What is computed at once.
+
+    Attributes:
+        samples: that share a forward.
+        size: of their images, width and height in pixels.
+        edits: whether they have a source image.
+        branches: velocities of each sample whose graphs are kept together; 2 with the one without a prompt.
+    """
+
+    samples: int
+    size: Size
+    edits: bool = False
+    branches: int = 1
+
+
+def forward_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
+    """Of velocities without gradients.
+
+    Args:
+        family: how the network is called.
+        transformer: on the meta device.
+        what: is computed.
+    """
+    with torch.no_grad():
+        return _cost(family, transformer, what, backward=False)
+
+
+def update_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
+    """Of a mean squared error and its gradient with respect to whatever the network has that requires one; arguments as
+    `forward_cost` has them."""
+    return _cost(family, transformer, what, backward=True)
+
+
+def _cost(family: Family, transformer: nn.Module, what: Pass, backward: bool) -> Cost:
+    x_t = torch.empty(what.samples, *family.latent_shape(what.size), device=_META)
+    t = torch.empty(what.samples, device=_META)
+    condition = Condition(tensors=family.widest_inputs(what.samples, what.size, what.edits), unconditional={})
+    with fused_attention() as attention, OperatorCosts() as costs:
+        velocities = [family.velocity(transformer, x_t, t, condition) for _ in range(what.branches)]
+        if backward:
+            loss = torch.stack([(velocity - torch.empty_like(velocity)).square().mean() for velocity in velocities])
+            loss.sum().backward()
+    for parameter in transformer.parameters():
+        parameter.grad = None
+    return Cost(costs.peak, costs.flops + attention.total)

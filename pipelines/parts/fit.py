@@ -1,0 +1,57 @@
+"""The learner's `auto`: the micro-batch, and whether activations are computed again, by what its GPU holds."""
+
+from math import ceil
+
+from pipelines.config.errors import ConfigError
+from pipelines.config.gpus import GIGABYTE, PLANNED_FOR, gpu_bytes, room
+from pipelines.config.run import RunConfig
+from pipelines.parts.footprints import Footprints
+
+
+def fitted(config: RunConfig) -> RunConfig:
+    """The configuration with the learner's `auto` settled; without a GPU it stays, and means whole groups and no recomputation.
+
+    The settings depend on the configuration alone, never on the machine: the micro-batch orders the sums of a gradient.
+
+    Raises:
+        ConfigError: if no setting fits the GPU; says by how much.
+    """
+    learner, group = config.learner, config.rollout.group_size
+    if learner.micro_batch != "auto" and learner.micro_batch > group:
+        raise ConfigError(
+            f"learner.micro_batch: {learner.micro_batch} is above rollout.group_size, {group}; allowed: 1 to {group}"
+        )
+    if not learner.num_gpus or (learner.micro_batch != "auto" and learner.recompute != "auto"):
+        return config
+    micro_batch, recompute = choose(Footprints(config))
+    settled = learner.model_copy(update={"micro_batch": micro_batch, "recompute": "always" if recompute else "never"})
+    return config.model_copy(update={"learner": settled})
+
+
+def choose(footprints: Footprints) -> tuple[int, bool]:
+    """Micro-batch and recomputation: kept activations where one sample's fit, and of the micro-batches that fit the one that
+    splits a group into the fewest, most equal parts.
+
+    Raises:
+        ConfigError: if nothing fits.
+    """
+    config = footprints.config
+    learner, group = config.learner, config.rollout.group_size
+    free = room(learner.gpu, min(1.0, learner.num_gpus)) - sum(footprints.learner_fixed())
+    least = 0.0
+    for recompute in (False, True) if learner.recompute == "auto" else (learner.recompute == "always",):
+        fixed = None if learner.micro_batch == "auto" else learner.micro_batch
+        one = footprints.update(fixed or 1, recompute).peak_bytes
+        least = one
+        if one > free:
+            continue
+        if fixed or group == 1:
+            return fixed or 1, recompute
+        each = footprints.update(2, recompute).peak_bytes - one  # what a sample more takes: the peak grows linearly
+        most = min(group, 1 + int((free - one) // max(each, 1)))
+        return ceil(group / ceil(group / most)), recompute
+    needed = (least + sum(footprints.learner_fixed())) / GIGABYTE
+    raise ConfigError(
+        f"learner.gpu: {learner.gpu} has {gpu_bytes(learner.gpu) / GIGABYTE:.1f} GB, of which {PLANNED_FOR:.0%} are planned for; "
+        f"the learner needs {needed:.1f} GB for a micro-batch of {1 if learner.micro_batch == 'auto' else learner.micro_batch}"
+    )

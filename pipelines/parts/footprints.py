@@ -1,0 +1,235 @@
+"""What each kind of process of a run keeps in memory, measured on networks without values: no weights are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from torch import nn
+
+from fields.carriers import GIVEN
+from fields.data.columns import SIZES
+from fields.data.size import Size
+from fields.families.folder import shapes_of
+from fields.lora.adapter import adapted_modules
+from fields.memory.cost import Cost, Pass, forward_cost, update_cost
+from fields.student import LoraStudent
+from pipelines.config.gpus import CONTEXT, GIGABYTE
+from pipelines.config.run import ENCODER, SHARED, RunConfig
+from pipelines.config.services import ExpertConfig
+from pipelines.parts.run_parts import RunParts
+
+PROCESS = 3 * GIGABYTE  # host memory of a process beside tensors: Python, torch, Ray, and CUDA's libraries
+FLOAT32 = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Memory of one process, in bytes.
+
+    Attributes:
+        who: as the configuration calls it.
+        count: processes of this kind.
+        num_gpus: of each.
+        weights: of networks and adapters, on its device.
+        kept: what else stays on its device: an optimizer's moments, an average, copies of the base's weights.
+        working: the most that a forward, or a forward and backward, needs beside that.
+        host: of the host's memory, at most: weights pass through it.
+        remedy: what to set if it doesn't fit.
+    """
+
+    who: str
+    count: int
+    num_gpus: float
+    weights: float
+    kept: float
+    working: float
+    host: float
+    remedy: str
+
+    @property
+    def device(self) -> float:
+        """Bytes of a GPU's memory; 0 for a process without one."""
+        return self.weights + self.kept + self.working + CONTEXT if self.num_gpus else 0.0
+
+
+class Footprints:
+    """The footprints of a run's processes.
+
+    What a file would say that isn't here is assumed: an adapter as large as the student's, rows with a source image where the
+    family takes one.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ValueError: if the base has no configuration that can be read.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self._parts = RunParts(config)
+        self._family = self._parts.family
+
+    def all(self, micro_batch: int, recompute: bool) -> list[Footprint]:
+        """Of the learner with this micro-batch, the rollout workers, and every service."""
+        services = [name for name in self.config.services if name != ENCODER]
+        return [self.learner(micro_batch, recompute), self._rollout(), *map(self._service, services), self._encoder()]
+
+    @cached_property
+    def size(self) -> Size:
+        """The largest image that a row asks for, as far as the files are here; width and height in pixels."""
+        sizes = [self._family.default_size]
+        for path in self._data():
+            if all(name in pq.read_schema(path).names for name in SIZES):
+                table = pq.read_table(path, columns=list(SIZES)).to_pydict()
+                rows = zip(table["width"], table["height"], strict=True)
+                sizes += [(width, height) for width, height in set(rows) if width and height]
+        return max(sizes, key=lambda size: (size[0] * size[1], size))
+
+    @cached_property
+    def edits(self) -> bool:
+        """Whether a row has a source image."""
+        if self._family.source == "none":
+            return False
+        files = list(self._data())
+        absent = len(files) < len(self.config.routes)
+        return absent or any("source_image" in pq.read_schema(path).names for path in files)
+
+    def _data(self) -> Iterator[Path]:
+        return (route.data for route in self.config.routes.values() if route.data.is_file())
+
+    @cached_property
+    def branches(self) -> int:
+        """Velocities whose graphs the learner keeps together, for each sample."""
+        return 2 if self._parts.objective.both_branches else 1
+
+    @cache
+    def _network(self, trained: bool, recompute: bool) -> nn.Module:
+        """The base without values, as the learner has it where it is trained."""
+        network = self._family.blueprint(self.config.model.path)
+        if trained:
+            self._parts.student.attach(network, seed=0)
+        if recompute:
+            self._family.recompute_activations(network)
+        return network
+
+    @cached_property
+    def _trained_values(self) -> int:
+        """How many numbers are trained."""
+        parameters = self._parts.student.attach(self._family.blueprint(self.config.model.path), seed=0)
+        return sum(parameter.numel() for parameter in parameters.values())
+
+    @cached_property
+    def base_bytes(self) -> int:
+        """The base in the type that it computes in, with its buffers."""
+        network = self._network(trained=False, recompute=False)
+        return _bytes(network)
+
+    def learner_fixed(self) -> tuple[float, float]:
+        """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student."""
+        moments_and_average = 3 * FLOAT32 * self._trained_values
+        if isinstance(self._parts.student, LoraStudent):
+            return self.base_bytes + FLOAT32 * self._trained_values, moments_and_average
+        masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
+        return self.base_bytes, moments_and_average + masters
+
+    def update(self, micro_batch: int, recompute: bool) -> Cost:
+        """Of the learner's forward and backward of one micro-batch."""
+        what = Pass(micro_batch, self.size, self.edits, self.branches)
+        return update_cost(self._family, self._network(trained=True, recompute=recompute), what)
+
+    def forward(self, samples: int) -> Cost:
+        """Of one forward of the base."""
+        return forward_cost(self._family, self._network(trained=False, recompute=False), Pass(samples, self.size, self.edits))
+
+    def learner(self, micro_batch: int, recompute: bool) -> Footprint:
+        """The learner's."""
+        weights, kept = self.learner_fixed()
+        return Footprint(
+            who="learner",
+            count=1,
+            num_gpus=self.config.learner.num_gpus,
+            weights=weights,
+            kept=kept,
+            working=self.update(micro_batch, recompute).peak_bytes,
+            host=PROCESS + weights + kept,
+            remedy="learner.recompute=always" if not recompute else "learner.micro_batch, or a smaller student.rank",
+        )
+
+    def _rollout(self) -> Footprint:
+        rollout, student = self.config.rollout, self._parts.student
+        network = self._network(trained=False, recompute=False)
+        pristine = 0.0
+        if isinstance(student, LoraStudent):
+            modules = [network.get_parameter(f"{name}.weight") for name in self._adapted]
+            pristine = sum(map(_size, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
+        return Footprint(
+            who="rollout",
+            count=rollout.workers,
+            num_gpus=rollout.num_gpus,
+            weights=self.base_bytes,
+            kept=pristine,
+            working=self.forward(rollout.group_size).peak_bytes,
+            host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
+            remedy="a smaller rollout.group_size",
+        )
+
+    @cached_property
+    def _adapted(self) -> list[str]:
+        parameters = self._parts.student.attach(self._family.blueprint(self.config.model.path), seed=0)
+        return adapted_modules(parameters)
+
+    def _service(self, name: str) -> Footprint:
+        """Of a replica that holds one expert, or of one with all that share the base."""
+        shared = name == SHARED
+        members = list(self.config.shared_experts) if shared else [name]
+        expressions = [self._parts.experts.expression(member) for member in members]
+        branches = [list(dict.fromkeys(expression.branches(GIVEN))) for expression in expressions]
+        networks = sorted({branch.network for own in branches for branch in own})
+        at_once = max(sum(branch.network == network for branch in own) for own in branches for network in networks)
+        adapters = sum(self._adapter_bytes(self.config.experts[network]) for network in networks)
+        weights = self.base_bytes * (1 if shared else len(networks)) + adapters
+        section = self.config.services[name]
+        return Footprint(
+            who="shared experts" if shared else f"experts.{name}",
+            count=section.replicas,
+            num_gpus=section.num_gpus,
+            weights=weights,
+            kept=0,
+            working=self.forward(at_once * self.config.rollout.group_size).peak_bytes,
+            host=PROCESS + weights,
+            remedy="a smaller rollout.group_size" + ("" if shared or len(networks) == 1 else ", or placement: shared"),
+        )
+
+    def _adapter_bytes(self, expert: ExpertConfig) -> float:
+        """An adapter's, in float32."""
+        if expert.adapter is None:
+            return 0
+        files = [expert.adapter] if expert.adapter.is_file() else sorted(expert.adapter.glob("*.safetensors"))
+        if files:
+            return FLOAT32 * sum(prod(shape) for shape in shapes_of(files[0]).values())
+        return FLOAT32 * self._trained_values if isinstance(self._parts.student, LoraStudent) else 0
+
+    def _encoder(self) -> Footprint:
+        section, weights = self.config.encoder, self._family.encoder_bytes()
+        return Footprint(
+            who=ENCODER,
+            count=section.replicas,
+            num_gpus=section.num_gpus,
+            weights=weights,
+            kept=0,
+            working=GIGABYTE if section.num_gpus else 0,  # one row at a time: a text, and an image through the VAE
+            host=PROCESS + weights + section.cache_bytes,
+            remedy="encoder.num_gpus=0, or a GPU of its own",
+        )
+
+
+def _size(tensor: nn.Parameter) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))

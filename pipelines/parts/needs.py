@@ -1,0 +1,105 @@
+"""What a run needs of GPUs, hosts and the network between them."""
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from pipelines.config.errors import ConfigError
+from pipelines.config.gpus import room
+from pipelines.config.run import RunConfig
+from pipelines.parts.fit import choose
+from pipelines.parts.footprints import Footprint, Footprints
+from pipelines.parts.run_parts import RunParts
+
+_STEPS = 20  # of the plan, over which a sample's rollout is averaged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a run needs.
+
+    Attributes:
+        gpu: that every process is compared with.
+        micro_batch: of the learner.
+        recompute: whether the learner computes activations again.
+        footprints: of every kind of process.
+        download: bytes of the base's files, in the type that it computes in.
+        sample_bytes: that travel for each query of a sample: its state, its condition, its target.
+        rollout_forwards: of the student, for each sample, on average.
+        rollout_flops: of a sample's rollout.
+        expert_flops: of one expert's forward at a sample.
+        learner_flops: of a sample's forward and backward.
+    """
+
+    gpu: str
+    micro_batch: int
+    recompute: bool
+    footprints: list[Footprint]
+    download: float
+    sample_bytes: float
+    rollout_forwards: float
+    rollout_flops: float
+    expert_flops: float
+    learner_flops: float
+
+    @staticmethod
+    def of(config: RunConfig) -> "Needs":
+        """What a configuration needs.
+
+        Raises:
+            ConfigError: if the base's configuration cannot be read, or the learner fits with no setting.
+        """
+        try:
+            return _needs(config)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+
+    def room(self, footprint: Footprint) -> float:
+        """Bytes of a GPU that a process may fill."""
+        return room(self.gpu, min(1.0, footprint.num_gpus)) if footprint.num_gpus else 0.0
+
+    @property
+    def too_large(self) -> list[Footprint]:
+        """The processes that don't fit."""
+        return [one for one in self.footprints if one.device > self.room(one)]
+
+
+def _needs(config: RunConfig) -> Needs:
+    footprints, parts = Footprints(config), RunParts(config)
+    group = config.rollout.group_size
+    if config.learner.num_gpus:
+        micro_batch, recompute = choose(footprints)
+    else:
+        given = config.learner.micro_batch
+        micro_batch, recompute = group if given == "auto" else given, config.learner.recompute == "always"
+    processes = footprints.all(micro_batch, recompute)
+    family = parts.family
+    inputs = family.widest_inputs(1, footprints.size, footprints.edits)
+    state = 4 * prod(family.latent_shape(footprints.size))
+    text = sum(tensor.numel() * min(tensor.element_size(), family.dtype.itemsize) for tensor in inputs.values())
+    forwards = _rollout_forwards(parts)
+    forward = footprints.forward(group).flops / group
+    return Needs(
+        gpu=config.learner.gpu,
+        micro_batch=micro_batch,
+        recompute=recompute,
+        footprints=processes,
+        download=footprints.base_bytes + family.encoder_bytes(),
+        sample_bytes=2 * state + text,
+        rollout_forwards=forwards,
+        rollout_flops=forwards * forward,
+        expert_flops=forward,
+        learner_flops=footprints.update(micro_batch, recompute).flops / micro_batch,
+    )
+
+
+def _rollout_forwards(parts: RunParts) -> float:
+    """Forwards of the student for each sample: a group's rollout ends at the last query of its samples."""
+    if parts.solver is None:
+        return 0.0
+    rows = RunParts(parts.config, dict.fromkeys(parts.config.routes, 2**20))
+    plan = replace(rows.plan, size=lambda route, row: parts.family.default_size)
+    groups = [group for step in range(_STEPS) for group in plan.groups(step)]
+    forwards = sum(len(group.samples) * int(group.indices.max()) for group in groups)
+    return parts.solver.forwards * forwards / sum(len(group.samples) for group in groups)
