@@ -67,7 +67,7 @@ def merged_network(transformer: nn.Module, adapter: Adapter | None) -> dict[str,
     if adapter is not None:
         for module in adapted_modules(adapter.tensors):
             weight = tensors[f"{module}.weight"]
-            weight += weight_difference(adapter.tensors, module, adapter.shape.scale(module)).to(weight.device)
+            weight += weight_difference(adapter.tensors, module, adapter.shape.scale(module), weight.device)
     return tensors
 
 
