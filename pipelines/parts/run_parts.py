@@ -26,7 +26,8 @@ from fields.policy import Policy
 from fields.registry import FAMILIES
 from fields.scene.exam import Exam
 from fields.shared_field import SharedField
-from fields.student import Student
+from fields.student import LoraStudent, Student
+from fields.versions import Merged, Unmerged, Versions
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
@@ -192,13 +193,14 @@ class RunParts:
     def policy(self) -> Policy:
         """The student as it rolls out."""
         config = self.config
-        return Policy(
-            self.family,
-            self.family.load_transformer(config.model.path),
-            self.student,
-            self.rollouts,
-            device(config.rollout.num_gpus),
-        )
+        return Policy(self.family, self._versions(), self.rollouts, device(config.rollout.num_gpus))
+
+    def _versions(self) -> Versions:
+        transformer = self.family.load_transformer(self.config.model.path)
+        if self.config.rollout.merge:
+            return Merged(transformer, self.student)
+        assert isinstance(self.student, LoraStudent)
+        return Unmerged(transformer, self.student.shape)
 
     def distiller(self) -> Distiller:
         """The student as it learns, at its start."""

@@ -14,13 +14,14 @@ from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.student import LoraStudent
+from fields.versions import Merged
 
 GRID = time_grid(6, 3.0)
 
 
 @pytest.fixture
 def policy(family, new_base, local_edit):
-    return Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(4, GRID, Euler()))
+    return Policy(family, Merged(new_base(), LoraStudent(local_edit.shape)), rollouts(4, GRID, Euler()))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_merged_weights_compute_what_peft_computes_unmerged(policy, versions, lo
 
 @pytest.mark.parametrize("module", ["blocks.0.to_qkv", "patch_in", "blocks.1.modulation"])
 def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module):
-    policy = Policy(family, new_base(), LoraStudent(LoraShape(8, 2.0, ())), rollouts(0, GRID, Euler()))
+    policy = Policy(family, Merged(new_base(), LoraStudent(LoraShape(8, 2.0, ()))), rollouts(0, GRID, Euler()))
     before = policy.transformer.get_parameter(f"{module}.weight").double().numpy().copy()
     policy.load(versions[0])
     a, b = (versions[0].tensors[f"{module}.lora_{side}.weight"].double().numpy() for side in "AB")
@@ -82,7 +83,7 @@ def test_b_a_is_multiplied_where_the_base_lies(local_edit, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_versions_leave_nothing_behind(family, new_base, versions, dtype):
-    policy = Policy(family, new_base().to(dtype), LoraStudent(LoraShape(8, 8.0, ())), rollouts(0, GRID, Euler()))
+    policy = Policy(family, Merged(new_base().to(dtype), LoraStudent(LoraShape(8, 8.0, ()))), rollouts(0, GRID, Euler()))
     base = bits(policy)
     policy.load(versions[0])
     first = bits(policy)

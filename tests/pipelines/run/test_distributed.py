@@ -51,6 +51,7 @@ METHODS = {
         "rollout.solver=heun",
     ],
     "joint_sft": ["preset=joint_sft"],
+    "unmerged": ["rollout.merge=false"],
     "expert rollout, pdm": ["state={type: expert_rollout}", "objective={type: pdm, weight: 0.5}"],
 }
 
@@ -58,7 +59,7 @@ METHODS = {
 SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
-QUICK = ("flowopd",)
+QUICK = ("flowopd", "unmerged")
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS])
