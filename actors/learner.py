@@ -86,7 +86,8 @@ class Learner:
         self._schedule = parts.schedule(start)
         self._folder = folder
         self._recipe = parts.recipe
-        self._published = {0: self._distiller.weights(0)}
+        self._start: Weights | None = self._distiller.weights(0)
+        self._published = {0: self._start}
         if resume is not None:
             saved = checkpoint.read(resume)
             self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
@@ -103,7 +104,7 @@ class Learner:
         Raises:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
-        schedule = self._schedule
+        schedule, self._start = self._schedule, None  # its exam is before
         stream = self._stream = self._parts.stream(self._rollouts, range(schedule.start, schedule.steps))
         for _, weights in sorted(self._published.items()):
             stream.publish(weights)
@@ -171,6 +172,11 @@ class Learner:
     async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""
         return await self._examiner.student(weights, guidance)
+
+    async def examine_start(self) -> ExamResult:
+        """The exam of the student at its start, also in a run that continues; before training alone."""
+        assert self._start is not None, "training has begun"
+        return await self._examiner.student(self._start)
 
     async def examine_expert(self, name: str, build_client: Callable[[], ExpertClient]) -> ExamResult:
         """The exam of an expert, by its service."""

@@ -6,15 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from waiting import LIMIT_S, wait_for
 
 from actors.journal import METRICS, rows
 from fields import checkpoint
 from pipelines.cluster.deployment import RunServices
-from pipelines.config.run import RunConfig
+from pipelines.config.run import BASE, BEFORE, RunConfig
 from pipelines.parts.run_parts import RunParts
-from runs import distributed, reference, trained, trained_ids
+from runs import counted_svds, distributed, reference, trained, trained_ids
 
 
 def test_distributed_run_equals_the_reference(cluster, make_config):
@@ -86,6 +87,19 @@ def test_a_full_student_equals_the_reference(on_standing, make_config):
     expected = reference(make_config(*overrides, "run.name=reference"))
     assert trained(on_standing(*overrides, "run.name=full")).checksum == expected.weights.checksum
     assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
+
+
+def test_a_merged_start_is_computed_by_the_learner_alone(cluster, make_config, monkeypatch):
+    """And examined, before the training, as the reference's."""
+    merge = ("student.start={type: merge, experts: {local_edit: 0.5, global_edit: 0.5}}", "eval.every=9", "run.steps=1")
+    expected = reference(make_config(*merge, "run.name=reference"))
+    decomposed = counted_svds(monkeypatch)
+    outcome = distributed(make_config(*merge, "run.name=merged"))
+    assert decomposed == [], "the driver merged"
+    assert outcome.weights.checksum == expected.weights.checksum
+    assert outcome.results[BEFORE].skills == expected.results[BEFORE].skills
+    assert np.array_equal(outcome.results[BEFORE].picture, expected.results[BEFORE].picture)
+    assert not np.array_equal(outcome.results[BEFORE].picture, outcome.results[BASE].picture)
 
 
 @pytest.mark.slow
