@@ -30,7 +30,7 @@ from actors.rollout_pool import RolloutPool
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
-from fields.carriers import Example, Weights
+from fields.carriers import Example, Query, Weights
 from fields.distiller import Distiller, Update
 from fields.evaluation.base import ExamResult, Skills
 from services.expert_client import ExpertClient
@@ -96,6 +96,7 @@ class Learner:
         self._metrics = LearnerMetrics(parts.run)
         self._stopping = False
         self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
+        self._query: Query | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
 
     async def train(self) -> None:
@@ -116,6 +117,7 @@ class Learner:
             examples = await stream.examples(step)
             waited = time.monotonic() - asked
             update = await asyncio.to_thread(self._distiller.update, examples)
+            self._query = examples[0].query
             self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began)
             if schedule.saves_after(step + 1) or self._stopping:
@@ -129,7 +131,7 @@ class Learner:
 
     async def _examine(self, step: int) -> None:
         result = await self._examiner.student(self._distiller.averaged_weights(step))
-        self._journal.record_skills(step, result.skills, result.picture)
+        await self.record_skills(step, result.skills, result.picture)
         self._exam = self._distiller.weights(step), result
         self._progress = replace(self._progress, examined=step)
 
@@ -228,8 +230,13 @@ class Learner:
         return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
-        """Write an exam that was taken elsewhere, after `step` steps, into the run's journal."""
-        self._journal.record_skills(step, skills, picture)
+        """Write an exam that was taken after `step` steps into the run's journal, with how far the student that rolls out is
+        from this one at the first states of the step before; a run that has just begun or continued has none yet."""
+        apart = None
+        if self._query is not None:
+            learned = await asyncio.to_thread(self._distiller.velocity, self._query)
+            apart = await self._examiner.mismatch(self._query, self._published[step], learned)
+        self._journal.record_skills(step, skills, picture, apart)
 
     async def stop(self) -> None:
         """End the training after the step that goes on now, with a checkpoint."""

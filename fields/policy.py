@@ -51,6 +51,11 @@ class Policy:
         """The student's velocity with the loaded version."""
         return self.family.velocity(self.transformer, x_t, t, condition)
 
+    @torch.no_grad()
+    def answer(self, query: Query) -> Float[Tensor, "batch ..."]:
+        """The loaded version's velocity at the query's states, on the CPU."""
+        return self.velocity(query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device)).cpu()
+
     def queries(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """Roll the group's samples out from their noise to their query points, or noise their target images.
 

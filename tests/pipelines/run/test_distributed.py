@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from waiting import LIMIT_S, wait_for
 
-from actors.journal import METRICS, rows
+from actors.journal import METRICS, SKILLS, rows
 from fields import checkpoint
 from pipelines.cluster.deployment import RunServices
 from pipelines.config.run import BASE, BEFORE, RunConfig
@@ -90,8 +90,8 @@ def test_a_full_student_equals_the_reference(on_standing, make_config):
 
 
 def test_a_merged_start_is_computed_by_the_learner_alone(cluster, make_config, monkeypatch):
-    """And examined, before the training, as the reference's."""
-    merge = ("student.start={type: merge, experts: {local_edit: 0.5, global_edit: 0.5}}", "eval.every=9", "run.steps=1")
+    """And examined, before the training, as the reference's; later exams measure how far rollouts are from the learner."""
+    merge = ("student.start={type: merge, experts: {local_edit: 0.5, global_edit: 0.5}}", "eval.every=1", "run.steps=2")
     expected = reference(make_config(*merge, "run.name=reference"))
     decomposed = counted_svds(monkeypatch)
     outcome = distributed(make_config(*merge, "run.name=merged"))
@@ -100,6 +100,11 @@ def test_a_merged_start_is_computed_by_the_learner_alone(cluster, make_config, m
     assert outcome.results[BEFORE].skills == expected.results[BEFORE].skills
     assert np.array_equal(outcome.results[BEFORE].picture, expected.results[BEFORE].picture)
     assert not np.array_equal(outcome.results[BEFORE].picture, outcome.results[BASE].picture)
+    exams, as_expected = (rows(make_config(f"run.name={name}").folder / SKILLS) for name in ("merged", "reference"))
+    assert exams[1:] == as_expected, "rollout_mismatch too; the reference writes no row of its start"
+    assert all(0 < row["rollout_mismatch"] < 1e-4 for row in as_expected)
+    reference(make_config(*merge, "run.name=unmerged", "rollout.merge=false"))
+    assert [row["rollout_mismatch"] for row in rows(make_config("run.name=unmerged").folder / SKILLS)] == [0, 0]
 
 
 @pytest.mark.slow
