@@ -8,8 +8,9 @@ from torch import Tensor
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Condition, Weights
+from fields.carriers import Condition, Query, Weights
 from fields.evaluation.base import Evaluation, ExamResult, Sheet
+from fields.evaluation.mismatch import mismatch
 from fields.families.base import Family
 from fields.method.time_grid import Grid
 from services.encoder_client import EncoderClient
@@ -43,6 +44,13 @@ class Examiner:
             return await self._rollouts.generate(noise, grid, condition, published, guidance)
 
         return await self._take(generate)
+
+    async def mismatch(self, query: Query, weights: Weights, learned: Tensor) -> float:
+        """How far the rollout workers' student with these weights is from the learner's, whose velocity at the query's states
+        is given."""
+        asked = (self._rollouts.velocity(query, published) for published in (PublishedWeights.put(weights), None))
+        rolled_out, base = await asyncio.gather(*asked)
+        return mismatch(rolled_out, learned, base)
 
     async def expert(self, name: str, client: ExpertClient) -> ExamResult:
         """An expert, by its own ODE."""

@@ -66,11 +66,16 @@ class Journal:
         for logger in self._loggers:
             logger.scalars(scalars, step)
 
-    def record_skills(self, step: int, skills: Mapping[str, Mapping[str, float]], grid: np.ndarray) -> None:
-        """An evaluation after `step` optimizer steps, with an image grid (3, H, W) in [0, 1]."""
-        self._skills.write(json.dumps({"step": step, "skills": skills}) + "\n")
+    def record_skills(
+        self, step: int, skills: Mapping[str, Mapping[str, float]], grid: np.ndarray, mismatch: float | None = None
+    ) -> None:
+        """An evaluation after `step` optimizer steps, with an image grid (3, H, W) in [0, 1], and how far the student that
+        rolls out is from the one that learns (`fields/evaluation/mismatch.py`), where it was measured."""
+        measured = {} if mismatch is None else {"rollout_mismatch": mismatch}
+        self._skills.write(json.dumps({"step": step, "skills": skills, **measured}) + "\n")
         self._skills.flush()
         scalars = {f"{measure}/{category}": value for category, values in skills.items() for measure, value in values.items()}
+        scalars |= measured
         for logger in self._loggers:
             logger.scalars(scalars, step)
             logger.picture("student", grid, step)

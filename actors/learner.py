@@ -30,7 +30,7 @@ from actors.rollout_pool import RolloutPool
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
-from fields.carriers import Example, Weights
+from fields.carriers import Example, Query, Weights
 from fields.distiller import Distiller, Update
 from fields.evaluation.base import ExamResult, Skills
 from services.expert_client import ExpertClient
@@ -86,7 +86,8 @@ class Learner:
         self._schedule = parts.schedule(start)
         self._folder = folder
         self._recipe = parts.recipe
-        self._published = {0: self._distiller.weights(0)}
+        self._start: Weights | None = self._distiller.weights(0)
+        self._published = {0: self._start}
         if resume is not None:
             saved = checkpoint.read(resume)
             self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
@@ -95,6 +96,7 @@ class Learner:
         self._metrics = LearnerMetrics(parts.run)
         self._stopping = False
         self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
+        self._query: Query | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
 
     async def train(self) -> None:
@@ -103,7 +105,7 @@ class Learner:
         Raises:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
-        schedule = self._schedule
+        schedule, self._start = self._schedule, None  # its exam is before
         stream = self._stream = self._parts.stream(self._rollouts, range(schedule.start, schedule.steps))
         for _, weights in sorted(self._published.items()):
             stream.publish(weights)
@@ -115,6 +117,7 @@ class Learner:
             examples = await stream.examples(step)
             waited = time.monotonic() - asked
             update = await asyncio.to_thread(self._distiller.update, examples)
+            self._query = examples[0].query
             self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began)
             if schedule.saves_after(step + 1) or self._stopping:
@@ -128,7 +131,7 @@ class Learner:
 
     async def _examine(self, step: int) -> None:
         result = await self._examiner.student(self._distiller.averaged_weights(step))
-        self._journal.record_skills(step, result.skills, result.picture)
+        await self.record_skills(step, result.skills, result.picture)
         self._exam = self._distiller.weights(step), result
         self._progress = replace(self._progress, examined=step)
 
@@ -171,6 +174,11 @@ class Learner:
     async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""
         return await self._examiner.student(weights, guidance)
+
+    async def examine_start(self) -> ExamResult:
+        """The exam of the student at its start, also in a run that continues; before training alone."""
+        assert self._start is not None, "training has begun"
+        return await self._examiner.student(self._start)
 
     async def examine_expert(self, name: str, build_client: Callable[[], ExpertClient]) -> ExamResult:
         """The exam of an expert, by its service."""
@@ -222,8 +230,13 @@ class Learner:
         return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
-        """Write an exam that was taken elsewhere, after `step` steps, into the run's journal."""
-        self._journal.record_skills(step, skills, picture)
+        """Write an exam that was taken after `step` steps into the run's journal, with how far the student that rolls out is
+        from this one at the first states of the step before; a run that has just begun or continued has none yet."""
+        apart = None
+        if self._query is not None:
+            learned = await asyncio.to_thread(self._distiller.velocity, self._query)
+            apart = await self._examiner.mismatch(self._query, self._published[step], learned)
+        self._journal.record_skills(step, skills, picture, apart)
 
     async def stop(self) -> None:
         """End the training after the step that goes on now, with a checkpoint."""

@@ -31,6 +31,7 @@ class WorkerHandle(Protocol):
 
     ready: ActorMethod[[], None]
     queries: ActorMethod[[Group, Condition, PublishedWeights], tuple[Query, ...]]
+    velocity: ActorMethod[[Query, PublishedWeights | None], Tensor]
     generate: ActorMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
 
 
@@ -126,6 +127,11 @@ class RolloutPool:
         """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
         without the bytes. Raises as `_call` does."""
         return await self._call(lambda worker: worker.queries.remote(group, condition, weights))
+
+    async def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
+        """The velocity at the query's states, by these weights or (None) by the bare base. Raises as `_call` does."""
+        velocity, _ = await self._call(lambda worker: worker.velocity.remote(query, weights))
+        return velocity
 
     async def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float

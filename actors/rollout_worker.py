@@ -63,6 +63,11 @@ class RolloutWorker:
         self._load(weights)
         return self._policy.generate(noise, grid, condition, guidance)
 
+    def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
+        """The velocity (batch, ...) at the query's states, by these weights or (None) by the bare base."""
+        self._load(weights)
+        return self._policy.answer(query)
+
     def _load(self, weights: PublishedWeights | None) -> None:
         version = (weights.policy_version, weights.checksum) if weights else None
         if version != self._loaded:  # a step may leave the tensors as they were; the answer names its version all the same

@@ -124,6 +124,11 @@ class Distiller:
             return Prediction(velocity=velocity)
         return Prediction(velocity=velocity, unconditional=self._velocity(query, condition.variant(Variant(prompt="empty"))))
 
+    @torch.no_grad()
+    def velocity(self, query: Query) -> Float[Tensor, "batch ..."]:
+        """v_theta at the query's states, on the CPU."""
+        return self._velocity(query, query.condition.to(self.device)).cpu()
+
     def _velocity(self, query: Query, condition: Condition) -> Tensor:
         return self.family.velocity(self.transformer, query.x_t.to(self.device), query.t.to(self.device), condition)
 

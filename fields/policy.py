@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
 from fields.data.size import Size
@@ -13,19 +13,15 @@ from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings, noised, queries, rolled_out
 from fields.operators import Guidance, Network, evaluate
-from fields.student import Student
+from fields.versions import Versions
 
 
 class Policy:
     """Rolls out the version of the student that a request names.
 
-    An adapter is merged into the weights, which saves its own matrix products at every one of a rollout's forwards. The
-    base's weights are kept, so versions leave nothing behind.
-
     Args:
         family: how the network is called.
-        transformer: the frozen base, without an adapter.
-        student: what a version changes.
+        versions: the network, and how it takes a version.
         rollouts: how it rolls out, by the size of an image; None is the family's default size.
         device: where it computes.
     """
@@ -33,39 +29,32 @@ class Policy:
     def __init__(
         self,
         family: Family,
-        transformer: nn.Module,
-        student: Student,
+        versions: Versions,
         rollouts: Callable[[Size | None], RolloutSettings],
         device: torch.device | None = None,
     ):
         self.family = family
         self.device = device or torch.device("cpu")
-        self.transformer = transformer.to(self.device)
-        self.student = student
+        self.versions = versions
+        self.transformer = versions.transformer.to(self.device)
         self.rollouts = rollouts
         self.weights: Weights | None = None
-        self._pristine: dict[str, Tensor] = {}
 
-    @torch.no_grad()
     def load(self, weights: Weights | None) -> None:
         """Become this version of the student; None is the bare base."""
         self.weights = weights
-        for name, pristine in self._pristine.items():
-            self.transformer.get_parameter(name).data.copy_(pristine)
-        if weights is None:
-            return
-        kept_on = self.device if self.student.adds_to_base else torch.device("cpu")
-        for name in self.student.changed(weights.tensors):
-            weight = self.transformer.get_parameter(name).data
-            if name not in self._pristine:
-                self._pristine[name] = weight.to(kept_on, copy=True)
-            weight.copy_(self.student.weight(name, self._pristine[name], weights.tensors))
+        self.versions.load(weights.tensors if weights else None)
 
     def velocity(
         self, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition
     ) -> Float[Tensor, "batch ..."]:
         """The student's velocity with the loaded version."""
         return self.family.velocity(self.transformer, x_t, t, condition)
+
+    @torch.no_grad()
+    def answer(self, query: Query) -> Float[Tensor, "batch ..."]:
+        """The loaded version's velocity at the query's states, on the CPU."""
+        return self.velocity(query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device)).cpu()
 
     def queries(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """Roll the group's samples out from their noise to their query points, or noise their target images.

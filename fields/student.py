@@ -77,7 +77,7 @@ class LoraStudent(Student):
 
     def weight(self, name: str, base: Float[Tensor, "..."], tensors: Tensors) -> Float[Tensor, "..."]:
         module = name.removesuffix(".weight")
-        return base.float() + weight_difference(tensors, module, self.shape.scale(module)).to(base.device)
+        return base.float() + weight_difference(tensors, module, self.shape.scale(module), base.device)
 
     def save(self, path: Path, family: Family, transformer: nn.Module, tensors: Tensors) -> None:
         adapter = Adapter(self.shape, tensors)

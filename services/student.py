@@ -1,4 +1,4 @@
-"""The trained student as a Serve application: one checkpoint merged into the base."""
+"""The trained student as a Serve application: one checkpoint over the base."""
 
 from collections.abc import Callable
 

@@ -138,11 +138,14 @@ def adapted_modules(tensors: Tensors) -> list[str]:
     return sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
 
 
-def weight_difference(tensors: Tensors, module: str, scale: float) -> Float[Tensor, "outputs inputs"]:
-    """What the adapter adds to a module's weight: scale * B A, (out, in).
+def weight_difference(
+    tensors: Tensors, module: str, scale: float, device: torch.device | None = None
+) -> Float[Tensor, "outputs inputs"]:
+    """What the adapter adds to a module's weight: scale * B A, (out, in), computed on a device; None is the tensors' own.
 
     >>> tensors = {"m.lora_A.weight": torch.tensor([[1.0, 2.0]]), "m.lora_B.weight": torch.tensor([[3.0], [4.0]])}
     >>> weight_difference(tensors, "m", scale=0.5).tolist()
     [[1.5, 3.0], [2.0, 4.0]]
     """
-    return scale * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
+    a, b = (tensors[f"{module}.lora_{side}.weight"].to(device) for side in "AB")
+    return scale * b @ a

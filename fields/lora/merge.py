@@ -21,15 +21,18 @@ def rescaled(adapter: Adapter, shape: LoraShape) -> dict[str, Float[Tensor, "...
 
 
 def combine(adapters: Mapping[str, tuple[Adapter, float]], shape: LoraShape) -> dict[str, Float[Tensor, "..."]]:
-    """The adapter of a given shape nearest to a weighted sum of adapters: a truncated SVD of sum_i w_i s_i B_i A_i.
+    """The adapter of a given shape nearest to a weighted sum of adapters, sum_i w_i s_i B_i A_i.
 
     Raises:
         ValueError: if there is no adapter, or adapters change different modules.
     """
     tensors: dict[str, Tensor] = {}
     for module in common_modules({name: adapter for name, (adapter, _) in adapters.items()}):
-        differences = [weight * weight_difference(a.tensors, module, a.shape.scale(module)) for a, weight in adapters.values()]
-        tensors |= factorized(module, torch.stack(differences).sum(dim=0), shape)
+        b, a = [], []
+        for adapter, weight in adapters.values():
+            b.append(weight * adapter.shape.scale(module) * adapter.tensors[f"{module}.lora_B.weight"].double())
+            a.append(adapter.tensors[f"{module}.lora_A.weight"].double())
+        tensors |= factorized(module, torch.cat(b, dim=1), torch.cat(a), shape)
     return tensors
 
 
@@ -49,16 +52,23 @@ def common_modules(adapters: Mapping[str, Adapter]) -> list[str]:
     return changed[first]
 
 
-def factorized(module: str, difference: Float[Tensor, "outputs inputs"], shape: LoraShape) -> dict[str, Float[Tensor, "..."]]:
-    """The tensors of an adapter of a given shape that come nearest to a weight's difference (out, in): a truncated SVD."""
-    u, s, vh = torch.linalg.svd(difference, full_matrices=False)
-    root = s[: shape.rank].sqrt()
-    rank = len(root)
-    a = torch.zeros(shape.rank, vh.shape[1])
-    b = torch.zeros(u.shape[0], shape.rank)
-    a[:rank] = root[:, None] * vh[:rank]
-    b[:, :rank] = u[:, :rank] * root / shape.scale(module)
-    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+def factorized(
+    module: str, b: Float[Tensor, "outputs sum"], a: Float[Tensor, "sum inputs"], shape: LoraShape
+) -> dict[str, Float[Tensor, "..."]]:
+    """The tensors, float32, of the adapter of a given shape that comes nearest to b a: a truncated SVD.
+
+    The dense matrix is never made: with b = Q R and a^T = P S it is Q (R S^T) P^T, and R S^T has at most `sum` rows.
+    """
+    q, r = torch.linalg.qr(b)
+    p, s = torch.linalg.qr(a.T)
+    u, sigma, vh = torch.linalg.svd(r @ s.T, full_matrices=False)
+    rank = min(shape.rank, len(sigma))
+    root = sigma[:rank].sqrt()
+    lora_a = torch.zeros(shape.rank, a.shape[1], device=a.device)
+    lora_b = torch.zeros(b.shape[0], shape.rank, device=b.device)
+    lora_a[:rank] = root[:, None] * vh[:rank] @ p.T
+    lora_b[:, :rank] = q @ u[:, :rank] * root / shape.scale(module)
+    return {f"{module}.lora_A.weight": lora_a, f"{module}.lora_B.weight": lora_b}
 
 
 def merged_network(transformer: nn.Module, adapter: Adapter | None) -> dict[str, Float[Tensor, "..."]]:
@@ -67,7 +77,7 @@ def merged_network(transformer: nn.Module, adapter: Adapter | None) -> dict[str,
     if adapter is not None:
         for module in adapted_modules(adapter.tensors):
             weight = tensors[f"{module}.weight"]
-            weight += weight_difference(adapter.tensors, module, adapter.shape.scale(module)).to(weight.device)
+            weight += weight_difference(adapter.tensors, module, adapter.shape.scale(module), weight.device)
     return tensors
 
 

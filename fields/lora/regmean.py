@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition
 from fields.families.base import Family
-from fields.lora.adapter import Adapter, LoraShape, weight_difference
+from fields.lora.adapter import Adapter, LoraShape
 from fields.lora.merge import common_modules, factorized
 from fields.method.rollout import clean
 from fields.method.solver import Euler
@@ -36,37 +36,51 @@ class Sample:
     grid: Float[Tensor, " points"]
 
 
-def regression_merge(family: Family, samples: Mapping[str, Sample], shape: LoraShape) -> dict[str, Float[Tensor, "..."]]:
+def regression_merge(
+    family: Family, samples: Mapping[str, Sample], shape: LoraShape, device: torch.device | None = None
+) -> dict[str, Float[Tensor, "..."]]:
     """The adapter of a given shape for the merged difference, float32.
+
+    D is computed by its factors, sum_m s_m B_m (A_m G_m), and is never a dense matrix.
+
+    Args:
+        family: how the networks are called.
+        samples: what each expert is run on, by its name.
+        shape: of the student.
+        device: where the experts run, one after the other, and where the float64 G_m are; None is the CPU.
 
     Raises:
         ValueError: if no expert has an adapter, or adapters change different modules.
     """
     modules = common_modules({name: sample.adapter for name, sample in samples.items() if sample.adapter})
-    grams = {name: _grams(family, sample, modules) for name, sample in samples.items()}
+    device = device or torch.device("cpu")
+    total: dict[str, Tensor] = {}
+    b: dict[str, list[Tensor]] = {module: [] for module in modules}
+    a: dict[str, list[Tensor]] = {module: [] for module in modules}
+    for sample in samples.values():
+        for module, gram in _grams(family, sample, modules, device).items():
+            total[module] = total[module] + gram if module in total else gram
+            if sample.adapter is not None:
+                own_a, own_b = (sample.adapter.tensors[f"{module}.lora_{side}.weight"].to(device).double() for side in "AB")
+                b[module].append(sample.adapter.shape.scale(module) * own_b)
+                a[module].append(own_a @ gram)
     tensors: dict[str, Tensor] = {}
     for module in modules:
-        total = torch.stack([grams[name][module] for name in samples]).sum(dim=0)
-        wanted = torch.stack(
-            [
-                weight_difference(s.adapter.tensors, module, s.adapter.shape.scale(module)).double() @ grams[name][module]
-                for name, s in samples.items()
-                if s.adapter
-            ]
-        ).sum(dim=0)
-        ridge = _RIDGE * total.diagonal().mean() * torch.eye(len(total), dtype=total.dtype)
-        tensors |= factorized(module, torch.linalg.solve(total + ridge, wanted.T).T.float(), shape)
+        g = total.pop(module)
+        g.diagonal().add_(_RIDGE * g.diagonal().mean())
+        merged_a = torch.linalg.solve(g, torch.cat(a[module]).T).T  # g is symmetric
+        tensors |= factorized(module, torch.cat(b[module], dim=1), merged_a, shape)
     return tensors
 
 
-def _grams(family: Family, sample: Sample, modules: list[str]) -> dict[str, Tensor]:
-    """Each module's X^T X over the expert's rollout, float64, scaled to trace 1."""
+def _grams(family: Family, sample: Sample, modules: list[str], device: torch.device) -> dict[str, Tensor]:
+    """Each module's X^T X over the expert's rollout, float64, scaled to trace 1; the network is on the device meanwhile."""
     grams: dict[str, Tensor] = {}
 
     def collect(module: str):
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].flatten(0, -2).double()
-            grams[module] = grams.get(module, torch.zeros(())) + x.T @ x
+            grams[module] = grams[module].addmm_(x.T, x) if module in grams else x.T @ x
 
         return hook
 
@@ -75,7 +89,9 @@ def _grams(family: Family, sample: Sample, modules: list[str]) -> dict[str, Tens
     def velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return family.velocity(sample.transformer, x_t, t, condition)
 
-    clean(velocity, sample.noise, sample.grid, sample.condition, Euler())
+    sample.transformer.to(device)
+    clean(velocity, sample.noise.to(device), sample.grid.to(device), sample.condition.to(device), Euler())
+    sample.transformer.cpu()
     for hook in hooks:
         hook.remove()
     return {module: gram / gram.diagonal().sum() for module, gram in grams.items()}

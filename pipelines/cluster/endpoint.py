@@ -78,7 +78,7 @@ class Served:
         return f"{self.parts.config.run.name}@{service}"
 
     def student(self) -> Policy:
-        """The moving average of the checkpoint merged into the base."""
+        """The student with the moving average of the checkpoint."""
         student, saved = self.parts.policy(), checkpoint.read(self.checkpoint)
         student.load(Weights.of(saved.step, saved.ema))
         return student

@@ -217,6 +217,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _only_an_adapter_stays_unmerged(self) -> "RunConfig":
+        if not self.rollout.merge and isinstance(self.student, FullStudentConfig):
+            raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
+        return self
+
+    @model_validator(mode="after")
     def _every_route_fits_into_a_step(self) -> "RunConfig":
         size = self.learner.batch_size
         for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRoutingConfig) else ():

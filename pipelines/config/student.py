@@ -106,7 +106,12 @@ class StartAtRegressionConfig(Section):
     rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
-        return sources.regression(self.rows, shape)
+        from fields.lora.adapter import adapted_modules
+        from pipelines.config.start_shape import require_modules
+
+        merged = sources.regression(self.rows, shape)
+        require_modules("student.start", adapted_modules(merged), shape, sources.transformer)
+        return merged
 
     def full(self, sources: StartSources) -> "Tensors | None":
         raise ValueError("student.start: a merge by regression is an adapter; only a student of type lora can start from it")

@@ -9,11 +9,9 @@ from torch import nn
 from actors.loggers import check_loggers
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
-from fields.student import LoraStudent
-from fields.tensors import check_shapes, load_into, shapes
+from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
-from pipelines.config.start_shape import require_modules
 from pipelines.parts.check_rows import checked_rows
 from pipelines.parts.fit import fitted
 from pipelines.parts.run_parts import RunParts
@@ -71,17 +69,12 @@ def _expert_network(parts: RunParts, checkpoint: Path | None, base: nn.Module) -
 
 
 def _check_student(parts: RunParts) -> None:
-    """The student can be put into the base, and has a start that fits it."""
-    sources = parts.start_sources()
-    if parts.config.student.start.type == "regression" and isinstance(parts.student, LoraStudent):
-        modules = sources.merged_modules()  # the merge itself runs every expert
-        require_modules("student.start", modules, parts.student.shape, sources.transformer)
-        parts.student.attach(sources.transformer, seed=0)
-        return
-    start = parts.start_tensors(sources.transformer)
-    parameters = parts.student.attach(sources.transformer, seed=0)
+    """The student can be put into the base, and has a start that fits it; its values are the learner's to compute."""
+    transformer = parts.family.skeleton(parts.config.model.path).to("meta")
+    start = parts.start_skeleton(transformer)
+    parameters = parts.student.attach(transformer, seed=0)
     if start is not None:
-        load_into(parameters, start, "the student's start")
+        check_shapes(shapes(start), shapes(parameters), "the student's start")
 
 
 def _check_evaluation(parts: RunParts) -> None:

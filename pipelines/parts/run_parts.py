@@ -26,11 +26,12 @@ from fields.policy import Policy
 from fields.registry import FAMILIES
 from fields.scene.exam import Exam
 from fields.shared_field import SharedField
-from fields.student import Student
+from fields.student import LoraStudent, Student
+from fields.versions import Merged, Unmerged, Versions
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
-from pipelines.parts.student_start import ConfiguredSources
+from pipelines.parts.student_start import ConfiguredSources, SkeletonSources
 
 
 class RunParts:
@@ -192,13 +193,14 @@ class RunParts:
     def policy(self) -> Policy:
         """The student as it rolls out."""
         config = self.config
-        return Policy(
-            self.family,
-            self.family.load_transformer(config.model.path),
-            self.student,
-            self.rollouts,
-            device(config.rollout.num_gpus),
-        )
+        return Policy(self.family, self._versions(), self.rollouts, device(config.rollout.num_gpus))
+
+    def _versions(self) -> Versions:
+        transformer = self.family.load_transformer(self.config.model.path)
+        if self.config.rollout.merge:
+            return Merged(transformer, self.student)
+        assert isinstance(self.student, LoraStudent)
+        return Unmerged(transformer, self.student.shape)
 
     def distiller(self) -> Distiller:
         """The student as it learns, at its start."""
@@ -222,13 +224,16 @@ class RunParts:
         Raises:
             ValueError: if there is nothing to start from, it cannot be read, or experts cannot be merged.
         """
-        section = self.config.student
+        section, path = self.config.student, self.config.model.path
         if section.start.type == "base":
             return None
-        return section.start_tensors(self.start_sources(transformer), self._default_targets)
+        if transformer is None:
+            transformer = (self.family.load_transformer if section.starts_from_weights else self.family.skeleton)(path)
+        return self._start_from(ConfiguredSources(self.config, self.family, self.experts, transformer))
 
-    def start_sources(self, transformer: nn.Module | None = None) -> ConfiguredSources:
-        """What the student can start from; values of the base's weights are read where they count."""
-        load = self.family.load_transformer if self.config.student.starts_from_weights else self.family.skeleton
-        transformer = load(self.config.model.path) if transformer is None else transformer
-        return ConfiguredSources(self.config, self.family, self.experts, transformer)
+    def start_skeleton(self, transformer: nn.Module) -> Tensors | None:
+        """The same tensors without values, for a bare base on the meta device; computes nothing, and raises the same."""
+        return self._start_from(SkeletonSources(self.config, self.family, self.experts, transformer))
+
+    def _start_from(self, sources: ConfiguredSources) -> Tensors | None:
+        return self.config.student.start_tensors(sources, self._default_targets)

@@ -1,8 +1,9 @@
-"""What a student can start from: experts, files, and the merge of experts by regression."""
+"""What a student can start from: experts, files, and the merge of experts by regression. With their values, and without."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from fields.carriers import Condition, Tensors
@@ -11,10 +12,11 @@ from fields.families.base import Family
 from fields.field import Field
 from fields.lora.adapter import Adapter, LoraShape
 from fields.lora.formats import load_adapter
-from fields.lora.merge import common_modules, merged_network
+from fields.lora.merge import combine, merged_network
 from fields.lora.regmean import Sample, regression_merge
 from fields.method.plan import Stream, noise
 from pipelines.config.run import RouteConfig, RunConfig
+from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
 
 
@@ -54,31 +56,21 @@ class ConfiguredSources:
         """The adapter of a file."""
         return load_adapter(path, self.transformer, ignore_keys)
 
-    def merged_modules(self) -> list[str]:
-        """The modules that a merge by regression changes, from the files of the adapters alone.
+    def regression(self, rows: int, shape: LoraShape) -> Tensors:
+        """The merge of the routes' experts, each run on the first rows of its route that are of one size; on the learner's
+        device.
 
         Raises:
             ValueError: if no expert of a route has an adapter, one is a full checkpoint, or adapters change different modules.
         """
-        adapters = {}
-        for route in self._first_routes.values():
-            self._refuse_checkpoint(route.expert)
-            if (adapter := self._networks.adapter(route.expert, self.transformer)) is not None:
-                adapters[route.expert] = adapter
-        return common_modules(adapters)
-
-    def regression(self, rows: int, shape: LoraShape) -> Tensors:
-        """The merge of the routes' experts, each run on the first rows of its route that are of one size.
-
-        Raises:
-            ValueError: as `merged_modules` does.
-        """
+        on = device(self._config.learner.num_gpus)
+        family = self._config.model.build(on)  # of its own: what it encodes with is not kept
         routes = enumerate(self._first_routes.items())
-        samples = {name: self._sample(route, rows, number * rows) for number, (name, route) in routes}
-        return regression_merge(self._family, samples, shape)
+        samples = {name: self._sample(family, route, rows, number * rows) for number, (name, route) in routes}
+        return regression_merge(family, samples, shape, on)
 
-    def _sample(self, route: RouteConfig, count: int, first_id: int) -> Sample:
-        config, family, bucket = self._config, self._family, Bucket(route.data)
+    def _sample(self, family: Family, route: RouteConfig, count: int, first_id: int) -> Sample:
+        config, bucket = self._config, Bucket(route.data)
         size = family.size(bucket[0])
         rows = [row for row in range(min(count, len(bucket))) if family.size(bucket[row]) == size]
         self._refuse_checkpoint(route.expert)
@@ -87,7 +79,7 @@ class ConfiguredSources:
         return Sample(
             transformer=Field.build(route.expert, family, {route.expert: network}).transformers[route.expert],
             adapter=network[1],
-            condition=Condition.concatenate([family.encode([bucket[row]]) for row in rows]),
+            condition=Condition.concatenate([family.encode([bucket[row]]).to(torch.device("cpu")) for row in rows]),
             noise=noise(config.run.seed, ids, family.latent_shape(size), Stream.MERGE),
             grid=family.times(config.rollout.steps, config.rollout.shift)(size),
         )
@@ -102,3 +94,32 @@ class ConfiguredSources:
             raise ValueError(
                 f"student.start: expert {expert!r} is a full checkpoint; only a student of type full can start from it"
             )
+
+
+class SkeletonSources(ConfiguredSources):
+    """The sources without values, over a base without values: what is made of them has a start's names and shapes at no cost.
+
+    Experts have networks of the base's architecture; `check_models` sees to it.
+    """
+
+    def expert_adapter(self, expert: str) -> Adapter:
+        return _without_values(super().expert_adapter(expert))
+
+    def expert_weights(self, expert: str) -> Tensors:
+        adapter = self._networks.adapter(expert, self.transformer)
+        return merged_network(self.transformer, _without_values(adapter) if adapter else None)
+
+    def file_adapter(self, path: Path, ignore_keys: Sequence[str]) -> Adapter:
+        return _without_values(super().file_adapter(path, ignore_keys))
+
+    def regression(self, rows: int, shape: LoraShape) -> Tensors:
+        adapters = {}
+        for route in self._first_routes.values():
+            self._refuse_checkpoint(route.expert)
+            if (adapter := self._networks.adapter(route.expert, self.transformer)) is not None:
+                adapters[route.expert] = _without_values(adapter), 1.0
+        return combine(adapters, shape)  # of the same shape
+
+
+def _without_values(adapter: Adapter) -> Adapter:
+    return Adapter(adapter.shape, {name: tensor.to("meta") for name, tensor in adapter.tensors.items()})

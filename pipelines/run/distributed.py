@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError
 
 from actors.learner import Learner
@@ -35,7 +34,6 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
     Returns None for a run that was asked to stop (SIGTERM): it saved a checkpoint at its next step and ended.
     """
     config, services = parts.config, RunServices(parts)
-    torch.set_num_threads(config.run.threads)  # the student's start is computed here too, for its exam
     names = ", ".join(services.names)
     own = config.run.services is None
     display.say(
@@ -106,11 +104,10 @@ class _Driver:
 
     async def _examine_before(self) -> dict[str, ExamResult]:
         """The exams of base, experts and the student's start, in flight together."""
-        tensors = self._parts.start_tensors()
         takers = {BASE: self._learner.examine_student.remote(None)}
         takers |= {name: self._examine_expert(self._config, name) for name in self._config.experts}
-        if tensors is not None:
-            takers[BEFORE] = self._learner.examine_student.remote(Weights.of(0, tensors))
+        if self._config.student.start.type != "base":
+            takers[BEFORE] = self._learner.examine_start.remote()
         results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
         return {BEFORE: results[BASE]} | results
 

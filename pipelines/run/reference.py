@@ -3,11 +3,13 @@
 import time
 
 import torch
+from torch import Tensor
 
 from actors.journal import Journal
 from fields import checkpoint
 from fields.carriers import Condition, Example, Query, Weights
 from fields.evaluation.base import ExamResult
+from fields.evaluation.mismatch import mismatch
 from fields.field import Field
 from fields.method.plan import Group
 from fields.method.rollout import generate
@@ -53,8 +55,9 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
             began += time.monotonic() - examined  # an exam is no training time
     if config.eval.every:
         display.say("evaluating the student")
+        apart = run.mismatch(when.steps) if steps else None
         results[AFTER] = run.examine(distiller.averaged_weights(when.steps))
-        journal.record_skills(when.steps, results[AFTER].skills, results[AFTER].picture)
+        journal.record_skills(when.steps, results[AFTER].skills, results[AFTER].picture, apart)
     journal.close()
     return Outcome(steps=when.steps, weights=distiller.weights(when.steps), exam=parts.evaluation, results=results)
 
@@ -99,11 +102,24 @@ class _OneProcess:
 
     def examine_meanwhile(self, step: int, journal: Journal, results: dict[str, ExamResult]) -> None:
         """The exam of the student after `step` steps, in the journal and in a report."""
+        apart = self.mismatch(step)
         result = self.examine(self.distiller.averaged_weights(step))
-        journal.record_skills(step, result.skills, result.picture)
+        journal.record_skills(step, result.skills, result.picture, apart)
         weights, answers = self.distiller.weights(step), {**results, AFTER: result}
         outcome = Outcome(steps=step, weights=weights, exam=self._parts.evaluation, results=answers)
         report_so_far(self._parts.config, outcome)
+
+    def mismatch(self, step: int) -> float:
+        """How far the student that rolls out is from the one that learns after `step` steps, at the first states of the step
+        before: with the version that the policy still has since then."""
+        group = self._parts.plan.groups(step - 1)[0]
+        query = self.states(group, self.encode(group))[0]
+
+        def answer(weights: Weights | None) -> Tensor:
+            self.policy.load(weights)
+            return self.policy.answer(query)
+
+        return mismatch(answer(self.distiller.weights(step)), self.distiller.velocity(query), answer(None))
 
     def examine(self, weights: Weights | None) -> ExamResult:
         """The student with these weights; None is the base."""

@@ -22,7 +22,7 @@ def write(folder, start: int, loggers: tuple[str, ...]) -> None:
             loss=step / 2, route_loss={"a": step / 4}, route_samples={"a": 1}, route_target_norm={"a": 1.0}, gradient_norm=0.1
         )
         journal.record(step, update, policy_version=max(0, step - 1), sample_ids=[step], seconds=1.0)
-    journal.record_skills(start + 3, SKILLS, PICTURE)
+    journal.record_skills(start + 3, SKILLS, PICTURE, 0.125)
     journal.close()
 
 
@@ -34,6 +34,7 @@ def test_tensorboard_shows_every_step_once_though_the_run_was_interrupted(tmp_pa
     assert [(point.step, point.value) for point in board.Scalars("loss/a")] == [(step, step / 4) for step in range(5)]
     assert [point.value for point in board.Scalars("staleness")] == [0, 1, 1, 1, 1]
     assert [point.value for point in board.Scalars("graded/single")][-1] == 0.5
+    assert [point.value for point in board.Scalars("rollout_mismatch")][-1] == 0.125
     assert (board.Images("student")[-1].width, board.Images("student")[-1].height) == (6, 4)
 
 
@@ -50,7 +51,7 @@ def test_wandb_gets_the_same_numbers(tmp_path, monkeypatch):
     write(folder, 2, ("wandb",))
     assert started == [{"project": "fieldweave", "group": "scene", "name": "scene from step 2", "dir": str(folder)}]
     assert logged[0] == (2, {"loss/all": 1.0, "loss/a": 0.5, "gradient_norm": 0.1, "staleness": 1})
-    assert logged[3] == (5, {"exact/single": 0.25, "graded/single": 0.5})
+    assert logged[3] == (5, {"exact/single": 0.25, "graded/single": 0.5, "rollout_mismatch": 0.125})
     step, values = logged[4]
     assert (step, values["student"].shape, values["student"].dtype) == (5, (4, 6, 3), np.uint8)
     assert finished == [True]

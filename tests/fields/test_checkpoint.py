@@ -15,6 +15,7 @@ from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.student import LoraStudent
+from fields.versions import Merged
 
 STUDENT = LoraStudent(LoraShape(4, 4.0, ("to_qkv", "patch_out")))
 RECIPE = {"run": {"seed": 3}, "routes": ["a", "b"]}
@@ -133,7 +134,7 @@ def test_a_stock_pipeline_loads_a_checkpoint(family, tmp_path):
     pipeline = sd3_pipeline(sd3_transformer())
     bare = sd3_image(pipeline)
     pipeline.load_lora_weights(str(folder))
-    policy = Policy(family, sd3_transformer(), kind, rollouts(0, time_grid(4), Euler()))
+    policy = Policy(family, Merged(sd3_transformer(), kind), rollouts(0, time_grid(4), Euler()))
     policy.load(student.weights(3000))
     loaded = sd3_image(pipeline)
     torch.testing.assert_close(loaded, sd3_image(sd3_pipeline(policy.transformer)), rtol=0, atol=1e-5)

@@ -20,6 +20,7 @@ from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.registry import FAMILIES
 from fields.student import LoraStudent
+from fields.versions import Merged
 from fields.lora.peft_files import read_adapter
 from fields.carriers import Weights
 
@@ -27,7 +28,7 @@ weights = Path("fields/scene/weights")
 family = FAMILIES["scene"]()
 adapter = read_adapter(weights / "local_edit")
 settings = lambda size: RolloutSettings(seed=0, grid=time_grid(4), solver=None)
-policy = Policy(family, family.load_transformer(weights / "base"), LoraStudent(adapter.shape), settings)
+policy = Policy(family, Merged(family.load_transformer(weights / "base"), LoraStudent(adapter.shape)), settings)
 policy.load(Weights.of(0, adapter.tensors))
 """
 

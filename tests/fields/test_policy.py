@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rollout_cases import rollouts
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fields.carriers import Variant, Weights
 from fields.field import Field
@@ -13,13 +14,14 @@ from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.student import LoraStudent
+from fields.versions import Merged
 
 GRID = time_grid(6, 3.0)
 
 
 @pytest.fixture
 def policy(family, new_base, local_edit):
-    return Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(4, GRID, Euler()))
+    return Policy(family, Merged(new_base(), LoraStudent(local_edit.shape)), rollouts(4, GRID, Euler()))
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_merged_weights_compute_what_peft_computes_unmerged(policy, versions, lo
 
 @pytest.mark.parametrize("module", ["blocks.0.to_qkv", "patch_in", "blocks.1.modulation"])
 def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module):
-    policy = Policy(family, new_base(), LoraStudent(LoraShape(8, 2.0, ())), rollouts(0, GRID, Euler()))
+    policy = Policy(family, Merged(new_base(), LoraStudent(LoraShape(8, 2.0, ()))), rollouts(0, GRID, Euler()))
     before = policy.transformer.get_parameter(f"{module}.weight").double().numpy().copy()
     policy.load(versions[0])
     a, b = (versions[0].tensors[f"{module}.lora_{side}.weight"].double().numpy() for side in "AB")
@@ -55,9 +57,33 @@ def test_a_merged_weight_is_w_plus_scale_b_a(family, new_base, versions, module)
     np.testing.assert_allclose(merged, before + 0.25 * b @ a, rtol=1e-5, atol=1e-6)
 
 
+class Products(TorchDispatchMode):
+    """The devices on which matrices are multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.devices.append(result.device.type)
+        return result
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_b_a_is_multiplied_where_the_base_lies(local_edit, device):
+    """A version is on the CPU. The dense difference would be computed there, and is many times what B and A are."""
+    base = torch.zeros(192, 48, dtype=torch.bfloat16, device=device)
+    with Products() as products:
+        weight = LoraStudent(local_edit.shape).weight("blocks.1.ff_in.weight", base, local_edit.tensors)
+    assert products.devices == [device]
+    assert (weight.device.type, weight.dtype) == (device, torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_versions_leave_nothing_behind(family, new_base, versions, dtype):
-    policy = Policy(family, new_base().to(dtype), LoraStudent(LoraShape(8, 8.0, ())), rollouts(0, GRID, Euler()))
+    policy = Policy(family, Merged(new_base().to(dtype), LoraStudent(LoraShape(8, 8.0, ()))), rollouts(0, GRID, Euler()))
     base = bits(policy)
     policy.load(versions[0])
     first = bits(policy)

@@ -17,6 +17,7 @@ from fields.policy import Policy
 from fields.reference import distill
 from fields.student import LoraStudent
 from fields.tensors import load_into
+from fields.versions import Merged
 
 GRID = time_grid(5, 2.0)
 SEED = 3
@@ -61,7 +62,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
             experts = {n: recording(n, family, f.transformers, f.expression, f.device) for n, f in built.items()}
             optimization = Optimization(learning_rate=learning_rate)
             self.student = Distiller(family, new_base(), LoraStudent(local_edit.shape), optimization, 0, local_edit.tensors)
-            policy = Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(SEED, GRID, Euler()))
+            policy = Policy(family, Merged(new_base(), LoraStudent(local_edit.shape)), rollouts(SEED, GRID, Euler()))
             self.published[0] = self.student.weights(0)
             self.versions = dict(self.published)
             teaching = Teaching(shares={route: {route: 1.0} for route in ROUTES})

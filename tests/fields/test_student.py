@@ -13,6 +13,7 @@ from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.scene.family import SceneFamily
 from fields.student import FullStudent
+from fields.versions import Merged
 
 GRID = time_grid(4)
 
@@ -117,7 +118,7 @@ def test_a_parameter_that_no_sample_uses_takes_the_step_too(new_student, base_fi
 def test_a_published_version_rolls_out_as_the_learner_computes(family, new_base, new_student, local_field, query, dtype):
     student = new_student(dtype)
     student.update([Example(query=query, target=local_field.answer(query))])
-    policy = Policy(family, new_base().to(dtype), FullStudent(), rollouts(0, GRID, Euler()))
+    policy = Policy(family, Merged(new_base().to(dtype), FullStudent()), rollouts(0, GRID, Euler()))
     base = checksum(policy.transformer.state_dict())
     policy.load(student.weights(1))
     assert checksum(policy.transformer.state_dict()) == checksum(student.transformer.state_dict()) != base

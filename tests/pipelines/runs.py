@@ -2,8 +2,11 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
+import pytest
 import ray
+import torch
 from rich.console import Console
 
 from actors.journal import METRICS, rows
@@ -40,6 +43,19 @@ def trained(config: RunConfig, resume: Path | None = None) -> Weights:
         return weights
     finally:
         end(learner)
+
+
+def counted_svds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets a number for each matrix with values that this process decomposes: what merging adapters takes."""
+    svd, counted = torch.linalg.svd, list[int]()
+
+    def counting(matrix: torch.Tensor, **options: Any) -> Any:
+        if matrix.device.type != "meta":
+            counted.append(len(matrix))
+        return svd(matrix, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", counting)
+    return counted
 
 
 def trained_ids(folder: Path) -> list[int]:

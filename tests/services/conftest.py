@@ -19,6 +19,7 @@ from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from fields.student import LoraStudent
+from fields.versions import Merged
 from services.encoder import EncoderService
 from services.endpoint import EndpointSettings, build_api
 from services.student import StudentService
@@ -47,7 +48,9 @@ def policies(tiny_models) -> Mapping[str, Policy]:
     for name, adapter in (("student", tiny_models.local_edit), ("expert", tiny_models.global_edit)):
         lora, transformer = read_adapter(adapter), family.load_transformer(tiny_models.base)
         policies[name] = Policy(
-            family, transformer, LoraStudent(lora.shape), lambda size: RolloutSettings(seed=0, grid=GRID, solver=Euler())
+            family,
+            Merged(transformer, LoraStudent(lora.shape)),
+            lambda size: RolloutSettings(seed=0, grid=GRID, solver=Euler()),
         )
         policies[name].load(Weights.of(0, lora.tensors))
     return policies

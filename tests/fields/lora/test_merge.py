@@ -3,6 +3,7 @@ import pytest
 import torch
 from lora_cases import product, random_adapter
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fields.lora.adapter import Adapter, LoraShape, add_lora
 from fields.lora.merge import combine, merged_network, rescaled
@@ -32,6 +33,41 @@ def test_a_lower_rank_is_the_best_approximation(rank):
     exact = 0.6 * product(one) + 0.4 * product(two)
     tail = np.linalg.svd(exact, compute_uv=False)[rank:]
     assert np.linalg.norm(product(merged) - exact) == pytest.approx(np.sqrt((tail**2).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("rank", [2, 6, 9])
+def test_the_factored_svd_is_the_dense_one(rank):
+    """In float64, of the matrix itself; both have the same truncated product."""
+    shapes = LoraShape(4, 6.0, ("m",)), LoraShape(6, 3.0, ("m",))
+    one, two = (random_adapter(shape, seed, size=(40, 30)) for seed, shape in enumerate(shapes))
+    student = LoraShape(rank, 5.0, ("m",))
+    merged = product(Adapter(student, combine({"one": (one, 0.7), "two": (two, -0.4)}, student)))
+    u, s, vh = np.linalg.svd(0.7 * product(one) - 0.4 * product(two), full_matrices=False)
+    expected = u[:, :rank] * s[:rank] @ vh[:rank]
+    assert np.linalg.norm(merged - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_no_matrix_of_a_weights_size_is_made():
+    """A merge of large networks takes seconds: what is decomposed has the rank of all adapters together."""
+    adapters = {f"{seed}": (random_adapter(LoraShape(2, 2.0, ("m",)), seed, size=(50, 60)), 0.5) for seed in range(3)}
+    with Sizes() as sizes:
+        combine(adapters, LoraShape(4, 4.0, ("m",)))
+    assert max(sizes.of) <= 60 * 6
+
+
+class Sizes(TorchDispatchMode):
+    """How many numbers each tensor has that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.of = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.of += [
+            tensor.numel() for tensor in (made if isinstance(made, tuple) else (made,)) if isinstance(tensor, torch.Tensor)
+        ]
+        return made
 
 
 def test_a_rank_beyond_the_matrix_is_filled_with_zeros():

@@ -14,6 +14,7 @@ from fields.method.states import noised, queries, rolled_out
 from fields.method.time_grid import time_grid
 from fields.policy import Policy
 from fields.student import LoraStudent
+from fields.versions import Merged
 
 GRID = time_grid(6, 3.0)
 SHAPE = (2, 3)
@@ -43,7 +44,7 @@ def test_noised_data_lies_on_the_straight_path_of_the_plans_noise():
 
 
 def test_a_student_without_a_solver_is_asked_at_noised_data(family, new_base, local_edit, encoded):
-    policy = Policy(family, new_base(), LoraStudent(local_edit.shape), rollouts(SEED, GRID, None))
+    policy = Policy(family, Merged(new_base(), LoraStudent(local_edit.shape)), rollouts(SEED, GRID, None))
     policy.load(Weights.of(7, local_edit.tensors))
     group = group_of((10, (2, 4)), (11, (0, 5)))
     x_0 = torch.randn(2, *family.latent_shape(), generator=torch.Generator().manual_seed(0))

@@ -188,6 +188,10 @@ BAD_TOGETHER = [
         "rollout.solver: heun solves an ODE; a state of type student_sde has none",
     ),
     (("preset=offpolicy", "rollout.solver=heun"), "rollout.solver: heun solves an ODE; a state of type noised_data has none"),
+    (
+        ("student={type: full}", "rollout.merge=false"),
+        "rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true",
+    ),
     (("preset=joint_sft", "objective={type: pdm, weight: 1}"), "objective.type: pdm needs an expert's answer"),
     (("query={type: stratified, k: 5}", "rollout.steps=4"), "query.k: 5 queries per sample"),
     (

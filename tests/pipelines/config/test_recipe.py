@@ -14,8 +14,12 @@ def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
     resources = ("rollout.workers=5", "experts.local_edit.replicas=2", "learner.node_labels.role=x", "encoder.num_gpus=1")
     more = ("experts.local_edit.autoscaling.most=9", "run.services=standing", "run.steps=99", "run.name=x")
     assert recipe(make_config(*resources, *more)) == before
-    changed = recipe(make_config("run.seed=1", "learner.learning_rate=0.5"))
-    assert recipe_differences(changed, before, 8) == ["learner.learning_rate: 0.001 -> 0.5", "run.seed: 0 -> 1"]
+    changed = recipe(make_config("run.seed=1", "learner.learning_rate=0.5", "rollout.merge=false"))
+    assert recipe_differences(changed, before, 8) == [
+        "learner.learning_rate: 0.001 -> 0.5",
+        "rollout.merge: True -> False",
+        "run.seed: 0 -> 1",
+    ]
 
 
 def test_weights_may_change_from_the_checkpoints_step_on(make_config):

@@ -6,7 +6,10 @@ import torch
 from fields.lora.adapter import Adapter, LoraShape, adapted_modules
 from fields.lora.peft_files import read_adapter, write_adapter
 from fields.scene.family import SceneFamily
+from fields.tensors import shapes
+from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
+from runs import counted_svds
 
 MODULE = "blocks.1.ff_in"
 
@@ -72,3 +75,32 @@ def test_a_full_student_starts_as_an_adapter_outside_the_experts(start_of, tiny_
 @pytest.mark.parametrize("student", ["{type: full}", "{type: lora}"])
 def test_the_base_needs_no_tensors(start_of, student):
     assert start_of(f"student={student}") is None
+
+
+STARTS = ("expert, expert: local_edit", "merge, experts: {local_edit: 1, global_edit: 2}", "adapter, adapter: ADAPTER")
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        *(f"{{type: {kind}, start: {{type: {start}}}}}" for kind in ("lora, rank: 8", "full") for start in STARTS),
+        "{type: lora, rank: 12, start: {type: regression, rows: 2}}",
+    ],
+)
+def test_a_start_is_checked_by_a_skeleton_of_its_shapes(make_config, tiny_models, student):
+    parts = RunParts(make_config(f"student={student.replace('ADAPTER', str(tiny_models.global_edit))}"))
+    skeleton = parts.start_skeleton(parts.family.skeleton(tiny_models.base).to("meta"))
+    start = parts.start_tensors()
+    assert skeleton is not None
+    assert start is not None
+    assert shapes(skeleton) == shapes(start)
+    assert {tensor.device.type for tensor in skeleton.values()} == {"meta"}
+    assert {tensor.dtype for tensor in start.values()} == {torch.float32}
+
+
+def test_a_check_merges_nothing(make_config, monkeypatch):
+    decomposed = counted_svds(monkeypatch)
+    parts = checked_parts(make_config("student.start={type: merge, experts: {local_edit: 1}}"))
+    assert decomposed == []
+    modules = adapted_modules(parts.distiller().parameters)
+    assert len(decomposed) == len(modules) > 5

@@ -6,15 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from waiting import LIMIT_S, wait_for
 
-from actors.journal import METRICS, rows
+from actors.journal import METRICS, SKILLS, rows
 from fields import checkpoint
 from pipelines.cluster.deployment import RunServices
-from pipelines.config.run import RunConfig
+from pipelines.config.run import BASE, BEFORE, RunConfig
 from pipelines.parts.run_parts import RunParts
-from runs import distributed, reference, trained, trained_ids
+from runs import counted_svds, distributed, reference, trained, trained_ids
 
 
 def test_distributed_run_equals_the_reference(cluster, make_config):
@@ -51,6 +52,7 @@ METHODS = {
         "rollout.solver=heun",
     ],
     "joint_sft": ["preset=joint_sft"],
+    "unmerged": ["rollout.merge=false"],
     "expert rollout, pdm": ["state={type: expert_rollout}", "objective={type: pdm, weight: 0.5}"],
 }
 
@@ -58,7 +60,7 @@ METHODS = {
 SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
-QUICK = ("flowopd",)
+QUICK = ("flowopd", "unmerged")
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS])
@@ -85,6 +87,24 @@ def test_a_full_student_equals_the_reference(on_standing, make_config):
     expected = reference(make_config(*overrides, "run.name=reference"))
     assert trained(on_standing(*overrides, "run.name=full")).checksum == expected.weights.checksum
     assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
+
+
+def test_a_merged_start_is_computed_by_the_learner_alone(cluster, make_config, monkeypatch):
+    """And examined, before the training, as the reference's; later exams measure how far rollouts are from the learner."""
+    merge = ("student.start={type: merge, experts: {local_edit: 0.5, global_edit: 0.5}}", "eval.every=1", "run.steps=2")
+    expected = reference(make_config(*merge, "run.name=reference"))
+    decomposed = counted_svds(monkeypatch)
+    outcome = distributed(make_config(*merge, "run.name=merged"))
+    assert decomposed == [], "the driver merged"
+    assert outcome.weights.checksum == expected.weights.checksum
+    assert outcome.results[BEFORE].skills == expected.results[BEFORE].skills
+    assert np.array_equal(outcome.results[BEFORE].picture, expected.results[BEFORE].picture)
+    assert not np.array_equal(outcome.results[BEFORE].picture, outcome.results[BASE].picture)
+    exams, as_expected = (rows(make_config(f"run.name={name}").folder / SKILLS) for name in ("merged", "reference"))
+    assert exams[1:] == as_expected, "rollout_mismatch too; the reference writes no row of its start"
+    assert all(0 < row["rollout_mismatch"] < 1e-4 for row in as_expected)
+    reference(make_config(*merge, "run.name=unmerged", "rollout.merge=false"))
+    assert [row["rollout_mismatch"] for row in rows(make_config("run.name=unmerged").folder / SKILLS)] == [0, 0]
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ def test_every_axis_makes_another_student(make_config):
         ("state={type: noised_data, target: data}",),
         ("state={type: expert_rollout}",),
         ("rollout.solver=heun",),
+        ("rollout.merge=false",),
         ("query.k=2",),
         ("query={type: dense}",),
         ("routing={type: grouped}",),
