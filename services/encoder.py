@@ -35,6 +35,7 @@ class EncoderService(Replica):
     def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity):
         super().__init__(threads, identity)
         self._family = build_family()
+        self._family.load_encoders()  # here and not in a call: calls have a time limit, and loading may be a download
         self._cache = ConditionCache(cache_bytes)
         self._hits = Counter("field_encoder_cache_hits", "Rows found encoded.", ("run",))
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))

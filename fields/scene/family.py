@@ -58,6 +58,9 @@ class SceneFamily(Family):
             raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
         super().check_row(row, with_target)
 
+    def load_encoders(self) -> None:
+        """Nothing to load: words are looked up, and images are states."""
+
     def load_transformer(self, path: Path) -> SceneTransformer:
         for name in (CONFIG, WEIGHTS):
             if not (path / name).is_file():

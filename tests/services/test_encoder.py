@@ -1,8 +1,7 @@
 """The encoder: what its cache saves, what is encoded together, and that neither shows in the result."""
 
 import asyncio
-import threading
-import time
+import shutil
 import urllib.request
 from dataclasses import replace
 
@@ -99,23 +98,22 @@ def test_the_source_image_is_part_of_the_key(cluster):
     assert not torch.equal(conditions[0].tensors["source"], conditions[1].tensors["source"])
 
 
-def test_calls_at_once_load_the_encoders_once(cluster):
-    """A family loads them when it first encodes, and calls take turns."""
-    loads: list[str] = []
+def test_the_encoders_are_loaded_before_the_first_call(cluster, tmp_path):
+    """A call has two minutes; a large encoder, or its download, takes longer."""
+    tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
+    service = new_service(FAMILIES["sana"](tmp_path, size=(64, 64)))
+    for weights in tmp_path.rglob("*.safetensors"):
+        weights.unlink()
+    condition = encode(service, Row("u", "task", "a cat"))
+    assert condition.tensors["text"].shape[0] == 1
+    assert asyncio.run(service.decode(torch.zeros(1, *service._family.latent_shape()))).shape == (1, 3, 64, 64)
 
-    class LazyFamily(CountingFamily):
-        def encode(self, rows):
-            if not loads:
-                time.sleep(0.05)
-                loads.append(threading.current_thread().name)
-            return super().encode(rows)
 
-    async def together():
-        service = new_service(LazyFamily())
-        await asyncio.gather(*(service.encode([row]) for row in rows("two", 6)))
-
-    asyncio.run(together())
-    assert len(loads) == 1
+def test_a_base_without_its_encoders_is_refused_when_the_service_starts(cluster, tmp_path):
+    tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
+    shutil.rmtree(tmp_path / "text_encoder")
+    with pytest.raises(ValueError, match="doesn't load as a SanaPipeline"):
+        new_service(FAMILIES["sana"](tmp_path, size=(64, 64)))
 
 
 def test_the_counters_are_on_the_metrics_port(cluster):
