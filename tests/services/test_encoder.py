@@ -12,6 +12,7 @@ import tiny_pipelines
 import torch
 from waiting import wait_for
 
+from fields.carriers import Variant
 from fields.data.images import encode_png
 from fields.data.rows import Row
 from fields.method.plan import Stream, generator
@@ -157,6 +158,25 @@ def test_the_negative_prompt_is_part_of_the_key(cluster):
     )
     assert not torch.equal(first.negative["words"], second.negative["words"])
     assert torch.equal(first.tensors["words"], second.tensors["words"])
+
+
+def test_the_empty_prompt_comes_where_it_is_read(cluster):
+    """Half of a text's bytes; what was cached without it is encoded again for whoever wants it."""
+    family = CountingFamily()
+    service = new_service(family)
+    (row,) = rows("two", 1)
+    without, whole, again = (asyncio.run(service.encode([row], with_empty=wanted)) for wanted in (False, True, False))
+    assert 2 * size_of(without) == size_of(whole)
+    assert size_of(again) == size_of(without)
+    assert torch.equal(without.tensors["words"], whole.tensors["words"])
+    assert torch.equal(whole.unconditional["words"], SceneFamily().encode([row]).unconditional["words"])
+    assert family.calls == [[row.uid]] * 2
+    with pytest.raises(ValueError, match="without the empty prompt"):
+        without.variant(Variant(prompt="empty"))
+
+
+def size_of(condition) -> int:
+    return sum(tensor.nbytes for tensor in (*condition.tensors.values(), *condition.unconditional.values()))
 
 
 def test_target_images_come_when_they_are_asked_for_and_are_not_cached(cluster):
