@@ -24,6 +24,7 @@ class Curriculum:
         expert_rollouts: by the size of an image, how experts roll out, whose states are then asked at (off-policy); None when
             the student rolls out, or data is noised, which the workers do.
         reads_targets: whether the encoder encodes the rows' target images too.
+        reads_empty: the routes at whose samples something reads the velocity without the prompt too.
     """
 
     plan: SamplePlan
@@ -32,6 +33,7 @@ class Curriculum:
     teaching: Teaching
     expert_rollouts: Callable[[Size | None], RolloutSettings] | None = None
     reads_targets: bool = False
+    reads_empty: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fields.carriers import Condition, Query, Weights
 from fields.method.plan import Group
 from fields.policy import Policy
+from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
 
 
@@ -32,8 +33,11 @@ class PublishedWeights:
         return PublishedWeights(policy_version=weights.policy_version, checksum=weights.checksum, reference=ray.put(weights))
 
 
+_HALF_LOADED = (-1, "")  # the version of a network whose loading has not come to its end: nobody asks for it
+
+
 class RolloutWorker:
-    """Rolls the student out; it has no state but the weights that it loaded last.
+    """Rolls the student out; it has no state but the weights that it loaded last. A broken device ends it.
 
     Args:
         build_policy: loads the base, on this worker's device.
@@ -44,6 +48,7 @@ class RolloutWorker:
         torch.set_num_threads(threads)
         self._policy = build_policy()
         self._metrics = ProcessMetrics()
+        self._faults = DeviceFaults(self._metrics)
         self._loaded: tuple[int, str] | None = None
 
     def ready(self) -> None:
@@ -51,8 +56,12 @@ class RolloutWorker:
 
     def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
         """The group's states at their query points, rolled out with these weights."""
-        self._load(weights)
-        queries = self._policy.queries(group, condition)
+
+        def rolled_out() -> tuple[Query, ...]:
+            self._load(weights)
+            return self._policy.queries(group, condition)
+
+        queries = self._faults.survive(rolled_out)
         self._metrics.record_memory()
         return queries
 
@@ -60,8 +69,12 @@ class RolloutWorker:
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0
     ) -> Tensor:
         """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base, guided or not."""
-        self._load(weights)
-        return self._policy.generate(noise, grid, condition, guidance)
+
+        def generated() -> Tensor:
+            self._load(weights)
+            return self._policy.generate(noise, grid, condition, guidance)
+
+        return self._faults.survive(generated)
 
     def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
         """The velocity (batch, ...) at the query's states, by these weights or (None) by the bare base."""
@@ -71,5 +84,6 @@ class RolloutWorker:
     def _load(self, weights: PublishedWeights | None) -> None:
         version = (weights.policy_version, weights.checksum) if weights else None
         if version != self._loaded:  # a step may leave the tensors as they were; the answer names its version all the same
+            self._loaded = _HALF_LOADED
             self._policy.load(ray.get(weights.reference) if weights else None)
             self._loaded = version

@@ -113,7 +113,7 @@ class TargetStream:
 
     async def _asked(self, group: Group, weights: PublishedWeights, curriculum: Curriculum) -> AskedGroup:
         rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
-        condition = await self._encoder.encode(rows, curriculum.reads_targets)
+        condition = await self._encoder.encode(rows, curriculum.reads_targets, group.route in curriculum.reads_empty)
         if curriculum.expert_rollouts is None:
             return await self._student_rollout(group, condition, weights)
         (expert,) = curriculum.teaching.shares[group.route]

@@ -31,10 +31,13 @@ class ConditionCache(LRUCache[bytes, Condition]):
         return before + 1 - len(self)
 
 
-def content_key(row: Row) -> bytes:
-    """A digest of all that a row's condition depends on; lengths are part of it, so that fields don't run into one another."""
+def content_key(row: Row, with_empty: bool) -> bytes:
+    """A digest of all that a row's condition depends on, and of whether it has the empty prompt.
+
+    Lengths are part of it, so that fields don't run into one another.
+    """
     digest = hashlib.blake2b()
-    for value in _inputs(row):
+    for value in (with_empty, *_inputs(row)):
         content = value if isinstance(value, bytes) else str(value).encode()
         digest.update(f"{type(value).__name__} {len(content)}:".encode() + content)
     return digest.digest()

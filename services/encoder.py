@@ -1,6 +1,7 @@
 """The condition encoder as a Serve application: text encoders and the VAE live here, once, behind a cache."""
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class EncoderService(Replica):
     def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity):
         super().__init__(threads, identity)
         self._family = build_family()
+        self._family.load_encoders()  # here and not in a call: calls have a time limit, and loading may be a download
         self._cache = ConditionCache(cache_bytes)
         self._hits = Counter("field_encoder_cache_hits", "Rows found encoded.", ("run",))
         self._misses = Counter("field_encoder_cache_misses", "Rows that had to be encoded.", ("run",))
@@ -43,24 +45,29 @@ class EncoderService(Replica):
         self._bytes = Gauge("field_encoder_cache_bytes", "Size of the encoded rows that are kept.", ("run",))
         self._tags = {"run": run}
 
-    async def encode(self, rows: Sequence[Row], with_clean: bool = False) -> Condition:
-        """The rows' conditions, in order, with their target images as clean states where asked for.
+    async def encode(self, rows: Sequence[Row], with_clean: bool = False, with_empty: bool = True) -> Condition:
+        """The rows' conditions, in order, on the CPU.
+
+        Args:
+            rows: what is encoded.
+            with_clean: whether their target images come as clean states.
+            with_empty: whether the empty prompt's tensors come, about half of a condition's bytes; only guidance reads them.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
-        return await self._compute(self._encode, rows, with_clean)
+        return await self._compute(self._encode, rows, with_clean, with_empty)
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
         return await self._compute(self._family.decode, x_0)
 
-    def _encode(self, rows: Sequence[Row], with_clean: bool) -> Condition:
-        keys = [content_key(row) for row in rows]
+    def _encode(self, rows: Sequence[Row], with_clean: bool, with_empty: bool) -> Condition:
+        keys = [content_key(row, with_empty) for row in rows]
         found = {key: condition for key in keys if (condition := self._cache.get(key)) is not None}
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
         cut_before = self._family.truncated_prompts
-        encoded = self._encode_together(missing)
+        encoded = {key: self._kept(condition, with_empty) for key, condition in self._encode_together(missing).items()}
         dropped = sum(self._cache.keep(key, condition) for key, condition in encoded.items())
         for counter, count in (
             (self._hits, len(rows) - len(missing)),
@@ -75,6 +82,12 @@ class EncoderService(Replica):
         if with_clean:
             conditions = [self._family.with_clean(c, [row]) for c, row in zip(conditions, rows, strict=True)]
         return Condition.concatenate(conditions)
+
+    @staticmethod
+    def _kept(condition: Condition, with_empty: bool) -> Condition:
+        """What is cached and sent of a row's condition: in the host's memory, so that no hit copies from the device again."""
+        condition = condition if with_empty else replace(condition, unconditional={})
+        return condition.to(torch.device("cpu"))
 
     def _encode_together(self, rows: dict[bytes, Row]) -> dict[bytes, Condition]:
         """Each row's condition, in tensors of its own: a slice would keep its whole batch alive."""

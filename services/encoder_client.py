@@ -14,20 +14,20 @@ from services.client import RemoteMethod, ServiceClient
 class _Handle(Protocol):
     """`EncoderService`, seen from elsewhere."""
 
-    encode: RemoteMethod[[Sequence[Row], bool], Condition]
+    encode: RemoteMethod[[Sequence[Row], bool, bool], Condition]
     decode: RemoteMethod[[Tensor], np.ndarray]
 
 
 class EncoderClient(ServiceClient[_Handle]):
     """Encodes rows and decodes clean states."""
 
-    async def encode(self, rows: Sequence[Row], with_clean: bool = False) -> Condition:
-        """The rows' conditions, in order, with their target images as clean states where asked for.
+    async def encode(self, rows: Sequence[Row], with_clean: bool = False, with_empty: bool = True) -> Condition:
+        """The rows' conditions, in order, with their target images as clean states and with the empty prompt where asked for.
 
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
-        return await self._call(lambda: self._handle.encode.remote(rows, with_clean), self._limits.timeout_s)
+        return await self._call(lambda: self._handle.encode.remote(rows, with_clean, with_empty), self._limits.timeout_s)
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""

@@ -6,7 +6,8 @@ from ray.util.metrics import Counter, Gauge
 
 
 class ProcessMetrics:
-    """That this process started (once more, where something killed it before), and the GPU memory that it takes.
+    """That this process started (once more, where something killed it before), and the GPU memory that it takes, and the
+    faults of its device.
 
     A process goes by its actor's name; the replicas of a service share the name of their application.
     """
@@ -15,7 +16,12 @@ class ProcessMetrics:
         name: str = ray.get_runtime_context().get_actor_name() or "driver"
         self._tags = {"process": name.removeprefix("SERVE_REPLICA::").split("#")[0]}
         Counter("field_process_starts", "Starts of a process, the first included.", ("process",)).inc(tags=self._tags)
+        self._faults = Counter("field_device_faults", "Times that a device was out of memory or broken.", ("process", "kind"))
         self._memory = Gauge("field_gpu_memory_bytes", "The most GPU memory held so far; 0 without a GPU.", ("process",))
+
+    def count_fault(self, kind: str) -> None:
+        """The device was `out_of_memory`, or is `broken`."""
+        self._faults.inc(tags={**self._tags, "kind": kind})
 
     def record_memory(self) -> None:
         """Update the GPU memory; cheap."""

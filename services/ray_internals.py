@@ -8,12 +8,20 @@ A test fails when another Ray is installed, so that somebody compares these name
 from typing import Any
 
 import ray
+from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]  # its stub leaves it out
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentResponse
 
 READ_IN = "2.60.0"
+
+_EXPORT_TAKES_S = 1.0
+
+
+def metrics_export_s() -> float:
+    """Seconds after which what a metric counts now has left this process; one that ends before takes the count with it."""
+    return Config.metrics_report_interval_ms() / 1000 + _EXPORT_TAKES_S
 
 
 async def taken(response: DeploymentResponse[Any]) -> None:

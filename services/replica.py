@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from services.applications import Identity
+from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
 
 P = ParamSpec("P")
@@ -26,16 +27,18 @@ class Replica:
         torch.set_num_threads(threads)
         self._identity = identity
         self._process = ProcessMetrics()
+        self._faults = DeviceFaults(self._process)
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     async def _compute(self, function: Callable[P, A], *arguments: P.args, **keywords: P.kwargs) -> A:
         """The result of `function(*arguments)`, computed after the calls that came before.
 
         A call whose caller has gone is skipped while it waits. Once it computes it computes to its end, and the next
-        begins only then: a thread cannot be stopped, and two at once would take the memory of two.
+        begins only then: a thread cannot be stopped, and two at once would take the memory of two. A broken device ends
+        this replica.
         """
         loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._thread, lambda: function(*arguments, **keywords))
+        result = await loop.run_in_executor(self._thread, lambda: self._faults.survive(function, *arguments, **keywords))
         self._process.record_memory()
         return result
 
@@ -44,4 +47,5 @@ class Replica:
         return self._identity
 
     async def check_health(self) -> None:
-        """Async on purpose: Serve notices a hung event loop only through an async check."""
+        """Raises if the device has failed. Async on purpose: Serve notices a hung event loop only through an async check."""
+        await asyncio.to_thread(self._faults.check)

@@ -33,7 +33,7 @@ class Condition(Carrier):
 
     Attributes:
         tensors: the family's own names, such as `words` and `source`; the first dimension is the batch.
-        unconditional: the tensors that differ when the prompt is dropped; guidance evaluates both.
+        unconditional: the tensors that differ when the prompt is dropped; guidance evaluates both. Empty where nothing does.
         negative: the tensors that differ under the row's negative prompt; empty if rows have none.
         source_names: which of the tensors hold the source image.
         clean: the row's target image as a clean state x_0 (batch, ...), for states or targets from data; fields don't see it.
@@ -80,11 +80,14 @@ class Condition(Carrier):
         """What a branch of an operator sees: these tensors alone.
 
         Raises:
-            ValueError: for the negative prompt or the absent source image of rows that have none.
+            ValueError: for the negative prompt or the absent source image of rows that have none, or for the empty prompt of a
+                condition that came without it.
         """
         changed = {"given": {}, "empty": self.unconditional, "negative": self.negative}[variant.prompt]
         if variant.prompt == "negative" and not changed:
             raise ValueError("an operator wants the negative prompt; the rows have no negative_prompt")
+        if variant.prompt == "empty" and not changed:
+            raise ValueError("a velocity without the prompt is wanted; the condition was encoded without the empty prompt")
         if not variant.source and not self.source_names:
             raise ValueError("an operator drops the source image; the rows have no source_image")
         seen = {**self.tensors, **changed}

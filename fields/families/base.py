@@ -59,6 +59,14 @@ class Family(ABC):
         self.device = device or torch.device("cpu")
 
     @abstractmethod
+    def load_encoders(self) -> None:
+        """Load what `encode` and `decode` compute with, which they otherwise do at their first call.
+
+        Raises:
+            ValueError: if the base doesn't hold it; says what is missing.
+        """
+
+    @abstractmethod
     def load_transformer(self, path: Path) -> nn.Module:
         """The frozen network in evaluation mode.
 

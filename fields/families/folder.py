@@ -1,7 +1,9 @@
 """A diffusers pipeline's folder: found here or fetched from the model hub, and looked through before anything is loaded."""
 
 import json
+import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,16 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 _OPTIONAL = ("image_encoder", "feature_extractor")  # of image prompts, which no family uses
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*"]
+_PAUSES_S = (2.0, 8.0, 30.0)  # before a hub that is busy or can't be reached is asked again
+_TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
+
+_log = logging.getLogger(__name__)
 
 
 def fetch(path: Path, parts: Sequence[str], files: str = "*") -> Path:
     """The local folder of a pipeline; of a hub id, the named sub-folders are downloaded.
+
+    A hub that is busy or can't be reached is asked again after 2, 8 and 30 s, and the log says so.
 
     Args:
         path: a folder or a hub id.
@@ -35,21 +43,46 @@ def fetch(path: Path, parts: Sequence[str], files: str = "*") -> Path:
     name = str(path)
     if not _HUB_ID.fullmatch(name):
         raise ValueError(f"{name}: no such folder; a path is a local folder or a hub id such as organisation/model")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import GatedRepoError
 
-    patterns = [INDEX, *(f"{part}/{files}" for part in parts)]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS))
+        return _download(name, [INDEX, *(f"{part}/{files}" for part in parts)])
     except GatedRepoError as error:
         raise ValueError(
             f"{name} is gated on the model hub: accept its licence on its page, then log in with `hf auth login`"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise ValueError(
             f"{name} is no folder here, and the model hub doesn't give it ({type(error).__name__}): check the name and the "
             f"network, or run `hf download {name} --local-dir DIR` where there is one and give DIR"
         ) from error
+
+
+def _download(name: str, patterns: list[str]) -> Path:
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+
+    for pause in _PAUSES_S:
+        try:
+            return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS))
+        except (HTTPError, OSError) as error:
+            if not _may_pass(error):
+                raise
+            _log.warning("the model hub doesn't give %s now; it is asked again in %g s: %s", name, pause, error)
+        time.sleep(pause)
+    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the hub may give tomorrow what it doesn't give now: it is busy, or can't be reached."""
+    from httpx2 import TransportError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error  # raised where nothing is cached, either
+    if isinstance(reason, HfHubHTTPError):
+        return reason.response.status_code == _TOO_MANY_REQUESTS or reason.response.status_code >= _SERVER_ERRORS
+    return isinstance(reason, TransportError)
 
 
 def read_json(path: Path) -> dict[str, Any]:

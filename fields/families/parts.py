@@ -30,6 +30,9 @@ class PipelineParts(Family):
     transformer_class: ClassVar[str]
     vae_class: ClassVar[str] = "AutoencoderKL"
 
+    def load_encoders(self) -> None:
+        _ = self.encoders, self.vae
+
     def load_transformer(self, path: Path) -> nn.Module:
         self.skeleton(path)
         network = _class(self.transformer_class).from_pretrained(self._transformer_folder(path), **self._options)

@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -46,6 +47,7 @@ class PipelineFamily(PipelineParts):
         tokenizer: the component that decides how long a prompt may be.
         max_tokens: of a prompt; None reads all.
         distilled_scale: the guidance scale that a guidance-distilled network takes as an input where no operator sets one.
+        text_sees_source: whether a text depends on what the source image shows, and not only on whether there is one.
         scheduler_spaces_times: whether the model's pipeline gives its scheduler the number of steps alone, not the times.
     """
 
@@ -53,6 +55,7 @@ class PipelineFamily(PipelineParts):
     tokenizer: ClassVar[str] = "tokenizer"
     max_tokens: ClassVar[int | None]
     distilled_scale: ClassVar[float | None] = None
+    text_sees_source: ClassVar[bool] = False
     scheduler_spaces_times: ClassVar[bool] = False
     own_size = (1024, 1024)
 
@@ -183,10 +186,24 @@ class PipelineFamily(PipelineParts):
         negative = row.negative_prompt
         return Condition(
             tensors=tensors | seen,
-            unconditional=self.negative_text("", source),
+            unconditional=self._empty_text(source),
             negative={} if negative is None else self.negative_text(negative, source),
             source_names=tuple(seen),
         )
+
+    def _empty_text(self, source: Image.Image | None) -> Named:
+        """The empty prompt's tensors; they are the same for every row, unless a text depends on the source image."""
+        if self.text_sees_source:
+            return self.negative_text("", source)
+        edits = source is not None
+        if edits not in self._empty_texts:
+            self._empty_texts[edits] = self.negative_text("", source)
+        return self._empty_texts[edits]
+
+    @cached_property
+    def _empty_texts(self) -> dict[bool, Named]:
+        """The empty prompt's tensors, as they were encoded once, by whether there is a source image."""
+        return {}
 
     @torch.no_grad()
     def clean(self, rows: Sequence[Row]) -> Latents:

@@ -20,6 +20,7 @@ class QwenImageEditFamily(QwenImageFamily):
     pipelines = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
     source = "required"
     max_tokens = None
+    text_sees_source = True
 
     def given_parts(self, folder: Path) -> dict[str, Any]:
         from fields.families.stills import StillsProcessor

@@ -64,6 +64,9 @@ class SceneFamily(Family):
         with torch.device("meta"):
             return SceneTransformer(**json.loads((path / CONFIG).read_text())).eval().requires_grad_(False)
 
+    def load_encoders(self) -> None:
+        """Nothing to load: words are looked up, and images are states."""
+
     def load_transformer(self, path: Path) -> SceneTransformer:
         for name in (CONFIG, WEIGHTS):
             if not (path / name).is_file():

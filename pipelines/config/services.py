@@ -68,4 +68,4 @@ class ExpertConfig(ServiceConfig):
 class EncoderConfig(ServiceConfig):
     """The condition encoder's service."""
 
-    cache_bytes: PositiveInt = Field(default=2**30, description="size of the encoded rows that a replica keeps")
+    cache_bytes: PositiveInt = Field(default=2**30, description="memory of the host in which a replica keeps encoded rows")

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from torch import nn
 
 from actors.schedule import Schedule
-from fields.carriers import GIVEN, Tensors
+from fields.carriers import GIVEN, Tensors, Variant
 from fields.data.bucket import Bucket
 from fields.data.size import Size
 from fields.distiller import Distiller
@@ -174,9 +174,18 @@ class RunParts:
 
     def columns_of_expert(self, name: str) -> list[str]:
         """The columns that an expert's operator wants in every row that it is asked about."""
-        variants = [branch.variant for branch in self.experts.expression(name).branches(GIVEN)]
+        variants = self._variants(name)
         negative = ["negative_prompt"] if any(variant.prompt == "negative" for variant in variants) else []
         return negative + (["source_image"] if not all(variant.source for variant in variants) else [])
+
+    def reads_empty(self, route: str) -> bool:
+        """Whether the empty prompt is read at a route's samples: by an expert that is guided with it, or by the objective."""
+        variants = [variant for expert in self.teaching.asked(route) for variant in self._variants(expert)]
+        return self.objective.both_branches or any(variant.prompt == "empty" for variant in variants)
+
+    def _variants(self, expert: str) -> list[Variant]:
+        """What an expert's operator sees of a condition."""
+        return [branch.variant for branch in self.experts.expression(expert).branches(GIVEN)]
 
     def columns_of_route(self, route: str) -> dict[str, str]:
         """Column -> the key of the configuration that wants it in every row of a route, beside the prompt."""

@@ -88,4 +88,5 @@ def curriculum(parts: RunParts) -> Curriculum:
         teaching=parts.teaching,
         expert_rollouts=parts.rollouts if state.expert_rolls_out else None,
         reads_targets=state.reads_targets,
+        reads_empty=frozenset(route for route in parts.config.routes if parts.reads_empty(route)),
     )

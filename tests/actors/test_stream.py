@@ -33,9 +33,9 @@ PLAN = SamplePlan(
 class Encoder:
     """Every row is its number."""
 
-    async def encode(self, rows, with_clean):
+    async def encode(self, rows, with_clean, with_empty):
         value = torch.tensor([[float(row.uid)] for row in rows])
-        return Condition(tensors={"row": value}, unconditional={"row": value})
+        return Condition(tensors={"row": value}, unconditional={"row": value} if with_empty else {})
 
 
 class Rollouts:
@@ -116,9 +116,9 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     own = Experts()
 
     class CleanEncoder(Encoder):
-        async def encode(self, rows, with_clean):
+        async def encode(self, rows, with_clean, with_empty):
             assert with_clean
-            condition = await super().encode(rows, with_clean)
+            condition = await super().encode(rows, with_clean, with_empty)
             return replace(condition, clean=condition.tensors["row"])
 
     async def first_step():
@@ -129,6 +129,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
                 experts={"expert": own},
                 teaching=Teaching(shares={route: {} for route in ROUTES}),
                 reads_targets=True,
+                reads_empty=frozenset("b"),
             ),
             encoder=CleanEncoder(),
             rollouts=Rollouts(),
@@ -142,6 +143,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     assert [example.query.sample_ids for example in examples] == [group.ids for group in PLAN.groups(0)]
     for example in examples:
         clean = example.query.condition.tensors["row"]
+        assert set(example.query.condition.unconditional) == ({"row"} if example.query.route == "b" else set())
         torch.testing.assert_close(example.target.velocity, (example.query.x_t - clean) / 0.5)
     assert own.calls == []
 

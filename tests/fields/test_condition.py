@@ -63,9 +63,14 @@ def test_a_variant_without_source_has_the_words_alone(prompt):
 
 
 @pytest.mark.parametrize(
-    ("variant", "message"), [(Variant(prompt="negative"), "no negative_prompt"), (Variant(source=False), "no source_image")]
+    ("variant", "message"),
+    [
+        (Variant(prompt="negative"), "no negative_prompt"),
+        (Variant(source=False), "no source_image"),
+        (Variant(prompt="empty"), "encoded without the empty prompt"),
+    ],
 )
 def test_a_variant_that_the_rows_lack_is_refused(variant, message):
-    bare = Condition(tensors={"words": torch.zeros(2, 9)}, unconditional={"words": torch.zeros(2, 9)})
+    bare = Condition(tensors={"words": torch.zeros(2, 9)}, unconditional={})
     with pytest.raises(ValueError, match=message):
         bare.variant(variant)

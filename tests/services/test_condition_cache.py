@@ -46,11 +46,15 @@ DIFFERENT = (
 
 
 def test_every_input_is_part_of_the_key():
-    assert len({content_key(row) for row in DIFFERENT}) == len(DIFFERENT)
+    assert len({content_key(row, True) for row in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_a_condition_without_the_empty_prompt_is_another_one():
+    assert content_key(DIFFERENT[0], True) != content_key(DIFFERENT[0], False)
 
 
 def test_what_changes_no_condition_is_not():
-    assert content_key(Row("v", "s", "red", b"image", b"target")) == content_key(Row("u", "t", "red", b"image"))
+    assert content_key(Row("v", "s", "red", b"image", b"target"), True) == content_key(Row("u", "t", "red", b"image"), True)
 
 
 def test_a_field_that_rows_get_later_is_part_of_the_key():
@@ -59,7 +63,7 @@ def test_a_field_that_rows_get_later_is_part_of_the_key():
 
     Later = make_dataclass("Later", [("width", int)], bases=(Row,), frozen=True, kw_only=True)
     one, other = Later("u", "t", "red", width=64), Later("u", "t", "red", width=32)
-    assert content_key(one) != content_key(other)
+    assert content_key(one, True) != content_key(other, True)
     assert batch_key(one) != batch_key(other), "nor are they one batch"
 
 

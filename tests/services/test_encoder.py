@@ -1,8 +1,7 @@
 """The encoder: what its cache saves, what is encoded together, and that neither shows in the result."""
 
 import asyncio
-import threading
-import time
+import shutil
 import urllib.request
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ import tiny_pipelines
 import torch
 from waiting import wait_for
 
+from fields.carriers import Variant
 from fields.data.images import encode_png
 from fields.data.rows import Row
 from fields.method.plan import Stream, generator
@@ -99,23 +99,22 @@ def test_the_source_image_is_part_of_the_key(cluster):
     assert not torch.equal(conditions[0].tensors["source"], conditions[1].tensors["source"])
 
 
-def test_calls_at_once_load_the_encoders_once(cluster):
-    """A family loads them when it first encodes, and calls take turns."""
-    loads: list[str] = []
+def test_the_encoders_are_loaded_before_the_first_call(cluster, tmp_path):
+    """A call has two minutes; a large encoder, or its download, takes longer."""
+    tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
+    service = new_service(FAMILIES["sana"](tmp_path, size=(64, 64)))
+    for weights in tmp_path.rglob("*.safetensors"):
+        weights.unlink()
+    condition = encode(service, Row("u", "task", "a cat"))
+    assert condition.tensors["text"].shape[0] == 1
+    assert asyncio.run(service.decode(torch.zeros(1, *service._family.latent_shape()))).shape == (1, 3, 64, 64)
 
-    class LazyFamily(CountingFamily):
-        def encode(self, rows):
-            if not loads:
-                time.sleep(0.05)
-                loads.append(threading.current_thread().name)
-            return super().encode(rows)
 
-    async def together():
-        service = new_service(LazyFamily())
-        await asyncio.gather(*(service.encode([row]) for row in rows("two", 6)))
-
-    asyncio.run(together())
-    assert len(loads) == 1
+def test_a_base_without_its_encoders_is_refused_when_the_service_starts(cluster, tmp_path):
+    tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
+    shutil.rmtree(tmp_path / "text_encoder")
+    with pytest.raises(ValueError, match="doesn't load as a SanaPipeline"):
+        new_service(FAMILIES["sana"](tmp_path, size=(64, 64)))
 
 
 def test_the_counters_are_on_the_metrics_port(cluster):
@@ -159,6 +158,25 @@ def test_the_negative_prompt_is_part_of_the_key(cluster):
     )
     assert not torch.equal(first.negative["words"], second.negative["words"])
     assert torch.equal(first.tensors["words"], second.tensors["words"])
+
+
+def test_the_empty_prompt_comes_where_it_is_read(cluster):
+    """Half of a text's bytes; what was cached without it is encoded again for whoever wants it."""
+    family = CountingFamily()
+    service = new_service(family)
+    (row,) = rows("two", 1)
+    without, whole, again = (asyncio.run(service.encode([row], with_empty=wanted)) for wanted in (False, True, False))
+    assert 2 * size_of(without) == size_of(whole)
+    assert size_of(again) == size_of(without)
+    assert torch.equal(without.tensors["words"], whole.tensors["words"])
+    assert torch.equal(whole.unconditional["words"], SceneFamily().encode([row]).unconditional["words"])
+    assert family.calls == [[row.uid]] * 2
+    with pytest.raises(ValueError, match="without the empty prompt"):
+        without.variant(Variant(prompt="empty"))
+
+
+def size_of(condition) -> int:
+    return sum(tensor.nbytes for tensor in (*condition.tensors.values(), *condition.unconditional.values()))
 
 
 def test_target_images_come_when_they_are_asked_for_and_are_not_cached(cluster):

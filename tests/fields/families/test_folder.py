@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fields.families import folder
 from fields.families.folder import WEIGHTS, check_class, check_components, check_weights, fetch, read_json, shapes_of
 
 
@@ -68,6 +69,35 @@ def test_an_absent_model(hub):
     hub |= {"status": "404", "code": "RepoNotFound"}
     with pytest.raises(ValueError, match=r"some/model is no folder here.*RepositoryNotFoundError"):
         fetch(Path("some/model"), ("transformer",))
+
+
+@pytest.mark.parametrize("status", ["429", "500", "503"])
+def test_a_busy_hub_is_asked_again(hub, monkeypatch, caplog, status):
+    monkeypatch.setattr(folder, "_PAUSES_S", (0.01, 0.02))
+    hub |= {"status": status, "code": ""}
+    with pytest.raises(ValueError, match="some/model is no folder here"):
+        fetch(Path("some/model"), ("transformer",))
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.name == folder.__name__] == [
+        f"the model hub doesn't give some/model now; it is asked again in {pause} s" for pause in ("0.01", "0.02")
+    ]
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_again_until_it_answers(hub, monkeypatch, caplog):
+    """Nobody listens at the address at first; what is said in the end is the hub's own answer."""
+    constants, reachable = huggingface_hub.constants, huggingface_hub.constants.ENDPOINT
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(folder.time, "sleep", lambda pause: monkeypatch.setattr(constants, "ENDPOINT", reachable))
+    with pytest.raises(ValueError, match=r"^some/model is gated on the model hub"):
+        fetch(Path("some/model"), ("transformer",))
+    assert "it is asked again in 2 s" in caplog.text
+
+
+@pytest.mark.parametrize(("status", "code"), [("403", "GatedRepo"), ("404", "RepoNotFound")])
+def test_a_hub_that_refuses_is_asked_once(hub, caplog, status, code):
+    hub |= {"status": status, "code": code}
+    with pytest.raises(ValueError, match="some/model is"):
+        fetch(Path("some/model"), ("transformer",))
+    assert "asked again" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"x"'])

@@ -66,6 +66,25 @@ def test_another_negative_prompt_is_another_unconditional_branch(tiny, name):
     assert difference(velocity(model, conditions[0].variant(negative), conditions[0].variant(empty))) > 0.01
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_empty_prompt_is_encoded_once_unless_the_text_sees_the_source(tiny, name, monkeypatch):
+    """To the bits that each row would have by itself; a row with a source image may have another template."""
+    family = FAMILIES[name](tiny(name).folder, size=SIZE)
+    encoded: list[str] = []
+    negative_text = family.negative_text
+    monkeypatch.setattr(family, "negative_text", lambda prompt, source: encoded.append(prompt) or negative_text(prompt, source))
+    sources = {"none": (None,), "optional": (None, 1, 2), "required": (1, 2)}[family.source]
+    rows = [row(family, prompt, source) for source in sources for prompt in ("a red cat", "the blue dog")]
+    conditions = [family.encode([each]) for each in rows]
+    assert len(encoded) == {"none": 1, "optional": 2, "required": len(rows)}[family.source]
+    for condition, each in zip(conditions, rows, strict=True):
+        source = None if each.source_image is None else family._image(each, each.source_image)
+        with torch.no_grad():
+            expected = negative_text("", source)
+        assert condition.unconditional.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[part]) for part, tensor in condition.unconditional.items())
+
+
 @pytest.mark.parametrize("name", EDITORS)
 def test_another_source_image_is_another_velocity(tiny, name):
     model = tiny(name)

@@ -8,6 +8,26 @@ from fields.scene.family import SceneFamily
 from pipelines.parts.run_parts import RunParts
 
 
+@pytest.mark.parametrize(
+    ("overrides", "routes"),
+    [
+        ((), set()),
+        (("experts.local_edit.operator={type: guidance, scale: 3}",), {"local_edit"}),
+        (
+            (
+                "experts.local_edit.operator={type: guidance, scale: 3}",
+                "anchor={expert: local_edit, weight: 0.5}",
+            ),
+            {"text_to_image", "local_edit", "global_edit"},
+        ),
+        (("objective={type: pdm, weight: 0.5}",), {"text_to_image", "local_edit", "global_edit"}),
+    ],
+)
+def test_the_empty_prompt_is_read_by_guided_experts_and_by_objectives_of_both_branches(make_config, overrides, routes):
+    parts = RunParts(make_config(*overrides))
+    assert {route for route in parts.config.routes if parts.reads_empty(route)} == routes
+
+
 @pytest.mark.parametrize("adapter", [None, "local_edit"])
 @pytest.mark.parametrize("checkpoint", [None, "other_base"])
 def test_an_expert_is_the_base_or_a_checkpoint_with_or_without_an_adapter(make_config, tiny_models, checkpoint, adapter):

@@ -14,7 +14,9 @@ from actors.journal import METRICS, SKILLS, rows
 from fields import checkpoint
 from pipelines.cluster.deployment import RunServices
 from pipelines.config.run import BASE, BEFORE, RunConfig
+from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
+from pipelines.run.learner_parts import curriculum
 from runs import counted_svds, distributed, reference, trained, trained_ids
 
 
@@ -40,6 +42,13 @@ def assert_the_same_steps(config: RunConfig, lag: int) -> None:
     journal = rows(config.folder / METRICS)
     assert [row["policy_version"] for row in journal] == [max(0, step - lag) for step in range(config.run.steps)]
     assert [row["loss"] for row in journal] == [row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)]
+
+
+def test_conditions_carry_the_empty_prompt_where_something_reads_it(on_standing):
+    """Then runs without readers equal the reference loop, which always encodes it, in the tests around this one."""
+    guided = "experts.local_edit.operator={type: guidance, scale: 3}"
+    assert curriculum(checked_parts(on_standing())).reads_empty == set()
+    assert curriculum(checked_parts(on_standing(guided))).reads_empty == {"local_edit"}
 
 
 METHODS = {

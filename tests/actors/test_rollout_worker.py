@@ -1,0 +1,93 @@
+"""Real workers whose device fails while they roll out, or whose loading fails half-way."""
+
+import asyncio
+import sys
+from functools import partial
+
+import pytest
+import ray
+import torch
+from faulty_family import BROKEN, FULL, FaultyFamily, processes
+from ray import cloudpickle
+
+from actors.rollout_pool import RolloutPool
+from actors.rollout_worker import PublishedWeights, RolloutWorker
+from fields.carriers import Weights
+from fields.lora.peft_files import read_adapter
+from fields.method.plan import Group, Sample, Stream, generator, noise
+from fields.method.solver import Euler
+from fields.method.states import RolloutSettings
+from fields.method.time_grid import time_grid
+from fields.policy import Policy
+from fields.scene.exam import task_row
+from fields.scene.family import SceneFamily
+from fields.scene.grammar import draw_task
+from fields.student import LoraStudent
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+GRID = time_grid(4)
+SETTINGS = RolloutSettings(seed=0, grid=GRID, solver=Euler())
+GROUP = Group(0, "text_to_image", (Sample(0, "text_to_image", 0, (3,)),))  # asks after three forwards
+CONDITION = SceneFamily().encode([task_row("u", draw_task("single", generator(0, Stream.ROW, 0)))])
+
+
+def build_policy(family, base, adapter):
+    student = LoraStudent(read_adapter(adapter).shape)
+    return Policy(family, family.load_transformer(base), student, lambda size: SETTINGS)
+
+
+def building(family, tiny_models):
+    return partial(build_policy, family, tiny_models.base, tiny_models.local_edit)
+
+
+@pytest.fixture
+def versions(cluster, tiny_models):
+    """Two versions of a student."""
+    adapters = tiny_models.local_edit, tiny_models.global_edit
+    return [Weights.of(n, read_adapter(adapter).tensors) for n, adapter in enumerate(adapters)]
+
+
+def expected(versions, tiny_models):
+    """The states of the first version, and then of the second one, without anything going wrong."""
+    policy = building(SceneFamily(), tiny_models)()
+    answers = []
+    for weights in versions:
+        policy.load(weights)
+        answers.append(policy.queries(GROUP, CONDITION))
+    return answers
+
+
+@pytest.mark.parametrize(("error", "survives"), [(BROKEN, False), (FULL, True)])
+def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_path, error, survives):
+    """On a broken device by the process that Ray starts in its place, out of memory by the same."""
+    calls = tmp_path / "calls"
+    build = building(FaultyFamily(calls, error, at=(4,)), tiny_models)
+    worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
+
+    async def live():
+        pool = RolloutPool(lambda number: worker.remote(build, 1), 1, "faulty")
+        answers = [(await pool.queries(GROUP, CONDITION, PublishedWeights.put(weights)))[0] for weights in versions]
+        pool.end()
+        return answers
+
+    for (query,), (undisturbed,) in zip(asyncio.run(live()), expected(versions, tiny_models), strict=True):
+        assert torch.equal(query.x_t, undisturbed.x_t)
+        assert query.checksum == undisturbed.checksum
+    first, last = processes(calls)[0], processes(calls)[-1]
+    assert processes(calls) == [first] * 5 + [last] * 3
+    assert (first == last) == survives
+
+
+def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
+    """Also the version that was there before, of which a half is left."""
+    good, other = versions
+    last = max(other.tensors)  # in the order of loading
+    broken = PublishedWeights.put(Weights.of(2, {**other.tensors, last: other.tensors[last].mT.contiguous()}))
+    worker = RolloutWorker(building(SceneFamily(), tiny_models), threads=1)
+    before = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="shape"):
+            worker.queries(GROUP, CONDITION, broken)
+    again = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
+    assert torch.equal(again, before)
