@@ -47,7 +47,7 @@ class Flux2Family(PipelineFamily):
         return {"text": self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)[0]}
 
     def widest_text(self, size: Size, edits: bool) -> Named:
-        return {"text": blank(self.max_tokens, self.network_config["joint_attention_dim"])}
+        return {"text": blank(self.longest_prompt, self.network_config["joint_attention_dim"])}
 
     def count_tokens(self, prompt: str) -> int:
         """Of the prompt alone: the template's own tokens are few."""

@@ -47,7 +47,10 @@ class Lumina2Family(PipelineFamily):
         return {"text": text, "mask": mask}
 
     def widest_text(self, size: Size, edits: bool) -> Named:
-        return {"text": blank(self.max_tokens, self.network_config["cap_feat_dim"]), "mask": nothing_hidden(self.max_tokens)}
+        return {
+            "text": blank(self.longest_prompt, self.network_config["cap_feat_dim"]),
+            "mask": nothing_hidden(self.longest_prompt),
+        }
 
     def count_tokens(self, prompt: str) -> int:
         return super().count_tokens(f"{self.encoders.system_prompt} <Prompt Start> {prompt}")

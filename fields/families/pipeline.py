@@ -63,6 +63,11 @@ class PipelineFamily(PipelineParts):
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         """A prompt's tensors, batch 1, by the names that `call` reads."""
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt of the greatest length; where nothing is cut, of one as long as others read."""
+        return 512 if self.max_tokens is None else self.max_tokens
+
     @abstractmethod
     def widest_text(self, size: Size, edits: bool) -> Named:
         """What `text` gives for a prompt of the greatest length, without values."""

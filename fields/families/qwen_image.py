@@ -40,7 +40,7 @@ class QwenImageFamily(PipelineFamily):
         return masked(text, mask)
 
     def widest_text(self, size: Size, edits: bool) -> Named:
-        return self._widest(512)
+        return self._widest(self.longest_prompt)
 
     def _widest(self, tokens: int) -> Named:
         return {"text": blank(tokens, self.network_config["joint_attention_dim"]), "mask": nothing_hidden(tokens)}

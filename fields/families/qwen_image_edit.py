@@ -35,7 +35,7 @@ class QwenImageEditFamily(QwenImageFamily):
         """A prompt as long as those of Qwen-Image, and the tokens of the source: one for 28 x 28 pixels."""
         plus = read_json(fetch(self._base, ()) / INDEX)["_class_name"] == "QwenImageEditPlusPipeline"
         pixels = _SHOWN_PIXELS_OF_PLUS if plus else size[0] * size[1]
-        return self._widest(512 + pixels // 28**2)
+        return self._widest(self.longest_prompt + pixels // 28**2)
 
     def _shown(self, source: Image.Image) -> Image.Image | list[Image.Image]:
         """What the text encoder sees: the source, or (Plus, of 2509 and later) the first of a list of smaller ones."""

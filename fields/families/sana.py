@@ -47,7 +47,7 @@ class SanaFamily(PipelineFamily):
         return {"text": text, "mask": mask}
 
     def widest_text(self, size: Size, edits: bool) -> Named:
-        tokens = self.max_tokens + 1
+        tokens = self.longest_prompt + 1
         return {"text": blank(tokens, self.network_config["caption_channels"]), "mask": blank(tokens)}
 
     def negative_text(self, prompt: str, source: Image.Image | None) -> Named:

@@ -32,7 +32,7 @@ class SD3Family(PipelineFamily):
 
     def widest_text(self, size: Size, edits: bool) -> Named:
         network = self.network_config
-        text = blank(_CLIP_TOKENS + self.max_tokens, network["joint_attention_dim"])
+        text = blank(_CLIP_TOKENS + self.longest_prompt, network["joint_attention_dim"])
         return {"text": text, "pooled": blank(network["pooled_projection_dim"])}
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:

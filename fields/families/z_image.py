@@ -32,7 +32,10 @@ class ZImageFamily(PipelineFamily):
         return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}
 
     def widest_text(self, size: Size, edits: bool) -> Named:
-        return {"text": blank(self.max_tokens, self.network_config["cap_feat_dim"]), "mask": nothing_hidden(self.max_tokens)}
+        return {
+            "text": blank(self.longest_prompt, self.network_config["cap_feat_dim"]),
+            "mask": nothing_hidden(self.longest_prompt),
+        }
 
     def count_tokens(self, prompt: str) -> int:
         messages = [{"role": "user", "content": prompt}]

@@ -1,6 +1,6 @@
 """Scaled dot-product attention as fused kernels keep it: no matrix of scores, whatever the device would do."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ class AttentionFlops:
 
 
 @contextmanager
-def fused_attention() -> Iterator[AttentionFlops]:
+def fused_attention() -> Generator[AttentionFlops]:
     """Within it attention computes no values; it keeps for the backward what flash attention does (Dao, arXiv 2307.08691).
 
     The function itself is replaced, in the whole process: a mode of torch would not be there when the backward computes

@@ -40,13 +40,6 @@ class LearnerConfig(Section):
     """How the student is updated."""
 
     batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
-    micro_batch: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="most samples of one forward and backward; auto is what `gpu` holds, or a whole group"
-    )
-    recompute: Literal["auto", "always", "never"] = Field(
-        default="auto", description="compute activations again in the backward, in the same bits; auto does so where it must"
-    )
-    gpu: str = Field(default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB")
     learning_rate: PositiveFloat = Field(default=2e-4, description="of AdamW, without weight decay")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
     warmup_steps: int = Field(default=0, ge=0, description="first steps, over which the rate rises linearly")
@@ -56,6 +49,13 @@ class LearnerConfig(Section):
     clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.99, ge=0, lt=1, description="of the average that is evaluated")
     lag: int = Field(default=1, ge=0, description="step s rolls out with version max(0, s - lag); 0 is strictly on-policy")
+    micro_batch: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="most samples of one forward and backward; auto is what `gpu` holds, or a whole group"
+    )
+    recompute: Literal["auto", "always", "never"] = Field(
+        default="auto", description="compute activations again in the backward, in the same bits; auto does so where it must"
+    )
+    gpu: str = Field(default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB")
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})

@@ -18,9 +18,7 @@ def fitted(config: RunConfig) -> RunConfig:
     """
     learner, group = config.learner, config.rollout.group_size
     if learner.micro_batch != "auto" and learner.micro_batch > group:
-        raise ConfigError(
-            f"learner.micro_batch: {learner.micro_batch} is above rollout.group_size, {group}; allowed: 1 to {group}"
-        )
+        raise ConfigError(f"learner.micro_batch: {learner.micro_batch} is above rollout.group_size; allowed: 1 to {group}")
     if not learner.num_gpus or (learner.micro_batch != "auto" and learner.recompute != "auto"):
         return config
     micro_batch, recompute = choose(Footprints(config))
@@ -50,8 +48,11 @@ def choose(footprints: Footprints) -> tuple[int, bool]:
         each = footprints.update(2, recompute).peak_bytes - one  # what a sample more takes: the peak grows linearly
         most = min(group, 1 + int((free - one) // max(each, 1)))
         return ceil(group / ceil(group / most)), recompute
-    needed = (least + sum(footprints.learner_fixed())) / GIGABYTE
+    needed, asked = (
+        (least + sum(footprints.learner_fixed())) / GIGABYTE,
+        1 if learner.micro_batch == "auto" else learner.micro_batch,
+    )
     raise ConfigError(
-        f"learner.gpu: {learner.gpu} has {gpu_bytes(learner.gpu) / GIGABYTE:.1f} GB, of which {PLANNED_FOR:.0%} are planned for; "
-        f"the learner needs {needed:.1f} GB for a micro-batch of {1 if learner.micro_batch == 'auto' else learner.micro_batch}"
+        f"learner.gpu: {learner.gpu} has {gpu_bytes(learner.gpu) / GIGABYTE:.1f} GB, of which {PLANNED_FOR:.0%} are planned "
+        f"for; the learner needs {needed:.1f} GB for a micro-batch of {asked}"
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Footprints:
         self.config = config
         self._parts = RunParts(config)
         self._family = self._parts.family
+        self._networks: dict[tuple[bool, bool], nn.Module] = {}
 
     def all(self, micro_batch: int, recompute: bool) -> list[Footprint]:
         """Of the learner with this micro-batch, the rollout workers, and every service."""
@@ -106,15 +107,15 @@ class Footprints:
         """Velocities whose graphs the learner keeps together, for each sample."""
         return 2 if self._parts.objective.both_branches else 1
 
-    @cache
     def _network(self, trained: bool, recompute: bool) -> nn.Module:
         """The base without values, as the learner has it where it is trained."""
-        network = self._family.blueprint(self.config.model.path)
-        if trained:
-            self._parts.student.attach(network, seed=0)
-        if recompute:
-            self._family.recompute_activations(network)
-        return network
+        if (trained, recompute) not in self._networks:
+            network = self._networks[trained, recompute] = self._family.blueprint(self.config.model.path)
+            if trained:
+                self._parts.student.attach(network, seed=0)
+            if recompute:
+                self._family.recompute_activations(network)
+        return self._networks[trained, recompute]
 
     @cached_property
     def _trained_values(self) -> int:
@@ -163,7 +164,9 @@ class Footprints:
         rollout, student = self.config.rollout, self._parts.student
         network = self._network(trained=False, recompute=False)
         pristine = 0.0
-        if isinstance(student, LoraStudent):
+        if isinstance(student, LoraStudent) and not rollout.merge:
+            pristine = FLOAT32 * self._trained_values  # its products, beside the base's
+        elif isinstance(student, LoraStudent):
             modules = [network.get_parameter(f"{name}.weight") for name in self._adapted]
             pristine = sum(map(_size, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
         return Footprint(
@@ -174,7 +177,7 @@ class Footprints:
             kept=pristine,
             working=self.forward(rollout.group_size).peak_bytes,
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
-            remedy="a smaller rollout.group_size",
+            remedy="a smaller rollout.group_size" + (", or rollout.merge=false" if rollout.merge else ""),
         )
 
     @cached_property

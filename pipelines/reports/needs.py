@@ -35,13 +35,13 @@ def table(needs: Needs) -> Table:
 def lines(needs: Needs) -> list[str]:
     """What the table doesn't say; the last lines are what doesn't fit, and what would mend it."""
     recomputed = "activations computed again" if needs.recompute else "activations kept"
-    total = needs.rollout_flops + needs.expert_flops + needs.learner_flops
+    rollout, expert, learner = (flops / _TERA for flops in (needs.rollout_flops, needs.expert_flops, needs.learner_flops))
     return [
         f"learner: micro-batches of {needs.micro_batch}, {recomputed}",
         f"download: {needs.download / GIGABYTE:.1f} GB of the base, on every node unless they share a folder",
         f"for each query of a sample {needs.sample_bytes / _MEGA:.1f} MB travel between processes",
-        f"for each sample {total / _TERA:.3g} TFLOP: {needs.rollout_flops / _TERA:.3g} for {needs.rollout_forwards:.1f} forwards "
-        f"of its rollout, {needs.expert_flops / _TERA:.3g} for one expert's, {needs.learner_flops / _TERA:.3g} for the learner",
+        f"for each sample {rollout + expert + learner:.3g} TFLOP: {rollout:.3g} for {needs.rollout_forwards:.1f} forwards of "
+        f"its rollout, {expert:.3g} for one expert's, {learner:.3g} for the learner",
         *([_too_large(needs, needs.too_large[0])] if needs.too_large else ["everything fits"]),
     ]
 
