@@ -36,8 +36,9 @@ class ZImageOmniFamily(ZImageFamily):
         return {"text": torch.cat(parts)[None], "part": torch.cat(numbers)[None]}  # 0 is what a shorter row is padded with
 
     def widest_text(self, size: Size, edits: bool) -> Named:
-        """A text in three parts around the source, or in one."""
-        parts = torch.tensor([1] * 256 + [2] * 128 + [3] * 128 if edits else [1] * 512)
+        """One part, or, with a source, the few tokens of the template before and after it too."""
+        lengths = [5, self.longest_prompt, 4] if edits else [self.longest_prompt]
+        parts = torch.cat([torch.full((length,), n) for n, length in enumerate(lengths, start=1)])
         return {"text": blank(len(parts), self.network_config["cap_feat_dim"]), "part": parts[None]}
 
     def widest_source(self, size: Size) -> Named:

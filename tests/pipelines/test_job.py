@@ -182,8 +182,9 @@ def _scales(head: Head, folder: Path) -> None:
 
 
 def _said(command: subprocess.CompletedProcess[str]) -> str:
-    """Without the lines in which Ray complains about this small machine."""
-    return "".join(line for line in command.stdout.splitlines(keepends=True) if "(raylet)" not in line)
+    """Without the lines in which Ray complains about this small machine, or a command says that it takes long on one."""
+    lines = command.stdout.splitlines(keepends=True)
+    return "".join(line for line in lines if "(raylet)" not in line and not line.startswith("waiting for "))
 
 
 def _changes(head: Head, folder: Path, config: RunConfig) -> int:
