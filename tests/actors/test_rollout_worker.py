@@ -23,6 +23,7 @@ from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from fields.student import LoraStudent
+from fields.versions import Merged
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
@@ -34,7 +35,7 @@ CONDITION = SceneFamily().encode([task_row("u", draw_task("single", generator(0,
 
 def build_policy(family, base, adapter):
     student = LoraStudent(read_adapter(adapter).shape)
-    return Policy(family, family.load_transformer(base), student, lambda size: SETTINGS)
+    return Policy(family, Merged(family.load_transformer(base), student), lambda size: SETTINGS)
 
 
 def building(family, tiny_models):

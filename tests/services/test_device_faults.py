@@ -28,6 +28,7 @@ from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from fields.shared_field import Member, SharedField
 from fields.student import LoraStudent
+from fields.versions import Merged
 from services.applications import delete, deploy
 from services.client import CallLimits
 from services.expert import expert_application
@@ -58,7 +59,7 @@ def build_shared(family, base):
 def build_student(family, base, adapter):
     lora = read_adapter(adapter)
     settings = RolloutSettings(seed=0, grid=GRID, solver=Euler())
-    policy = Policy(family, family.load_transformer(base), LoraStudent(lora.shape), lambda size: settings)
+    policy = Policy(family, Merged(family.load_transformer(base), LoraStudent(lora.shape)), lambda size: settings)
     policy.load(Weights.of(0, lora.tensors))
     return policy
 
