@@ -78,8 +78,12 @@ class RolloutWorker:
 
     def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
         """The velocity (batch, ...) at the query's states, by these weights or (None) by the bare base."""
-        self._load(weights)
-        return self._policy.answer(query)
+
+        def answered() -> Tensor:
+            self._load(weights)
+            return self._policy.answer(query)
+
+        return self._faults.survive(answered)
 
     def _load(self, weights: PublishedWeights | None) -> None:
         version = (weights.policy_version, weights.checksum) if weights else None

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.config.run import RunConfig
 
+_SAME_BITS = {"recompute", "gpu"}  # the micro-batch, which they may decide, stands beside them
 _RESOURCES = {"replicas", "autoscaling", "workers", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
 _BESIDE = {"checkpoint", "eval", "encoder", "preset"}
 
@@ -14,12 +15,12 @@ Recipe = Mapping[str, Any]
 def recipe(config: RunConfig) -> dict[str, Any]:
     """The settings that decide the student, as plain values.
 
-    Left out is what may change on the way: the run's name, folder and length, and everything about resources.
+    Left out is what may change on the way: the run's name, folder and length, and everything about resources and memory.
     """
 
     def essential(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: essential(item) for key, item in value.items() if key not in _RESOURCES}
+            return {key: essential(item) for key, item in value.items() if key not in _RESOURCES | _SAME_BITS}
         return value
 
     everything = config.model_dump(mode="json")

@@ -3,26 +3,21 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fields.method.routing import GroupedRouting
 from fields.method.times import index_at, rollout_times
-from fields.registry import FAMILIES
 from pipelines.config import method as m
 from pipelines.config.base import Name, Section
 from pipelines.config.evaluation import EvaluationConfig
+from pipelines.config.model import ModelConfig
 from pipelines.config.operators import SELF, references
 from pipelines.config.presets import Preset, expand
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
 from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
 from pipelines.config.training import CheckpointConfig, LearnerConfig, RolloutConfig
-
-if TYPE_CHECKING:
-    import torch
-
-    from fields.families.base import Family
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -55,37 +50,6 @@ class RunSettings(Section):
     def services_owner(self) -> str:
         """What the services' own metrics name as their run: the run, or the standing set, which no single run owns."""
         return self.services or self.name
-
-
-class ModelConfig(Section):
-    """The frozen base that student and experts share."""
-
-    family: str = Field(default="scene", description="kind of model; docs/add-a-family.md lists them")
-    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="in which networks compute")
-    width: PositiveInt | None = Field(
-        default=None, description="of images in pixels, where a row doesn't say; none is the family's own"
-    )
-    height: PositiveInt | None = Field(default=None, description="of images in pixels; given with the width, or not at all")
-
-    @model_validator(mode="after")
-    def _known_family(self) -> "ModelConfig":
-        if self.family not in FAMILIES:
-            raise ValueError(f"unknown family {self.family!r}; allowed: {', '.join(FAMILIES)}")
-        return self
-
-    @model_validator(mode="after")
-    def _both_sides_or_none(self) -> "ModelConfig":
-        if (self.width is None) != (self.height is None):
-            raise ValueError(f"width {self.width} and height {self.height}: give both or none")
-        return self
-
-    def build(self, device: "torch.device") -> "Family":
-        """The model family; its encoders run on this device."""
-        import torch
-
-        size = None if self.width is None or self.height is None else (self.width, self.height)
-        return FAMILIES[self.family](self.path, getattr(torch, self.dtype), size, device)
 
 
 class RouteConfig(Section):
@@ -220,6 +184,13 @@ class RunConfig(Section):
     def _only_an_adapter_stays_unmerged(self) -> "RunConfig":
         if not self.rollout.merge and isinstance(self.student, FullStudentConfig):
             raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batches_are_parts_of_groups(self) -> "RunConfig":
+        micro_batch, group = self.learner.micro_batch, self.rollout.group_size
+        if micro_batch != "auto" and micro_batch > group:
+            raise ValueError(f"learner.micro_batch: {micro_batch} is above rollout.group_size; allowed: 1 to {group}")
         return self
 
     @model_validator(mode="after")

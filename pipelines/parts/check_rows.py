@@ -7,7 +7,7 @@ from fields.data.bucket import Bucket
 from fields.data.images import decode_image
 from fields.data.rows import Row
 from fields.families.base import Family
-from pipelines.config.run import ModelConfig
+from pipelines.config.model import ModelConfig
 from pipelines.parts.device import device
 
 _MOST_ROWS_CHECKED = 20_000

@@ -11,14 +11,13 @@ from pipelines.parts.footprints import Footprints
 def fitted(config: RunConfig) -> RunConfig:
     """The configuration with the learner's `auto` settled; without a GPU it stays, and means whole groups and no recomputation.
 
-    The settings depend on the configuration alone, never on the machine: the micro-batch orders the sums of a gradient.
+    The settings depend on the configuration and the routes' rows, never on the machine: the micro-batch orders the sums of a
+    gradient.
 
     Raises:
         ConfigError: if no setting fits the GPU; says by how much.
     """
-    learner, group = config.learner, config.rollout.group_size
-    if learner.micro_batch != "auto" and learner.micro_batch > group:
-        raise ConfigError(f"learner.micro_batch: {learner.micro_batch} is above rollout.group_size; allowed: 1 to {group}")
+    learner = config.learner
     if not learner.num_gpus or (learner.micro_batch != "auto" and learner.recompute != "auto"):
         return config
     micro_batch, recompute = choose(Footprints(config))

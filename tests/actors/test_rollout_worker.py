@@ -80,6 +80,28 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
     assert (first == last) == survives
 
 
+def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(versions, tiny_models, tmp_path):
+    calls = tmp_path / "calls"
+    build = building(FaultyFamily(calls, BROKEN, at=(3,)), tiny_models)
+    worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
+
+    async def live():
+        pool = RolloutPool(lambda number: worker.remote(build, 1), 1, "faulty")
+        published = PublishedWeights.put(versions[0])
+        (query,), _ = await pool.queries(GROUP, CONDITION, published)
+        velocity = await pool.velocity(query, published)
+        pool.end()
+        return query, velocity
+
+    query, velocity = asyncio.run(live())
+    policy = building(SceneFamily(), tiny_models)()
+    policy.load(versions[0])
+    assert torch.equal(velocity, policy.answer(query))
+    first, last = processes(calls)[0], processes(calls)[-1]
+    assert first != last
+    assert processes(calls) == [first] * 4 + [last]
+
+
 def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
     """Also the version that was there before, of which a half is left."""
     good, other = versions

@@ -9,6 +9,13 @@ def saved(config):
     return json.loads(json.dumps(recipe(config)))  # as state.json gives it back
 
 
+def test_memory_is_no_part_of_the_recipe_but_the_micro_batch_is(make_config):
+    before = recipe(make_config())
+    assert recipe(make_config("learner.recompute=always", "learner.gpu=l40s")) == before
+    changed = recipe(make_config("learner.micro_batch=2"))
+    assert recipe_differences(changed, before, 8) == ["learner.micro_batch: auto -> 2"]
+
+
 def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
     before = recipe(make_config())
     resources = ("rollout.workers=5", "experts.local_edit.replicas=2", "learner.node_labels.role=x", "encoder.num_gpus=1")

@@ -1,0 +1,45 @@
+"""The frozen base in the configuration."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from fields.registry import FAMILIES
+from pipelines.config.base import Section
+
+if TYPE_CHECKING:
+    import torch
+
+    from fields.families.base import Family
+
+
+class ModelConfig(Section):
+    """The frozen base that student and experts share."""
+
+    family: str = Field(default="scene", description="kind of model; docs/add-a-family.md lists them")
+    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="in which networks compute")
+    width: PositiveInt | None = Field(
+        default=None, description="of images in pixels, where a row doesn't say; none is the family's own"
+    )
+    height: PositiveInt | None = Field(default=None, description="of images in pixels; given with the width, or not at all")
+
+    @model_validator(mode="after")
+    def _known_family(self) -> "ModelConfig":
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown family {self.family!r}; allowed: {', '.join(FAMILIES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _both_sides_or_none(self) -> "ModelConfig":
+        if (self.width is None) != (self.height is None):
+            raise ValueError(f"width {self.width} and height {self.height}: give both or none")
+        return self
+
+    def build(self, device: "torch.device") -> "Family":
+        """The model family; its encoders run on this device."""
+        import torch
+
+        size = None if self.width is None or self.height is None else (self.width, self.height)
+        return FAMILIES[self.family](self.path, getattr(torch, self.dtype), size, device)
