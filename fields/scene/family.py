@@ -61,8 +61,8 @@ class SceneFamily(Family):
     def blueprint(self, path: Path) -> SceneTransformer:
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} is no scene model: it has no {CONFIG}")
-        with torch.device("meta"):
-            return SceneTransformer(**json.loads((path / CONFIG).read_text())).eval().requires_grad_(False)
+        network = SceneTransformer(**json.loads((path / CONFIG).read_text()))
+        return network.to(torch.device("meta")).eval().requires_grad_(False)
 
     def load_encoders(self) -> None:
         """Nothing to load: words are looked up, and images are states."""

@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from torch import nn
+from torch import Tensor, nn
 
-from fields.carriers import GIVEN
+from fields.carriers import GIVEN, Tensors
 from fields.data.columns import SIZES
 from fields.data.size import Size
 from fields.families.folder import shapes_of
@@ -72,7 +72,7 @@ class Footprints:
         self.config = config
         self._parts = RunParts(config)
         self._family = self._parts.family
-        self._networks: dict[tuple[bool, bool], nn.Module] = {}
+        self._learners: dict[bool, tuple[nn.Module, Tensors]] = {}
 
     def all(self, micro_batch: int, recompute: bool) -> list[Footprint]:
         """Of the learner with this micro-batch, the rollout workers, and every service."""
@@ -107,27 +107,34 @@ class Footprints:
         """Velocities whose graphs the learner keeps together, for each sample."""
         return 2 if self._parts.objective.both_branches else 1
 
-    def _network(self, trained: bool, recompute: bool) -> nn.Module:
-        """The base without values, as the learner has it where it is trained."""
-        if (trained, recompute) not in self._networks:
-            network = self._networks[trained, recompute] = self._family.blueprint(self.config.model.path)
-            if trained:
-                self._parts.student.attach(network, seed=0)
+    @cached_property
+    def _base(self) -> nn.Module:
+        """The base without values."""
+        return self._family.blueprint(self.config.model.path)
+
+    def _learner(self, recompute: bool) -> tuple[nn.Module, Tensors]:
+        """The network as the learner has it, without values, and what is trained."""
+        if recompute not in self._learners:
+            network = self._family.blueprint(self.config.model.path)
+            self._learners[recompute] = network, self._parts.student.attach(network, seed=0)
             if recompute:
                 self._family.recompute_activations(network)
-        return self._networks[trained, recompute]
+        return self._learners[recompute]
 
-    @cached_property
+    @property
+    def _trained(self) -> Tensors:
+        """What is trained, without values."""
+        return self._learner(recompute=False)[1]
+
+    @property
     def _trained_values(self) -> int:
         """How many numbers are trained."""
-        parameters = self._parts.student.attach(self._family.blueprint(self.config.model.path), seed=0)
-        return sum(parameter.numel() for parameter in parameters.values())
+        return sum(tensor.numel() for tensor in self._trained.values())
 
     @cached_property
     def base_bytes(self) -> int:
         """The base in the type that it computes in, with its buffers."""
-        network = self._network(trained=False, recompute=False)
-        return _bytes(network)
+        return sum(map(_size, (*self._base.parameters(), *self._base.buffers())))
 
     def learner_fixed(self) -> tuple[float, float]:
         """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student."""
@@ -140,11 +147,11 @@ class Footprints:
     def update(self, micro_batch: int, recompute: bool) -> Cost:
         """Of the learner's forward and backward of one micro-batch."""
         what = Pass(micro_batch, self.size, self.edits, self.branches)
-        return update_cost(self._family, self._network(trained=True, recompute=recompute), what)
+        return update_cost(self._family, self._learner(recompute)[0], what)
 
     def forward(self, samples: int) -> Cost:
         """Of one forward of the base."""
-        return forward_cost(self._family, self._network(trained=False, recompute=False), Pass(samples, self.size, self.edits))
+        return forward_cost(self._family, self._base, Pass(samples, self.size, self.edits))
 
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""
@@ -162,12 +169,11 @@ class Footprints:
 
     def _rollout(self) -> Footprint:
         rollout, student = self.config.rollout, self._parts.student
-        network = self._network(trained=False, recompute=False)
         pristine = 0.0
         if isinstance(student, LoraStudent) and not rollout.merge:
             pristine = FLOAT32 * self._trained_values  # its products, beside the base's
         elif isinstance(student, LoraStudent):
-            modules = [network.get_parameter(f"{name}.weight") for name in self._adapted]
+            modules = [self._base.get_parameter(f"{name}.weight") for name in adapted_modules(self._trained)]
             pristine = sum(map(_size, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
         return Footprint(
             who="rollout",
@@ -179,11 +185,6 @@ class Footprints:
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
             remedy="a smaller rollout.group_size" + (", or rollout.merge=false" if rollout.merge else ""),
         )
-
-    @cached_property
-    def _adapted(self) -> list[str]:
-        parameters = self._parts.student.attach(self._family.blueprint(self.config.model.path), seed=0)
-        return adapted_modules(parameters)
 
     def _service(self, name: str) -> Footprint:
         """Of a replica that holds one expert, or of one with all that share the base."""
@@ -230,9 +231,5 @@ class Footprints:
         )
 
 
-def _size(tensor: nn.Parameter) -> int:
+def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _bytes(network: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
