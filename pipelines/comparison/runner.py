@@ -39,7 +39,7 @@ async def run_all(
     """Deploy the services once, then run every job, a few at a time, and put its result into the store.
 
     With `rerun`, a result that the store has is compared with the new one instead of being replaced; returns a line for each
-    job whose student differs. `parts` is job key -> the parts of its run.
+    job whose student differs. `parts` is job key -> the checked parts of a run of that key, whatever its seed.
     """
     _start_ray(comparison, jobs[0].config, say)
     services = RunServices(parts[jobs[0].key])
@@ -50,7 +50,7 @@ async def run_all(
 
     async def run(job: Job) -> str | None:
         async with slots:
-            result = await _run(job, parts[job.key])
+            result = await _run(job, with_seed_of(job, parts[job.key]))
         name, before = f"{job.key} seed {job.config.run.seed}", store.get(job)
         if not rerun or before is None:
             store.put(job, result)
@@ -67,12 +67,17 @@ async def run_all(
         judged = f"{weights_digest(jobs[0].config)[:12]} {exam}"
         if store.content.get("experts_of") != judged:
             with waiting_for("the exams of base and experts", say):
-                skills = await _expert_skills(jobs[0], parts[jobs[0].key])
+                skills = await _expert_skills(jobs[0], with_seed_of(jobs[0], parts[jobs[0].key]))
             store.content |= {"experts": skills, "experts_of": judged}
             store.save()
         return [line for line in await asyncio.gather(*(run(job) for job in jobs)) if line is not None]
     finally:
         services.delete()
+
+
+def with_seed_of(job: Job, checked: RunParts) -> RunParts:
+    """The parts of a job's own run: its name and seed, and everything else as it was checked for all seeds of its key."""
+    return RunParts(checked.config.model_copy(update={"run": job.config.run}), checked.rows)
 
 
 def _start_ray(comparison: Comparison, config: RunConfig, say: Callable[[str], None]) -> None:

@@ -1,7 +1,6 @@
 """A run on a Ray cluster: expert and encoder services, the learner with its rollout workers."""
 
 import asyncio
-import time
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -64,9 +63,7 @@ def start_learner(parts: RunParts, origin: Origin, reservation: Reservation | No
     config = parts.config
     options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
     place = reservation.place(0) if reservation else {}
-    name = f"{config.run.name}/learner"
-    _wait_until_free(name)
-    learner = ray.remote(Learner).options(name=name, **options, **place)
+    learner = ray.remote(Learner).options(name=f"{config.run.name}/learner", **options, **place)
     resume = origin.checkpoint.absolute() if origin.checkpoint else None
     return learner.remote(ClusterLearnerParts(parts, reservation), config.folder.absolute(), origin.step, resume)
 
@@ -76,18 +73,6 @@ def end(learner: Actor) -> None:
     with suppress(RayError):  # it died, or its loop hangs: they go with it
         ray.get(learner.end_rollouts.remote(), timeout=_END_S)
     ray.kill(learner)
-
-
-def _wait_until_free(name: str) -> None:
-    """Returns once no actor has the name: one that was ended keeps it for a moment. One that lives on has it after the limit
-    too, and then Ray says so where the next one is made."""
-    limit = time.monotonic() + _END_S
-    while time.monotonic() < limit:
-        try:
-            ray.get_actor(name)
-        except ValueError:
-            return
-        time.sleep(0.1)
 
 
 class _Driver:

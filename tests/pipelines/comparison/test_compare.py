@@ -9,10 +9,12 @@ import yaml
 from pipelines import compare
 from pipelines.comparison.jobs import configure, job_key, plan_jobs
 from pipelines.comparison.report import write_report
+from pipelines.comparison.runner import with_seed_of
 from pipelines.comparison.store import Store
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
+from pipelines.parts.check_files import checked_parts
 
 SHIPPED = Path("pipelines/configs/compare_scene.yaml")
 
@@ -83,6 +85,17 @@ def test_what_stands_is_not_run_again(comparison_file, tmp_path, capsys):
     assert compare.main([str(comparison_file), "--output", str(output)]) == 0
     assert "6 runs, 0 to do" in capsys.readouterr().out
     assert "| **one** | 0.500 ± 0.000 |" in (output / "compare.md").read_text()
+
+
+def test_every_job_is_run_with_its_own_seed_and_name(comparison_file):
+    """Its files are checked once for all seeds."""
+    jobs = plan_jobs(load(comparison_file, Comparison, {}))
+    checked = {job.key: checked_parts(job.config) for job in jobs}
+    assert len(checked) == len(jobs) / 2 == 3
+    parts = [with_seed_of(job, checked[job.key]) for job in jobs]
+    assert [each.plan.seed for each in parts] == [job.config.run.seed for job in jobs] == [0] * 3 + [1] * 3
+    assert len({each.config.run.name for each in parts}) == 6
+    assert all(each.config == job.config for each, job in zip(parts, jobs, strict=True))
 
 
 @pytest.mark.slow
