@@ -34,6 +34,12 @@ def gpu_bytes(gpu: str) -> float:
     return gigabytes * GIGABYTE
 
 
+def known_gpu(gpu: str) -> str:
+    """The GPU, if its memory is known; raises as `gpu_bytes` does."""
+    gpu_bytes(gpu)
+    return gpu
+
+
 def room(gpu: str, num_gpus: float) -> float:
     """Bytes that one process may plan for, of its share of a GPU."""
     return PLANNED_FOR * gpu_bytes(gpu) * num_gpus - CONTEXT

@@ -1,11 +1,11 @@
 """How the student is rolled out and updated, and when it is saved."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Section
-from pipelines.config.gpus import gpu_bytes
+from pipelines.config.gpus import known_gpu
 from pipelines.config.services import Cpus, Gpus, NodeLabels
 
 if TYPE_CHECKING:
@@ -55,15 +55,12 @@ class LearnerConfig(Section):
     recompute: Literal["auto", "always", "never"] = Field(
         default="auto", description="compute activations again in the backward, in the same bits; auto does so where it must"
     )
-    gpu: str = Field(default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB")
+    gpu: Annotated[str, AfterValidator(known_gpu)] = Field(
+        default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB"
+    )
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
-
-    @model_validator(mode="after")
-    def _known_gpu(self) -> "LearnerConfig":
-        gpu_bytes(self.gpu)
-        return self
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "LearnerConfig":

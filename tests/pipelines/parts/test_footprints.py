@@ -88,5 +88,5 @@ def test_an_unknown_gpu_is_refused(capsys, gpu, said):
     assert main(["pipelines/configs/scene.yaml", "--gpu", gpu]) == 2
     error = capsys.readouterr().err
     assert said in error
-    assert "learner" in error
+    assert error.startswith("error: learner.gpu: "), "no line of the file, which doesn't say it"
     assert error.count("\n") == 1
