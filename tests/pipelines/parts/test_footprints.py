@@ -38,7 +38,7 @@ def test_activations_of_published_models_at_1024_pixels(tmp_path, model, family,
     """GB at the peak of a forward and backward, as an independent review measured them; within 10 %."""
     networks = FAMILIES[family](published.write(model, tmp_path), torch.bfloat16)
     network = networks.blueprint(tmp_path)
-    for parameter in add_lora(network, LoraShape(rank, rank, networks.default_lora_targets), seed=0).values():
+    for parameter in add_lora(network, LoraShape(rank, float(rank), networks.default_lora_targets), seed=0).values():
         parameter.requires_grad_(True)
     if recompute:
         networks.recompute_activations(network)
