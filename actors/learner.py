@@ -27,12 +27,14 @@ from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
 from actors.progress import Progress
 from actors.rollout_pool import RolloutPool
+from actors.rollout_worker import PublishedWeights
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights
 from fields.distiller import Distiller, Update
 from fields.evaluation.base import ExamResult, Skills
+from fields.memory.cost import Pass
 from services.expert_client import ExpertClient
 
 
@@ -42,6 +44,7 @@ class LearnerParts(Protocol):
     run: str
     threads: int
     loggers: Sequence[str]
+    largest: Pass
     recipe: Mapping[str, Any]
 
     def schedule(self, start: int) -> Schedule:
@@ -70,8 +73,8 @@ class Learner:
 
     Args:
         parts: the name of the run, the number of torch threads (the same in every process of a run, or sums are reordered),
-            the loggers that the journal writes to, the settings that decide the result and are stored with every
-            checkpoint, and the builders of everything else.
+            the loggers that the journal writes to, the largest group, the settings that decide the result and are stored with
+            every checkpoint, and the builders of everything else.
         folder: of the run.
         start: the first step to do.
         resume: a checkpoint to continue from.
@@ -86,6 +89,7 @@ class Learner:
         self._schedule = parts.schedule(start)
         self._folder = folder
         self._recipe = parts.recipe
+        self._largest = parts.largest
         self._start: Weights | None = self._distiller.weights(0)
         self._published = {0: self._start}
         if resume is not None:
@@ -170,6 +174,31 @@ class Learner:
     async def ready(self) -> None:
         """Returns once the student and every rollout worker are loaded."""
         await self._rollouts.ready()
+
+    async def rehearse(self) -> None:
+        """Compute the largest group once, forward and backward, and keep nothing of it; before training alone.
+
+        Raises:
+            DoesNotFit: if the device has no memory for it.
+        """
+        await asyncio.to_thread(self._distiller.rehearse, self._largest)
+
+    async def rehearse_rollouts(self) -> None:
+        """Let every rollout worker compute the largest group once, with the student's start; before training alone.
+
+        Raises:
+            DoesNotFit: if a worker's device has no memory for it.
+        """
+        assert self._start is not None, "training has begun"
+        await self._rollouts.rehearse(self._largest, PublishedWeights.put(self._start))
+
+    async def rehearse_expert(self, build_client: Callable[[], ExpertClient]) -> None:
+        """Let an application of experts compute its largest call once.
+
+        Raises:
+            DoesNotFit: if its device has no memory for it.
+        """
+        await build_client().rehearse(self._largest)
 
     async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import ray
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Query
+from fields.memory.cost import Pass
 from fields.method.plan import Group
 from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
 
@@ -30,6 +32,7 @@ class WorkerHandle(Protocol):
     """`RolloutWorker`, seen from elsewhere."""
 
     ready: ActorMethod[[], None]
+    rehearse: ActorMethod[[Pass, PublishedWeights], None]
     queries: ActorMethod[[Group, Condition, PublishedWeights], tuple[Query, ...]]
     velocity: ActorMethod[[Query, PublishedWeights | None], Tensor]
     generate: ActorMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
@@ -77,6 +80,18 @@ class RolloutPool:
     async def ready(self) -> None:
         """Returns once every worker has loaded the base."""
         await asyncio.gather(*(_loaded(worker) for worker in self._workers.values()))
+
+    async def rehearse(self, what: Pass, weights: PublishedWeights) -> None:
+        """Let every worker compute the largest forward of a rollout with these weights, before any other call is made.
+
+        Raises:
+            DoesNotFit: if a worker's device has no memory for it.
+        """
+
+        async def rehearsed(worker: WorkerHandle) -> None:
+            await asyncio.wrap_future(worker.rehearse.remote(what, weights).future())
+
+        await asyncio.gather(*(self._calls.answer(partial(rehearsed, worker)) for worker in self._workers.values()))
 
     async def resize(self, size: int, timeout_s: float) -> None:
         """Start or end workers until there are `size`, at least 1. A new one gets calls once it has loaded the base; one

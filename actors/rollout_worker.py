@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
+from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.policy import Policy
 from services.device_faults import DeviceFaults
@@ -53,6 +54,15 @@ class RolloutWorker:
 
     def ready(self) -> None:
         """Returns once the base is loaded."""
+
+    def rehearse(self, what: Pass, weights: PublishedWeights) -> None:
+        """Compute the largest forward of a rollout with these weights.
+
+        Raises:
+            DoesNotFit: if the device has no memory for it.
+        """
+        self._load(weights)
+        self._policy.rehearse(what)
 
     def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
         """The group's states at their query points, rolled out with these weights."""

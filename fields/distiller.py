@@ -1,14 +1,16 @@
 """The student as it learns: its trainable parameters, their optimizer, and their moving average."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fields.carriers import Condition, Example, Query, Tensors, Variant, Weights
+from fields.carriers import Condition, Example, Query, Target, Tensors, Variant, Weights
 from fields.families.base import Family
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import largest_query, rehearsing
 from fields.method.objective import Objective, Prediction, VelocityMse, squared_error
 from fields.student import Student
 from fields.tensors import load_into
@@ -141,6 +143,25 @@ class Distiller:
             anchor = example.anchor.velocity.to(self.device)
             loss = loss + self.anchor_weight * squared_error(student.velocity, anchor)
         return loss
+
+    def rehearse(self, what: Pass) -> None:
+        """Compute the largest micro-batch of a group forward and backward, beside what AdamW takes at its first step, and keep
+        nothing of it.
+
+        Raises:
+            DoesNotFit: if the device has no memory for it.
+        """
+        at_once = replace(what, samples=min(what.samples, self.optimization.micro_batch or what.samples))
+        with rehearsing(at_once):
+            moments = [torch.empty_like(parameter) for parameter in self.parameters.values() for _ in range(2)]
+            query = largest_query(self.family, at_once)
+            zeros = torch.zeros_like(query.x_t)
+            answer = Target(sample_ids=query.sample_ids, expert=query.route, t=query.t, velocity=zeros, unconditional=zeros)
+            example = Example(query=query, target=answer, anchor=answer if self.anchor_weight else None)
+            for _ in range(2):  # the second finds the gradients of the first in its way, as in a step of several groups
+                self.loss(example).sum().backward()
+            del moments
+        self.optimizer.zero_grad(set_to_none=True)
 
     def update(self, examples: Sequence[Example]) -> Update:
         """One optimizer step on the mean loss over all samples; each micro-batch's graph is freed before the next is built,

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
 from fields.lora.adapter import Adapter, put_adapter
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import rehearse_expression, rehearse_forward
 from fields.method.plan import Group
 from fields.method.solver import Velocity
 from fields.method.states import RolloutSettings, queries, rolled_out
@@ -66,6 +68,18 @@ class Field:
     def _network(self, name: str) -> Velocity:
         transformer = self.transformers[name]
         return lambda x_t, t, condition: self.family.velocity(transformer, x_t, t, condition)
+
+    def rehearse(self, what: Pass) -> None:
+        """Compute what an answer to such a query computes at once.
+
+        Raises:
+            DoesNotFit: if the device has no memory for it.
+        """
+
+        def forward(network: str, at_once: Pass) -> None:
+            rehearse_forward(self.family, self.transformers[network], at_once, self.device)
+
+        rehearse_expression(self.expression, forward, what)
 
     def answer(self, query: Query) -> Target:
         """u = v_m(x_t, t, c): what the student should have said at its own state.

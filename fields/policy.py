@@ -9,6 +9,8 @@ from torch import Tensor
 from fields.carriers import Condition, Query, Weights
 from fields.data.size import Size
 from fields.families.base import Family
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import rehearse_forward
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings, noised, queries, rolled_out
@@ -55,6 +57,14 @@ class Policy:
     def answer(self, query: Query) -> Float[Tensor, "batch ..."]:
         """The loaded version's velocity at the query's states, on the CPU."""
         return self.velocity(query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device)).cpu()
+
+    def rehearse(self, what: Pass) -> None:
+        """Compute one forward of the network as it is loaded.
+
+        Raises:
+            DoesNotFit: if the device has no memory for it.
+        """
+        rehearse_forward(self.family, self.transformer, what, self.device)
 
     def queries(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """Roll the group's samples out from their noise to their query points, or noise their target images.

@@ -13,6 +13,8 @@ from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
 from fields.lora.adapter import Adapter
 from fields.lora.stacked import BASE, RowsAreNoSamples, stack_adapters
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import rehearse_expression, rehearse_forward
 from fields.method.plan import Group
 from fields.method.solver import Velocity
 from fields.method.states import RolloutSettings, queries, rolled_out
@@ -78,6 +80,22 @@ class SharedField:
     ) -> Float[Tensor, "batch ..."]:
         """One expert's velocity, float32, on this field's device."""
         return self._velocity([expert] * len(t), x_t, t, condition, variant)
+
+    def rehearse(self, what: Pass) -> None:
+        """Compute for every expert what an answer to such a query computes at once.
+
+        Raises:
+            DoesNotFit: if the device has no memory for it.
+        """
+        for member in self._members.values():
+
+            def forward(network: str, at_once: Pass, networks: tuple[str, ...] = member.networks) -> None:
+                adapter = self._numbers[networks[int(network)]]
+                self._choice.choose(torch.full((at_once.samples,), adapter, device=self.device))
+                rehearse_forward(self.family, self.transformer, at_once, self.device)
+
+            with self._turn:
+                rehearse_expression(member.expression, forward, what)
 
     def answer(self, experts: Sequence[str], asked: Sequence[tuple[Query, ...]]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order.

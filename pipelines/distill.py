@@ -30,7 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.dry_run:
         console.print(f"{given.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
-    if carry_out(config, checked, options, console) is None:
+    try:
+        outcome = carry_out(config, checked, options, console)
+    except ConfigError as error:
+        complain(error)
+        return 2
+    if outcome is None:
         console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
         return 128 + signal.SIGTERM
     return 0

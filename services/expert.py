@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
 from fields.field import Field
+from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings
@@ -40,6 +41,10 @@ class ExpertService(Replica):
         """States of the field's own rollout, for students that learn off-policy."""
         self._require_own(expert)
         return await self._compute(self._field.queries, group, condition, settings)
+
+    async def rehearse(self, what: Pass) -> None:
+        """Compute the largest call once; raises `DoesNotFit`."""
+        await self._rehearse(self._field.rehearse, what)
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the field's own ODE from the given noise, on the CPU: for evaluation and reports."""

@@ -8,6 +8,7 @@ from ray.serve.handle import DeploymentResponse
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
+from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.states import RolloutSettings
 from services.client import CallLimits, RemoteMethod, ServiceClient
@@ -24,6 +25,7 @@ class _Handle(Protocol):
 
     answer: _Answer
     queries: RemoteMethod[[str, Group, Condition, RolloutSettings], tuple[Query, ...]]
+    rehearse: RemoteMethod[[Pass], None]
     generate: RemoteMethod[[str, Tensor, Tensor, Condition], Tensor]
 
 
@@ -42,6 +44,14 @@ class ExpertClient(ServiceClient[_Handle]):
     async def answer(self, experts: Sequence[str], queries: Sequence[SentQueries]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order; one tuple per expert."""
         return await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
+
+    async def rehearse(self, what: Pass) -> None:
+        """Let a replica, which is like every other, compute the largest call.
+
+        Raises:
+            DoesNotFit: if its device has no memory for it.
+        """
+        await self._call(lambda: self._handle.rehearse.remote(what), answer_within_s=None)
 
     async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of an expert's own rollout, for students that learn off-policy."""

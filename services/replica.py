@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from fields.memory.cost import Pass
 from services.applications import Identity
 from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
@@ -41,6 +42,10 @@ class Replica:
         result = await loop.run_in_executor(self._thread, lambda: self._faults.survive(function, *arguments, **keywords))
         self._process.record_memory()
         return result
+
+    async def _rehearse(self, rehearse: Callable[[Pass], None], what: Pass) -> None:
+        """Compute a pass for nothing: to be out of memory is its answer here, and no fault of the device."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, rehearse, what)
 
     async def identity(self) -> Identity:
         """What decides the answers."""

@@ -8,6 +8,7 @@ from ray.serve import Application
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Target
+from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings
@@ -37,6 +38,10 @@ class SharedExpertsService(Replica):
     async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
         """States of one expert's own rollout, for students that learn off-policy."""
         return await self._compute(self._field.queries, expert, group, condition, settings)
+
+    async def rehearse(self, what: Pass) -> None:
+        """Compute the largest call once; raises `DoesNotFit`."""
+        await self._rehearse(self._field.rehearse, what)
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by one expert's own ODE from the given noise: for evaluation and reports."""

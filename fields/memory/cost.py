@@ -43,6 +43,10 @@ class Pass:
     edits: bool = False
     branches: int = 1
 
+    def __str__(self) -> str:
+        width, height = self.size
+        return f"{self.samples} samples of {width} x {height} pixels{' with a source image' if self.edits else ''}"
+
 
 def forward_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
     """Of velocities without gradients.

@@ -1,17 +1,12 @@
 """What each kind of process of a run keeps in memory, measured on networks without values: no weights are read."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from pathlib import Path
 
-import pyarrow.parquet as pq
 from torch import Tensor, nn
 
 from fields.carriers import GIVEN, Tensors
-from fields.data.columns import SIZES
-from fields.data.size import Size
 from fields.families.folder import shapes_of
 from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, forward_cost, update_cost
@@ -80,32 +75,9 @@ class Footprints:
         return [self.learner(micro_batch, recompute), self._rollout(), *map(self._service, services), self._encoder()]
 
     @cached_property
-    def size(self) -> Size:
-        """The largest image that a row asks for, as far as the files are here; width and height in pixels."""
-        sizes = [self._family.default_size]
-        for path in self._data():
-            if all(name in pq.read_schema(path).names for name in SIZES):
-                table = pq.read_table(path, columns=list(SIZES)).to_pydict()
-                rows = zip(table["width"], table["height"], strict=True)
-                sizes += [(width, height) for width, height in set(rows) if width and height]
-        return max(sizes, key=lambda size: (size[0] * size[1], size))
-
-    @cached_property
-    def edits(self) -> bool:
-        """Whether a row has a source image."""
-        if self._family.source == "none":
-            return False
-        files = list(self._data())
-        absent = len(files) < len(self.config.routes)
-        return absent or any("source_image" in pq.read_schema(path).names for path in files)
-
-    def _data(self) -> Iterator[Path]:
-        return (route.data for route in self.config.routes.values() if route.data.is_file())
-
-    @cached_property
-    def branches(self) -> int:
-        """Velocities whose graphs the learner keeps together, for each sample."""
-        return 2 if self._parts.objective.both_branches else 1
+    def largest(self) -> Pass:
+        """The largest group, as far as the files are here."""
+        return self._parts.largest_pass
 
     @cached_property
     def _base(self) -> nn.Module:
@@ -146,12 +118,12 @@ class Footprints:
 
     def update(self, micro_batch: int, recompute: bool) -> Cost:
         """Of the learner's forward and backward of one micro-batch."""
-        what = Pass(micro_batch, self.size, self.edits, self.branches)
+        what = replace(self.largest, samples=micro_batch)
         return update_cost(self._family, self._learner(recompute)[0], what)
 
     def forward(self, samples: int) -> Cost:
         """Of one forward of the base."""
-        return forward_cost(self._family, self._base, Pass(samples, self.size, self.edits))
+        return forward_cost(self._family, self._base, replace(self.largest, samples=samples, branches=1))
 
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""

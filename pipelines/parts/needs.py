@@ -75,8 +75,8 @@ def _needs(config: RunConfig) -> Needs:
         micro_batch, recompute = group if given == "auto" else given, config.learner.recompute == "always"
     processes = footprints.all(micro_batch, recompute)
     family = parts.family
-    inputs = family.widest_inputs(1, footprints.size, footprints.edits)
-    state = 4 * prod(family.latent_shape(footprints.size))
+    inputs = family.widest_inputs(1, footprints.largest.size, footprints.largest.edits)
+    state = 4 * prod(family.latent_shape(footprints.largest.size))
     text = sum(tensor.numel() * min(tensor.element_size(), family.dtype.itemsize) for tensor in inputs.values())
     forwards = _rollout_forwards(parts)
     forward = footprints.forward(group).flops / group

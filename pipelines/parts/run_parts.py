@@ -14,6 +14,7 @@ from fields.evaluation.base import Evaluation
 from fields.evaluation.route_grids import RouteGrids
 from fields.families.base import Family
 from fields.field import Field
+from fields.memory.cost import Pass
 from fields.method.lag import Lag
 from fields.method.objective import Objective
 from fields.method.plan import SamplePlan, Stream, generator
@@ -31,6 +32,7 @@ from fields.versions import Merged, Unmerged, Versions
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
+from pipelines.parts.largest_pass import largest_pass
 from pipelines.parts.student_start import ConfiguredSources, SkeletonSources
 
 
@@ -91,6 +93,11 @@ class RunParts:
             rows=dict(self.rows),
             size=self._size,
         )
+
+    @cached_property
+    def largest_pass(self) -> Pass:
+        """The largest group, as far as the files are here."""
+        return largest_pass(self.config, self.family, branches=2 if self.objective.both_branches else 1)
 
     def _routing(self) -> Routing:
         stages = {step: self.config.routing.build(weights) for step, weights in self.config.route_weights.items()}

@@ -19,6 +19,7 @@ from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.learner_parts import Actor, ClusterLearnerParts
 from pipelines.run.origin import Origin
+from pipelines.run.rehearsal import rehearse
 from pipelines.run.stopping import stop_requests
 from pipelines.run_folder.changes import recorded_config
 from pipelines.run_folder.outcome import Outcome
@@ -87,8 +88,13 @@ class _Driver:
         self._results: dict[str, ExamResult] = {}
 
     async def train_and_evaluate(self, start: int) -> Outcome | None:
-        """From step `start` to the outcome; None for a run that was asked to stop."""
+        """From step `start` to the outcome; None for a run that was asked to stop.
+
+        Raises:
+            ConfigError: if a process has no memory for its largest group.
+        """
         learner = self._learner
+        await rehearse(self._parts, learner)
         if self._config.eval.every:
             self._display.say("evaluating base, experts and the student's start")
             self._results = await self._examine_before()

@@ -36,6 +36,7 @@ class ClusterLearnerParts:
         self.threads = parts.config.run.threads
         self.loggers = parts.config.run.loggers
         self.recipe = recipe(parts.config)
+        self.largest = parts.largest_pass
 
     def schedule(self, start: int) -> Schedule:
         """When the run does what, from step `start` on."""

@@ -11,6 +11,7 @@ from fields.carriers import Condition, Example, Query, Weights
 from fields.evaluation.base import ExamResult
 from fields.evaluation.mismatch import mismatch
 from fields.field import Field
+from fields.memory.rehearsal import DoesNotFit
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.policy import Policy
@@ -20,6 +21,7 @@ from pipelines.config.run import AFTER, BASE, BEFORE
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.origin import Origin
+from pipelines.run.too_large import LEARNER, ROLLOUT, too_large
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
 
@@ -70,6 +72,20 @@ class _OneProcess:
         self._fields = {name: parts.field(name) for name in parts.config.experts}
         self.policy = parts.policy()
         self.distiller = parts.distiller()
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Whatever the run computes, once: the largest group of each network.
+
+        Raises:
+            ConfigError: which of them has no memory for it, and the key to lower.
+        """
+        experts = {f"the expert {name}": field for name, field in self._fields.items()}
+        for who, computes in (experts | {ROLLOUT: self.policy, LEARNER: self.distiller}).items():
+            try:
+                computes.rehearse(self._parts.largest_pass)
+            except DoesNotFit as error:
+                raise too_large(who, error) from error
 
     def encode(self, group: Group) -> Condition:
         """The condition of a group's rows."""

@@ -18,6 +18,8 @@ from fields.data.images import decode_image, encode_png
 from fields.data.rows import Row
 from fields.families.pipeline import PipelineFamily
 from fields.lora.adapter import LoraShape, add_lora
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import rehearse_forward
 from fields.operators import Network, evaluate
 from fields.registry import FAMILIES
 
@@ -296,3 +298,11 @@ def test_prompts_that_are_too_long_are_counted_and_warned_of_once(tiny, caplog, 
     assert family.truncated_prompts == 3
     (record,) = [record for record in caplog.records if record.name == "fields.families.pipeline"]
     assert f"row 'u7': its prompt has {most + 3} tokens" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_family_can_rehearse_its_widest_inputs(tiny, name):
+    """With values, on the real network: what the meta device accepts, a kernel may refuse."""
+    model = tiny(name)
+    for edits in {"none": (False,), "required": (True,), "optional": (False, True)}[model.family.source]:
+        rehearse_forward(model.family, model.network, Pass(2, SIZE, edits), torch.device("cpu"))

@@ -1,0 +1,44 @@
+"""The largest group that a run's rows can make."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from fields.data.columns import SIZES
+from fields.data.size import Size
+from fields.families.base import Family
+from fields.memory.cost import Pass
+from pipelines.config.run import RunConfig
+
+
+def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
+    """The most samples that a group can have, of the largest image that a row asks for, with a source image if a row has one.
+
+    Files that aren't here are taken to hold images of the family's own size, with a source image where the family takes one.
+
+    Args:
+        config: of the run.
+        family: of its base.
+        branches: velocities of each sample whose graphs the learner keeps together.
+    """
+    files = [route.data for route in config.routes.values() if route.data.is_file()]
+    absent = len(files) < len(config.routes)
+    edits = family.source != "none" and (absent or any("source_image" in pq.read_schema(path).names for path in files))
+    samples = min(config.rollout.group_size, config.learner.batch_size)
+    return Pass(samples, _largest(family, files), edits, branches)
+
+
+def _largest(family: Family, files: list[Path]) -> Size:
+    """Width and height in pixels of the largest image."""
+    sizes = [family.default_size, *(size for path in files for size in _sizes(path))]
+    return max(sizes, key=lambda size: (size[0] * size[1], size))
+
+
+def _sizes(path: Path) -> Iterator[Size]:
+    if not all(name in pq.read_schema(path).names for name in SIZES):
+        return
+    table = pq.read_table(path, columns=list(SIZES)).to_pydict()
+    for width, height in set(zip(table["width"], table["height"], strict=True)):
+        if width and height:
+            yield width, height
