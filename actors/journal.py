@@ -12,7 +12,7 @@ import numpy as np
 
 from actors.loggers import LOGGERS
 from fields.atomic import write_text
-from fields.distiller import Update
+from fields.update import Update
 
 METRICS = "metrics.jsonl"
 SKILLS = "skills.jsonl"

@@ -32,9 +32,10 @@ from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights
-from fields.distiller import Distiller, Update
+from fields.distiller import Distiller
 from fields.evaluation.base import ExamResult, Skills
 from fields.memory.cost import Pass
+from fields.update import Update
 from services.expert_client import ExpertClient
 
 

@@ -3,7 +3,7 @@
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from actors.progress import Progress
-from fields.distiller import Update
+from fields.update import Update
 from services.process_metrics import ProcessMetrics
 
 _PUBLICATION_BOUNDARIES_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]

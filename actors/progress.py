@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fields.distiller import Update
+from fields.update import Update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The student as it learns: its trainable parameters, their optimizer, and their moving average."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,61 +12,12 @@ from fields.families.base import Family
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query, rehearsing
 from fields.method.objective import Objective, Prediction, VelocityMse, squared_error
+from fields.method.optimization import Optimization
+from fields.ranks.ranks import Alone, Ranks
+from fields.ranks.share import Learned, Share
 from fields.student import Student
-from fields.tensors import load_into
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Optimization:
-    """How the student is updated: AdamW without weight decay.
-
-    Attributes:
-        learning_rate: of AdamW, at its highest.
-        betas: of AdamW.
-        warmup_steps: steps over which the rate rises from 0.
-        decay: from the first of these numbers of steps to the second the rate falls linearly to 0; None is the paper's
-            constant rate.
-        clip: largest norm of the gradient.
-        ema_decay: of the moving average that is evaluated and exported beside the student, in [0, 1).
-        micro_batch: most samples of one forward and backward; None takes every group whole. It orders the sums of a
-            gradient, and so it is part of what decides a student's last bits.
-        recompute: whether a block's activations are computed again in the backward instead of kept (Chen et al.,
-            arXiv 1604.06174): a fraction of the memory for about a third more time, and the same bits.
-    """
-
-    learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    decay: tuple[int, int] | None = None
-    clip: float = 1.0
-    ema_decay: float = 0.99
-    micro_batch: int | None = None
-    recompute: bool = False
-
-    def rate(self, update: int) -> float:
-        """The learning rate of an update, the first of which is number 1.
-
-        >>> schedule = Optimization(learning_rate=1.0, warmup_steps=4, decay=(6, 9))
-        >>> [schedule.rate(update) for update in (1, 4, 6, 8, 10)]
-        [0.25, 1.0, 1.0, 0.5, 0.0]
-        """
-        rising = min(1.0, update / max(1, self.warmup_steps))
-        if self.decay is None:
-            return self.learning_rate * rising
-        first, last = self.decay
-        return self.learning_rate * rising * min(1.0, max(0.0, (last + 1 - update) / (last + 1 - first)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """What one optimizer step did: losses are means over samples (and over or of their queries, as the objective says), per
-    route over that route's samples."""
-
-    loss: float
-    route_loss: dict[str, float]
-    route_samples: dict[str, int]
-    route_target_norm: dict[str, float]
-    gradient_norm: float
+from fields.tensors import check_shapes, load_into, shapes
+from fields.update import Update
 
 
 class Distiller:
@@ -82,6 +33,7 @@ class Distiller:
         objective: what is minimised.
         anchor_weight: of the squared distance to the anchor's velocity; 0 without an anchor.
         device: where it computes.
+        ranks: the processes that share its updates; each has a distiller like this one.
 
     Raises:
         ValueError: if `start` doesn't fit the student in full.
@@ -98,7 +50,9 @@ class Distiller:
         objective: Objective | None = None,
         anchor_weight: float = 0.0,
         device: torch.device | None = None,
+        ranks: Ranks | None = None,
     ):
+        self.ranks = ranks or Alone()
         self.objective = objective or VelocityMse()
         self.anchor_weight = anchor_weight
         self.family = family
@@ -112,10 +66,11 @@ class Distiller:
         if start is not None:
             load_into(self.parameters, start, "the student's start")
             student.refresh(self.transformer, self.parameters)
+        own = {name: self.parameters[name] for name in self.ranks.owned(self.parameters)}
         self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=optimization.learning_rate, betas=optimization.betas, weight_decay=0.0
+            list(own.values()), lr=optimization.learning_rate, betas=optimization.betas, weight_decay=0.0
         )
-        self.ema = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.ema = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.updates = 0
 
     def predict(self, query: Query) -> Prediction:
@@ -164,78 +119,95 @@ class Distiller:
         self.optimizer.zero_grad(set_to_none=True)
 
     def update(self, examples: Sequence[Example]) -> Update:
-        """One optimizer step on the mean loss over all samples; each micro-batch's graph is freed before the next is built,
-        so memory doesn't grow with the number of samples, nor with the queries that each has.
+        """One optimizer step on the mean loss over all samples, by this process alone.
+
+        Raises: as `learn` does.
+        """
+        (share,) = Share.all(examples, ranks=1)
+        return Update.of(share, *self.learn(share), over_queries=self.objective.over_queries)
+
+    def learn(self, share: Share) -> tuple[list[Learned], float]:
+        """This rank's part of one optimizer step on the mean loss over all samples; every rank has the new student after it.
+
+        Each micro-batch's graph is freed before the next is built, so memory doesn't grow with the number of samples, nor
+        with the queries that each has.
+
+        Returns:
+            What was learned of each of this rank's examples, and the norm of the step's gradient.
 
         Raises:
             ValueError: if query and target are of different samples.
             FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
         """
-        rows = sum(len(example.query.sample_ids) for example in examples)
-        samples = len({sample_id for example in examples for sample_id in example.query.sample_ids})
-        divisor = samples if self.objective.over_queries == "sum" else rows
-        losses: dict[str, list[Tensor]] = {}
-        norms: dict[str, list[Tensor]] = {}
-        ids: dict[str, set[int]] = {}
+        divisor = share.samples if self.objective.over_queries == "sum" else share.rows
         self.optimizer.zero_grad(set_to_none=True)
-        for example in (part for whole in examples for part in whole.split(self.optimization.micro_batch)):
-            query, target = example.query, example.target
-            if query.sample_ids != target.sample_ids:
-                raise ValueError(f"expert {target.expert!r} answered {target.sample_ids}, asked were {query.sample_ids}")
-            loss = self.loss(example)
-            if not bool(loss.isfinite().all()):
-                raise FloatingPointError(
-                    f"loss is not finite: expert {target.expert!r}, samples {query.sample_ids}, t {query.t.tolist()}"
-                )
-            (loss.sum() / divisor).backward()
-            losses.setdefault(query.route, []).append(loss.detach())
-            norms.setdefault(query.route, []).append(target.velocity.flatten(1).square().mean(dim=1).sqrt())
-            ids.setdefault(query.route, set()).update(query.sample_ids)
-        gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.clip)
-        if not bool(gradient_norm.isfinite()):
-            raise FloatingPointError(f"gradient norm is {gradient_norm.item()} over samples of {sorted(losses)}")
-        self._step()
-        route_loss = {route: torch.cat(values) for route, values in losses.items()}
-        return Update(
-            loss=torch.cat(list(route_loss.values())).sum().item() / divisor,
-            route_loss={route: values.sum().item() * rows / divisor / len(values) for route, values in route_loss.items()},
-            route_samples={route: len(members) for route, members in ids.items()},
-            route_target_norm={route: torch.cat(values).mean().item() for route, values in norms.items()},
-            gradient_norm=gradient_norm.item(),
-        )
+        gradients = self.ranks.gradients(self.parameters, share.micro_batches(self.optimization.micro_batch))
+        learned = []
+        for place, example in sorted(share.examples.items()):
+            losses = []
+            for part in example.split(self.optimization.micro_batch):
+                loss = self._finite_loss(part)
+                (loss.sum() / divisor).backward()
+                gradients.take()
+                losses.append(loss.detach())
+            learned.append(_learned(place, example, torch.cat(losses)))
+        gradients.add_up()
+        return learned, self._step(sorted({example.query.route for example in share.examples.values()}))
+
+    def _finite_loss(self, example: Example) -> Tensor:
+        query, target = example.query, example.target
+        if query.sample_ids != target.sample_ids:
+            raise ValueError(f"expert {target.expert!r} answered {target.sample_ids}, asked were {query.sample_ids}")
+        loss = self.loss(example)
+        if not bool(loss.isfinite().all()):
+            raise FloatingPointError(
+                f"loss is not finite: expert {target.expert!r}, samples {query.sample_ids}, t {query.t.tolist()}"
+            )
+        return loss
 
     @torch.no_grad()
-    def _step(self) -> None:
+    def _step(self, routes: Sequence[str]) -> float:
+        """Clip and apply the gradient of the tensors that this rank owns, and take those of the others; returns the norm of
+        all before it was clipped."""
+        own = {name: self.parameters[name] for name in self.ranks.owned(self.parameters)}
+        norms = {name: torch.linalg.vector_norm(p.grad) for name, p in own.items() if p.grad is not None}
+        norm = torch.linalg.vector_norm(torch.stack(self.ranks.joined_norms(norms, list(self.parameters))))
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(f"gradient norm is {norm.item()} over samples of {list(routes)}")
+        nn.utils.clip_grads_with_norm_(own.values(), self.optimization.clip, norm)
         self.updates += 1
-        for parameter in self.parameters.values():
+        for parameter in own.values():
             if parameter.grad is None:  # unused by these samples: its moments must count the step all the same
                 parameter.grad = torch.zeros_like(parameter)
         for group in self.optimizer.param_groups:
             group["lr"] = self.optimization.rate(self.updates)
         self.optimizer.step()
+        self.ranks.spread(self.parameters)
         self.student.refresh(self.transformer, self.parameters)
         # A young average forgets faster, or its start would outweigh a short run.
         decay = min(self.optimization.ema_decay, self.updates / (self.updates + 10))
-        for name, parameter in self.parameters.items():
+        for name, parameter in own.items():
             self.ema[name].lerp_(parameter.detach(), 1 - decay)
+        return norm.item()
 
     def weights(self, policy_version: int) -> Weights:
         """The student's trainable tensors as they are now."""
         return Weights.of(policy_version, self.parameters)
 
     def averaged_weights(self, policy_version: int) -> Weights:
-        """The moving average of the student's trainable tensors."""
-        return Weights.of(policy_version, self.ema)
+        """The moving average of the student's trainable tensors; of many ranks all call this, and rank 0 has it."""
+        return Weights.of(policy_version, self.ranks.collect(self.ema, self.parameters))
 
     def optimizer_tensors(self) -> dict[str, Float[Tensor, "..."]]:
-        """AdamW's moments by parameter name, for a checkpoint."""
-        state = self.optimizer.state
-        return {
-            f"{kind}/{name}": state[parameter][kind].clone()
-            for name, parameter in self.parameters.items()
-            if parameter in state
-            for kind in ("exp_avg", "exp_avg_sq")
-        }
+        """AdamW's moments by parameter name, for a checkpoint; of many ranks all call this, and rank 0 has them."""
+        if not self.updates:
+            return {}
+        moments: dict[str, Tensor] = {}
+        for kind in ("exp_avg", "exp_avg_sq"):
+            own = {name: self.optimizer.state[self.parameters[name]][kind] for name in self.ema}
+            collected = self.ranks.collect(own, self.parameters)
+            moments |= {f"{kind}/{name}": moment.clone() for name, moment in collected.items()}
+        return moments
 
     def restore(self, tensors: Tensors, ema: Tensors, optimizer_tensors: Tensors, updates: int) -> None:
         """Continue where a checkpoint stopped: the next update is the one that the undisturbed run would make.
@@ -245,7 +217,8 @@ class Distiller:
         """
         load_into(self.parameters, tensors, "checkpoint")
         self.student.refresh(self.transformer, self.parameters)
-        load_into(self.ema, ema, "checkpoint's moving average")
+        check_shapes(shapes(ema), shapes(self.parameters), "checkpoint's moving average")
+        load_into(self.ema, {name: ema[name] for name in self.ema}, "checkpoint's moving average")
         self.updates = updates
         self.optimizer.state.clear()
         for kind in ("exp_avg", "exp_avg_sq"):
@@ -254,6 +227,12 @@ class Distiller:
                 continue
             moments = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
             load_into(moments, found, f"checkpoint's optimizer ({kind})")
-            for name, parameter in self.parameters.items():
-                self.optimizer.state[parameter]["step"] = torch.tensor(float(updates))
-                self.optimizer.state[parameter][kind] = moments[name]
+            for name in self.ema:
+                self.optimizer.state[self.parameters[name]]["step"] = torch.tensor(float(updates))
+                self.optimizer.state[self.parameters[name]][kind] = moments[name]
+
+
+def _learned(place: int, example: Example, losses: Tensor) -> Learned:
+    norms = example.target.velocity.flatten(1).square().mean(dim=1).sqrt()
+    query = example.query
+    return Learned(place=place, route=query.route, sample_ids=query.sample_ids, losses=losses.cpu(), target_norms=norms.cpu())

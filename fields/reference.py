@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 
 from fields.carriers import Condition, Example, Query, Weights
-from fields.distiller import Distiller, Update
+from fields.distiller import Distiller
 from fields.method.lag import Lag
 from fields.method.plan import Group, SamplePlan
 from fields.policy import Policy
+from fields.update import Update
 
 
 def distill(

@@ -9,7 +9,7 @@ from pipelines.config.gpus import known_gpu
 from pipelines.config.services import Cpus, Gpus, NodeLabels
 
 if TYPE_CHECKING:
-    from fields.distiller import Optimization
+    from fields.method.optimization import Optimization
     from fields.method.solver import Solver
 
 
@@ -70,7 +70,7 @@ class LearnerConfig(Section):
 
     def optimization(self) -> "Optimization":
         """How an update is made."""
-        from fields.distiller import Optimization
+        from fields.method.optimization import Optimization
 
         return Optimization(
             learning_rate=self.learning_rate,

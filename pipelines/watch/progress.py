@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fields.distiller import Update
+from fields.update import Update
 
 _SECONDS_BETWEEN_LINES = 15.0
 

@@ -1,7 +1,7 @@
 import json
 
 from actors.journal import CHANGES, METRICS, Journal, rows
-from fields.distiller import Update
+from fields.update import Update
 
 UPDATE = Update(loss=0.5, route_loss={"a": 0.5}, route_samples={"a": 2}, route_target_norm={"a": 1.0}, gradient_norm=0.1)
 

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from actors.journal import Journal
 from actors.loggers import check_loggers
-from fields.distiller import Update
+from fields.update import Update
 
 SKILLS = {"single": {"exact": 0.25, "graded": 0.5}}
 PICTURE = np.full((3, 4, 6), 0.5, dtype=np.float32)

@@ -3,8 +3,8 @@
 import math
 
 from fields.carriers import Example, Target, checksum
-from fields.distiller import Optimization
 from fields.lora.adapter import LoraShape
+from fields.method.optimization import Optimization
 
 SHAPE = LoraShape(8, 8.0, ("to_qkv", "ff_in", "patch_out"))
 UNCLIPPED = Optimization(learning_rate=1e-2, clip=1e9)

@@ -8,9 +8,10 @@ from tiny_diffusers import sd3_image, sd3_pipeline, sd3_transformer
 
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights, checksum
-from fields.distiller import Distiller, Optimization
+from fields.distiller import Distiller
 from fields.lora.adapter import LoraShape
 from fields.lora.peft_files import read_adapter
+from fields.method.optimization import Optimization
 from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.policy import Policy

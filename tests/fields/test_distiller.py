@@ -4,8 +4,8 @@ import torch
 from distiller_cases import SHAPE, answered, bits, gradients, total_norm, with_velocity
 
 from fields.carriers import Example, checksum
-from fields.distiller import Optimization
 from fields.method.objective import squared_error
+from fields.method.optimization import Optimization
 
 
 def test_a_fresh_student_against_its_base_has_loss_0_and_does_not_move(new_student, base_field, ask):

@@ -3,10 +3,11 @@ import torch
 from rollout_cases import rollouts
 
 from fields.carriers import Condition
-from fields.distiller import Distiller, Optimization
+from fields.distiller import Distiller
 from fields.field import Field
 from fields.lora.adapter import add_lora
 from fields.method.lag import Lag
+from fields.method.optimization import Optimization
 from fields.method.plan import SamplePlan, noise
 from fields.method.query import BetaQuery, UniformQuery
 from fields.method.routing import HardRouting

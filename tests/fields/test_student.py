@@ -7,7 +7,8 @@ from torch import nn
 
 from fields import checkpoint
 from fields.carriers import Example, Query, checksum
-from fields.distiller import Distiller, Optimization
+from fields.distiller import Distiller
+from fields.method.optimization import Optimization
 from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.policy import Policy

@@ -7,9 +7,10 @@ import torch
 from tiny_diffusers import sd3_transformer
 
 from fields.carriers import Condition, Query
-from fields.distiller import Distiller, Optimization
+from fields.distiller import Distiller
 from fields.families.sd3 import SD3Family
 from fields.lora.adapter import LoraShape, adapted_modules, weight_difference
+from fields.method.optimization import Optimization
 from fields.student import LoraStudent
 from fields.versions import Merged, Unmerged
 

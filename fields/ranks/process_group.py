@@ -1,0 +1,153 @@
+"""Ranks that are processes of one `torch.distributed` group.
+
+All-reduce would tie the bits of a sum to the number of ranks and to the order in which they add. Here every micro-batch's
+gradient travels by itself to the owner of each tensor, and the owner adds them in the plan's order: the additions of one
+process, whoever computed what. A step takes a memory of one owner's share of the gradients for each micro-batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from itertools import accumulate
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from fields.ranks.dealing import owners
+from fields.ranks.ranks import Gradients, Named, Parameters, Ranks
+
+
+class ProcessGroup(Ranks):
+    """This process in the group.
+
+    Args:
+        address: where rank 0 listens, tcp://HOST:PORT.
+        rank: of this process.
+        size: of the group.
+        device: where the tensors are; a GPU's are exchanged by NCCL, a CPU's by gloo.
+        timeout_s: of one exchange; a rank that takes longer to come is lost.
+
+    Raises:
+        RuntimeError: if not all ranks come in time.
+    """
+
+    def __init__(self, address: str, rank: int, size: int, device: torch.device, timeout_s: float):
+        self.rank = rank
+        self.size = size
+        self._device = device
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=address,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+
+    def owned(self, parameters: Named) -> list[str]:
+        return self.names_by_owner(parameters)[self.rank]
+
+    def names_by_owner(self, tensors: Named) -> list[list[str]]:
+        """Which tensors each rank owns, in their order."""
+        owner = owners({name: tensor.numel() for name, tensor in tensors.items()}, self.size)
+        return [[name for name in tensors if owner[name] == rank] for rank in range(self.size)]
+
+    def gradients(self, parameters: Parameters, micro_batches: Sequence[int]) -> Gradients:
+        return _Exchange(self, parameters, micro_batches)
+
+    def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
+        norms = torch.zeros(2, len(names), device=self._device)  # what only one rank fills in, a sum leaves as it is
+        for place, name in enumerate(names):
+            if name in own:
+                norms[0, place], norms[1, place] = own[name], 1
+        dist.all_reduce(norms)
+        return [norm for norm, there in zip(norms[0], norms[1].tolist(), strict=True) if there]
+
+    @torch.no_grad()
+    def spread(self, parameters: Parameters) -> None:
+        by_owner = self.names_by_owner(parameters)
+        sent = [torch.cat([parameters[name].flatten() for name in names]) if names else None for names in by_owner]
+        works = [dist.broadcast(flat, src=rank, async_op=True) for rank, flat in enumerate(sent) if flat is not None]
+        for work in works:
+            assert work is not None
+            work.wait()
+        for rank, (names, flat) in enumerate(zip(by_owner, sent, strict=True)):
+            if flat is not None and rank != self.rank:
+                for name, values in _parts(flat, names, parameters).items():
+                    parameters[name].copy_(values)
+
+    def collect(self, own: Named, like: Named) -> dict[str, Float[Tensor, "..."]]:
+        by_owner = self.names_by_owner(like)
+        if self.rank != 0:
+            if own:
+                dist.send(torch.cat([own[name].flatten() for name in by_owner[self.rank]]), dst=0)
+            return {}
+        collected = dict(own)
+        for rank, names in enumerate(by_owner):
+            if rank and names:
+                flat = torch.empty(sum(like[name].numel() for name in names), device=like[names[0]].device)
+                dist.recv(flat, src=rank)
+                collected |= _parts(flat, names, like)
+        return {name: collected[name] for name in like}
+
+
+class _Exchange(Gradients):
+    """One round for each micro-batch of the busiest rank: what every rank computed last goes to the owners, while the next is
+    computed. A rank that is done takes part in the rest with nothing to send."""
+
+    def __init__(self, group: ProcessGroup, parameters: Parameters, micro_batches: Sequence[int]):
+        self._group = group
+        self._parameters = parameters
+        self._micro_batches = micro_batches
+        self._names = group.names_by_owner(parameters)
+        # A flag for each tensor: a sum with a zero that stands for no gradient may turn -0 into 0.
+        self._lengths = [sum(parameters[name].numel() for name in names) + len(names) for names in self._names]
+        self._computed = [micro_batches.count(rank) for rank in range(group.size)]
+        self._rounds: list[tuple[list[Tensor], dist.Work, Tensor]] = []
+
+    def take(self) -> None:
+        message = torch.cat([part for names in self._names for part in self._message(names)])
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        self._exchange(message, self._lengths)
+
+    def _message(self, names: Sequence[str]) -> list[Tensor]:
+        """The gradients of one owner's tensors, and which of them are there."""
+        parameters = [self._parameters[name] for name in names]
+        there = [parameter.grad is not None for parameter in parameters]
+        flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        return [*flat, torch.tensor(there, dtype=torch.float32, device=flat[0].device)] if names else []
+
+    def _exchange(self, message: Tensor, lengths: Sequence[int]) -> None:
+        number, own = len(self._rounds), self._lengths[self._group.rank]
+        arriving = [own if number < count else 0 for count in self._computed]
+        received = message.new_empty(sum(arriving))
+        work = dist.all_to_all_single(received, message, arriving, list(lengths), async_op=True)
+        assert work is not None
+        self._rounds.append((list(received.split(arriving)), work, message))
+
+    @torch.no_grad()
+    def add_up(self) -> None:
+        device = next(iter(self._parameters.values())).device
+        while len(self._rounds) < max(self._computed):
+            self._exchange(torch.empty(0, device=device), [0] * self._group.size)
+        for _, work, _ in self._rounds:
+            work.wait()
+        names, done = self._names[self._group.rank], [0] * self._group.size
+        for rank in self._micro_batches:
+            message = self._rounds[done[rank]][0][rank]
+            done[rank] += 1
+            values, there = message.split([len(message) - len(names), len(names)])
+            for flag, (name, gradient) in zip(there.tolist(), _parts(values, names, self._parameters).items(), strict=True):
+                parameter = self._parameters[name]
+                if flag and parameter.grad is None:
+                    parameter.grad = gradient.clone()
+                elif flag:
+                    assert parameter.grad is not None
+                    parameter.grad += gradient
+
+
+def _parts(flat: Tensor, names: Sequence[str], like: Named) -> dict[str, Tensor]:
+    """Views of one tensor after the other in a flat one."""
+    ends = accumulate(like[name].numel() for name in names)
+    return {name: flat[end - like[name].numel() : end].view(like[name].shape) for name, end in zip(names, ends, strict=True)}

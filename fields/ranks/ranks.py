@@ -1,0 +1,87 @@
+"""What an update asks of the processes that make it, and the answer of one that makes it alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Parameters = Mapping[str, nn.Parameter]
+Named = Mapping[str, Float[Tensor, "..."]]
+
+
+class Gradients(ABC):
+    """The gradients of one step's micro-batches, on their way to the tensors' owners, who add them in the plan's order."""
+
+    @abstractmethod
+    def take(self) -> None:
+        """A micro-batch's backward is done: its gradients are in the parameters."""
+
+    @abstractmethod
+    def add_up(self) -> None:
+        """All are done: the parameters that this rank owns have the step's gradient afterwards, the others none."""
+
+
+class Ranks(ABC):
+    """The processes of an update. Each calls the same methods in the same order.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    @abstractmethod
+    def owned(self, parameters: Named) -> list[str]:
+        """The names of the tensors that this rank owns, in their order."""
+
+    @abstractmethod
+    def gradients(self, parameters: Parameters, micro_batches: Sequence[int]) -> Gradients:
+        """For a step whose micro-batches are computed by these ranks, in the plan's order."""
+
+    @abstractmethod
+    def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
+        """The norms of all owners' gradients, in the order of the names; a tensor without a gradient has none."""
+
+    @abstractmethod
+    def spread(self, parameters: Parameters) -> None:
+        """Give every rank the values of each tensor's owner."""
+
+    @abstractmethod
+    def collect(self, own: Named, like: Named) -> dict[str, Float[Tensor, "..."]]:
+        """What the owners hold of each tensor, on rank 0; the others get nothing.
+
+        Args:
+            own: this rank's tensors.
+            like: all tensors of which somebody has one, of the same names and shapes.
+        """
+
+
+class Alone(Ranks, Gradients):
+    """One process. Autograd adds the gradients of its micro-batches in the plan's order, in the parameters themselves."""
+
+    rank = 0
+    size = 1
+
+    def owned(self, parameters: Named) -> list[str]:
+        return list(parameters)
+
+    def gradients(self, parameters: Parameters, micro_batches: Sequence[int]) -> Gradients:
+        return self
+
+    def take(self) -> None:
+        """They stay where they are."""
+
+    def add_up(self) -> None:
+        """They are added."""
+
+    def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
+        return [own[name] for name in names if name in own]
+
+    def spread(self, parameters: Parameters) -> None:
+        """Nobody else needs them."""
+
+    def collect(self, own: Named, like: Named) -> dict[str, Float[Tensor, "..."]]:
+        return dict(own)

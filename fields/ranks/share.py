@@ -1,0 +1,77 @@
+"""A rank's share of an optimizer step, and what it says about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fields.carriers import Example
+from fields.ranks.dealing import deal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one rank computes of a step, and what it has to know of the rest.
+
+    Attributes:
+        examples: this rank's, by their place in the step's examples, which are in the plan's order.
+        sizes: the samples of each of the step's examples, by place.
+        ranks: who computes each of them, by place.
+        samples: different samples in the step.
+    """
+
+    examples: Mapping[int, Example]
+    sizes: tuple[int, ...]
+    ranks: tuple[int, ...]
+    samples: int
+
+    @staticmethod
+    def all(examples: Sequence[Example], ranks: int) -> "list[Share]":
+        """The shares of a step, by rank: examples are dealt whole, by the values of their states."""
+        sizes = tuple(len(example.query.sample_ids) for example in examples)
+        dealt = deal([example.query.x_t.numel() for example in examples], ranks)
+        samples = len({sample_id for example in examples for sample_id in example.query.sample_ids})
+        return [
+            Share(
+                examples={place: example for place, example in enumerate(examples) if dealt[place] == rank},
+                sizes=sizes,
+                ranks=dealt,
+                samples=samples,
+            )
+            for rank in range(ranks)
+        ]
+
+    @property
+    def rows(self) -> int:
+        """Queries in the step: a sample may have several."""
+        return sum(self.sizes)
+
+    def micro_batches(self, most: int | None) -> list[int]:
+        """Who computes each micro-batch of the step, in the plan's order.
+
+        Args:
+            most: samples of a micro-batch; None is whole examples.
+        """
+        counts = (ceil(size / (most or size)) for size in self.sizes)
+        return [rank for rank, count in zip(self.ranks, counts, strict=True) for _ in range(count)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What a rank says of one example after its update.
+
+    Attributes:
+        place: of the example in the step.
+        route: of its samples.
+        sample_ids: of its rows.
+        losses: float32, on the CPU.
+        target_norms: root mean square of each target.
+    """
+
+    place: int
+    route: str
+    sample_ids: tuple[int, ...]
+    losses: Float[Tensor, " batch"]
+    target_norms: Float[Tensor, " batch"]

@@ -1,0 +1,100 @@
+"""Updates by several processes: the student of one process, bit for bit, whatever their number and whoever does what."""
+
+from dataclasses import replace
+
+import pytest
+from distiller_cases import SHAPE, answered
+from hypothesis import given
+from hypothesis import strategies as st
+from rank_process import NewStudent, take_steps
+
+from fields.carriers import Example, Target, checksum
+from fields.method.objective import PredictionDifference
+from fields.method.optimization import Optimization
+from fields.ranks.dealing import deal, owners
+from fields.ranks.share import Share
+from fields.student import FullStudent, LoraStudent
+from fields.update import Update
+
+CLIPPED = Optimization(learning_rate=1e-2, clip=0.1)
+
+
+@given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 8))
+def test_dealt_loads_differ_by_no_more_than_the_largest_piece(costs, ranks):
+    dealt = deal(costs, ranks)
+    assert len(dealt) == len(costs)
+    assert set(dealt) <= set(range(ranks))
+    loads = [sum(cost for cost, rank in zip(costs, dealt, strict=True) if rank == own) for own in range(ranks)]
+    assert max(loads) - min(loads) <= max(costs, default=0)
+
+
+def test_owners_hold_the_same_number_of_values_as_far_as_whole_tensors_allow():
+    assert owners({"a": 8, "b": 5, "c": 4, "d": 1}, 2) == {"a": 0, "b": 1, "c": 1, "d": 0}
+
+
+@pytest.fixture
+def steps(ask, base_field, local_field):
+    """Three steps of unequal groups. The last has no source image, so a full network's parameters for it have no gradient."""
+
+    def without_source(example: Example) -> Example:
+        query = example.query
+        words = {name: tensor for name, tensor in query.condition.tensors.items() if name != "source"}
+        bare = replace(query.condition, tensors=words, source_names=())
+        return replace(example, query=replace(query, condition=bare, route="text_to_image"))
+
+    first = [answered(ask(0, 1, 2), local_field), answered(ask(3), local_field), answered(ask(4, 5, 6, 7), base_field)]
+    second = [answered(ask(7, 2), local_field), answered(ask(1, 0, 3, 5, 6), local_field)]
+    third = [without_source(answered(ask(*rows), local_field)) for rows in ((0, 1), (2, 3), (4,))]
+    return [first, second, third]
+
+
+CASES = {
+    "lora": (LoraStudent(SHAPE), CLIPPED),
+    "micro-batches, recomputed": (LoraStudent(SHAPE), replace(CLIPPED, micro_batch=2, recompute=True)),
+    "full": (FullStudent(), replace(CLIPPED, learning_rate=1e-3)),
+}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_learn_what_one_process_learns(case, size, steps, tiny_models, tmp_path):
+    new_student = NewStudent(tiny_models.base, *CASES[case])
+    alone = new_student()
+    updates = [alone.update(examples) for examples in steps]
+    ranks = take_steps(new_student, steps, size, tmp_path)
+    for step, (examples, expected) in enumerate(zip(steps, updates, strict=True)):
+        learned = [one for rank in ranks for one in rank.learned[step][0]]
+        assert {rank.learned[step][1] for rank in ranks} == {expected.gradient_norm}
+        assert Update.of(Share.all(examples, size)[0], learned, expected.gradient_norm, "mean") == expected
+    assert {rank.weights.checksum for rank in ranks} == {alone.weights(3).checksum}
+    assert ranks[0].averaged.checksum == alone.averaged_weights(3).checksum
+    assert checksum(ranks[0].moments) == checksum(alone.optimizer_tensors())
+
+
+def test_each_rank_holds_its_part_of_the_optimizers_state(steps, tiny_models, tmp_path):
+    new_student = NewStudent(tiny_models.base, *CASES["full"])
+    sizes = [parameter.numel() for parameter in new_student().parameters.values()]
+    held = [rank.optimizer_values for rank in take_steps(new_student, steps[:1], 3, tmp_path)]
+    assert sum(held) == sum(sizes)
+    assert max(held) - min(held) <= max(sizes)
+
+
+def test_a_loss_over_several_queries_is_divided_by_samples(ask, local_field, tiny_models, tmp_path):
+    """Two queries of the same samples, which different ranks compute."""
+
+    def both(*rows):
+        query = replace(ask(*rows), both_branches=True)
+        velocity = local_field.answer(ask(*rows)).velocity
+        target = Target(sample_ids=query.sample_ids, expert="x", t=query.t, velocity=velocity, unconditional=velocity / 2)
+        return Example(query=query, target=target)
+
+    examples = [both(0, 1), both(0, 1)]
+    new_student = NewStudent(tiny_models.base, LoraStudent(SHAPE), CLIPPED, PredictionDifference(1.0))
+    alone = new_student()
+    expected = alone.update(examples)
+    ranks = take_steps(new_student, [examples], 2, tmp_path)
+    learned = [one for rank in ranks for one in rank.learned[0][0]]
+    assert [len(rank.learned[0][0]) for rank in ranks] == [1, 1]
+    reduction = PredictionDifference.over_queries
+    assert Update.of(Share.all(examples, 2)[0], learned, ranks[0].learned[0][1], reduction) == expected
+    assert ranks[1].weights.checksum == alone.weights(1).checksum
