@@ -73,6 +73,13 @@ class Distiller:
         self.ema = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.updates = 0
 
+    def begin(self) -> None:
+        """Take the start of rank 0, which alone has computed it; all ranks call this, once they are connected."""
+        self.ranks.copy_first(self.parameters)
+        self.student.refresh(self.transformer, self.parameters)
+        for name, average in self.ema.items():
+            average.copy_(self.parameters[name].detach())
+
     def predict(self, query: Query) -> Prediction:
         """v_theta at the query's states, with gradient."""
         condition = query.condition.to(self.device)
@@ -123,8 +130,8 @@ class Distiller:
 
         Raises: as `learn` does.
         """
-        (share,) = Share.all(examples, ranks=1)
-        return Update.of(share, *self.learn(share), over_queries=self.objective.over_queries)
+        (share,) = Share.all(examples, 1, self.objective.over_queries)
+        return Update.of(share, *self.learn(share))
 
     def learn(self, share: Share) -> tuple[list[Learned], float]:
         """This rank's part of one optimizer step on the mean loss over all samples; every rank has the new student after it.
@@ -139,7 +146,6 @@ class Distiller:
             ValueError: if query and target are of different samples.
             FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
         """
-        divisor = share.samples if self.objective.over_queries == "sum" else share.rows
         self.optimizer.zero_grad(set_to_none=True)
         gradients = self.ranks.gradients(self.parameters, share.micro_batches(self.optimization.micro_batch))
         learned = []
@@ -147,7 +153,7 @@ class Distiller:
             losses = []
             for part in example.split(self.optimization.micro_batch):
                 loss = self._finite_loss(part)
-                (loss.sum() / divisor).backward()
+                (loss.sum() / share.divisor).backward()
                 gradients.take()
                 losses.append(loss.detach())
             learned.append(_learned(place, example, torch.cat(losses)))

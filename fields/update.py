@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from fields.method.objective import Reduction
 from fields.ranks.share import Learned, Share
 
 
@@ -21,9 +20,8 @@ class Update:
     gradient_norm: float
 
     @staticmethod
-    def of(share: Share, learned: Sequence[Learned], gradient_norm: float, over_queries: Reduction) -> "Update":
+    def of(share: Share, learned: Sequence[Learned], gradient_norm: float) -> "Update":
         """What was learned of all examples of a step, in any order; the share is any rank's of that step."""
-        divisor = share.samples if over_queries == "sum" else share.rows
         by_route: dict[str, list[Learned]] = {}
         for one in sorted(learned, key=lambda one: one.place):
             by_route.setdefault(one.route, []).append(one)
@@ -31,8 +29,8 @@ class Update:
         norms = {route: torch.cat([one.target_norms for one in own]) for route, own in by_route.items()}
         ids = {route: {sample_id for one in own for sample_id in one.sample_ids} for route, own in by_route.items()}
         return Update(
-            loss=torch.cat(list(losses.values())).sum().item() / divisor,
-            route_loss={r: values.sum().item() * share.rows / divisor / len(values) for r, values in losses.items()},
+            loss=torch.cat(list(losses.values())).sum().item() / share.divisor,
+            route_loss={r: values.sum().item() * share.rows / share.divisor / len(values) for r, values in losses.items()},
             route_samples={route: len(members) for route, members in ids.items()},
             route_target_norm={route: values.mean().item() for route, values in norms.items()},
             gradient_norm=gradient_norm,

@@ -5,7 +5,8 @@ gradient travels by itself to the owner of each tensor, and the owner adds them 
 process, whoever computed what. A step takes a memory of one owner's share of the gradients for each micro-batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import accumulate
 
@@ -13,36 +14,57 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from fields.ranks.dealing import owners
 from fields.ranks.ranks import Gradients, Named, Parameters, Ranks
 
 
+class RankMissing(RuntimeError):
+    """Another rank did not come to an exchange: it has ended, or took too long."""
+
+
+@contextmanager
+def _meeting() -> Generator[None]:
+    """Within it this rank waits for others.
+
+    Raises:
+        RankMissing: for whatever the backend says of them; neither gloo nor NCCL has a class of its own for it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankMissing(str(error)) from error
+
+
 class ProcessGroup(Ranks):
-    """This process in the group.
+    """This process in the group, which exchanges nothing before `connect`. Every exchange raises `RankMissing` if not all come.
 
     Args:
-        address: where rank 0 listens, tcp://HOST:PORT.
         rank: of this process.
         size: of the group.
         device: where the tensors are; a GPU's are exchanged by NCCL, a CPU's by gloo.
         timeout_s: of one exchange; a rank that takes longer to come is lost.
-
-    Raises:
-        RuntimeError: if not all ranks come in time.
     """
 
-    def __init__(self, address: str, rank: int, size: int, device: torch.device, timeout_s: float):
+    def __init__(self, rank: int, size: int, device: torch.device, timeout_s: float):
         self.rank = rank
         self.size = size
         self._device = device
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=address,
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=timeout_s),
-        )
+        self._timeout = timedelta(seconds=timeout_s)
+        self._store: TCPStore | None = None
+
+    def listen(self, host: str) -> int:
+        """Listen for the others, on rank 0; returns the port of this host."""
+        self._store = TCPStore(host, 0, self.size, is_master=True, timeout=self._timeout, wait_for_workers=False)
+        return self._store.port
+
+    def connect(self, host: str, port: int) -> None:
+        """Meet the others, where rank 0 listens."""
+        backend = "nccl" if self._device.type == "cuda" else "gloo"
+        with _meeting():
+            store = self._store or TCPStore(host, port, self.size, is_master=False, timeout=self._timeout)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
     def owned(self, parameters: Named) -> list[str]:
         return self.names_by_owner(parameters)[self.rank]
@@ -60,17 +82,27 @@ class ProcessGroup(Ranks):
         for place, name in enumerate(names):
             if name in own:
                 norms[0, place], norms[1, place] = own[name], 1
-        dist.all_reduce(norms)
+        with _meeting():
+            dist.all_reduce(norms)
         return [norm for norm, there in zip(norms[0], norms[1].tolist(), strict=True) if there]
+
+    @torch.no_grad()
+    def copy_first(self, parameters: Parameters) -> None:
+        flat = torch.cat([parameter.flatten() for parameter in parameters.values()])
+        with _meeting():
+            dist.broadcast(flat, src=0)
+        for name, values in _parts(flat, list(parameters), parameters).items():
+            parameters[name].copy_(values)
 
     @torch.no_grad()
     def spread(self, parameters: Parameters) -> None:
         by_owner = self.names_by_owner(parameters)
         sent = [torch.cat([parameters[name].flatten() for name in names]) if names else None for names in by_owner]
-        works = [dist.broadcast(flat, src=rank, async_op=True) for rank, flat in enumerate(sent) if flat is not None]
-        for work in works:
-            assert work is not None
-            work.wait()
+        with _meeting():
+            works = [dist.broadcast(flat, src=rank, async_op=True) for rank, flat in enumerate(sent) if flat is not None]
+            for work in works:
+                assert work is not None
+                work.wait()
         for rank, (names, flat) in enumerate(zip(by_owner, sent, strict=True)):
             if flat is not None and rank != self.rank:
                 for name, values in _parts(flat, names, parameters).items():
@@ -80,13 +112,15 @@ class ProcessGroup(Ranks):
         by_owner = self.names_by_owner(like)
         if self.rank != 0:
             if own:
-                dist.send(torch.cat([own[name].flatten() for name in by_owner[self.rank]]), dst=0)
+                with _meeting():
+                    dist.send(torch.cat([own[name].flatten() for name in by_owner[self.rank]]), dst=0)
             return {}
         collected = dict(own)
         for rank, names in enumerate(by_owner):
             if rank and names:
                 flat = torch.empty(sum(like[name].numel() for name in names), device=like[names[0]].device)
-                dist.recv(flat, src=rank)
+                with _meeting():
+                    dist.recv(flat, src=rank)
                 collected |= _parts(flat, names, like)
         return {name: collected[name] for name in like}
 
@@ -122,7 +156,8 @@ class _Exchange(Gradients):
         number, own = len(self._rounds), self._lengths[self._group.rank]
         arriving = [own if number < count else 0 for count in self._computed]
         received = message.new_empty(sum(arriving))
-        work = dist.all_to_all_single(received, message, arriving, list(lengths), async_op=True)
+        with _meeting():
+            work = dist.all_to_all_single(received, message, arriving, list(lengths), async_op=True)
         assert work is not None
         self._rounds.append((list(received.split(arriving)), work, message))
 
@@ -131,8 +166,9 @@ class _Exchange(Gradients):
         device = next(iter(self._parameters.values())).device
         while len(self._rounds) < max(self._computed):
             self._exchange(torch.empty(0, device=device), [0] * self._group.size)
-        for _, work, _ in self._rounds:
-            work.wait()
+        with _meeting():
+            for _, work, _ in self._rounds:
+                work.wait()
         names, done = self._names[self._group.rank], [0] * self._group.size
         for rank in self._micro_batches:
             message = self._rounds[done[rank]][0][rank]

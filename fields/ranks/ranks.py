@@ -46,6 +46,10 @@ class Ranks(ABC):
         """The norms of all owners' gradients, in the order of the names; a tensor without a gradient has none."""
 
     @abstractmethod
+    def copy_first(self, parameters: Parameters) -> None:
+        """Give every rank the values of rank 0."""
+
+    @abstractmethod
     def spread(self, parameters: Parameters) -> None:
         """Give every rank the values of each tensor's owner."""
 
@@ -79,6 +83,9 @@ class Alone(Ranks, Gradients):
 
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         return [own[name] for name in names if name in own]
+
+    def copy_first(self, parameters: Parameters) -> None:
+        """It has them."""
 
     def spread(self, parameters: Parameters) -> None:
         """Nobody else needs them."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import Example
+from fields.method.objective import Reduction
 from fields.ranks.dealing import deal
 
 
@@ -19,17 +20,23 @@ class Share:
         examples: this rank's, by their place in the step's examples, which are in the plan's order.
         sizes: the samples of each of the step's examples, by place.
         ranks: who computes each of them, by place.
-        samples: different samples in the step.
+        divisor: of the sum of all losses of the step.
     """
 
     examples: Mapping[int, Example]
     sizes: tuple[int, ...]
     ranks: tuple[int, ...]
-    samples: int
+    divisor: int
 
     @staticmethod
-    def all(examples: Sequence[Example], ranks: int) -> "list[Share]":
-        """The shares of a step, by rank: examples are dealt whole, by the values of their states."""
+    def all(examples: Sequence[Example], ranks: int, over_queries: Reduction) -> "list[Share]":
+        """The shares of a step, by rank: examples are dealt whole, by the values of their states.
+
+        Args:
+            examples: of the step, in the plan's order.
+            ranks: how many there are.
+            over_queries: whether a sample's loss is the mean or the sum over its queries.
+        """
         sizes = tuple(len(example.query.sample_ids) for example in examples)
         dealt = deal([example.query.x_t.numel() for example in examples], ranks)
         samples = len({sample_id for example in examples for sample_id in example.query.sample_ids})
@@ -38,7 +45,7 @@ class Share:
                 examples={place: example for place, example in enumerate(examples) if dealt[place] == rank},
                 sizes=sizes,
                 ranks=dealt,
-                samples=samples,
+                divisor=samples if over_queries == "sum" else sum(sizes),
             )
             for rank in range(ranks)
         ]

@@ -1,6 +1,5 @@
 """What a rank's own process does in the tests: it builds a student, takes steps with the others, and writes down its state."""
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ class NewStudent:
     def __call__(self, ranks: Any = None) -> Distiller:
         family = SceneFamily()
         network = family.load_transformer(self.base)
-        return Distiller(family, network, self.student, self.optimization, 0, objective=self.objective, ranks=ranks)
+        seed = ranks.rank if ranks else 0  # of another rank it doesn't matter: all begin as rank 0 does
+        return Distiller(family, network, self.student, self.optimization, seed, objective=self.objective, ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,24 @@ class Held:
 
 def take_steps(new_student: NewStudent, steps: Sequence[Sequence[Example]], size: int, folder: Path) -> list[Held]:
     """So many processes take the steps together; what each has, by rank."""
-    torch.multiprocessing.spawn(_work, (size, _free_address(), new_student, steps, folder), nprocs=size)
+    ports = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_work, (size, ports, new_student, steps, folder), nprocs=size)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
-def _free_address() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def _work(
-    rank: int, size: int, address: str, new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path
-) -> None:
+def _work(rank: int, size: int, ports: Any, new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path) -> None:
     torch.set_num_threads(1)
-    student = new_student(ProcessGroup(address, rank, size, torch.device("cpu"), timeout_s=60))
+    group = ProcessGroup(rank, size, torch.device("cpu"), timeout_s=60)
+    if rank == 0:
+        port = group.listen("127.0.0.1")
+        for _ in range(size):
+            ports.put(port)
+    student = new_student(group)
+    group.connect("127.0.0.1", ports.get())
+    student.begin()
+    reduction = student.objective.over_queries
     held = Held(
-        learned=[student.learn(Share.all(examples, size)[rank]) for examples in steps],
+        learned=[student.learn(Share.all(examples, size, reduction)[rank]) for examples in steps],
         weights=student.weights(len(steps)),
         averaged=student.averaged_weights(len(steps)),
         moments=student.optimizer_tensors(),

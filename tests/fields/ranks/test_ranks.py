@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rank_process import NewStudent, take_steps
 
-from fields.carriers import Example, Target, checksum
-from fields.method.objective import PredictionDifference
+from fields.carriers import Example, checksum
+from fields.method.objective import TransitionKl
 from fields.method.optimization import Optimization
 from fields.ranks.dealing import deal, owners
 from fields.ranks.share import Share
@@ -55,8 +55,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("case", CASES)
+QUICK = {("lora", 3), ("micro-batches, recomputed", 2), ("full", 3)}
+SIZES = [pytest.param(case, size, marks=() if (case, size) in QUICK else pytest.mark.slow) for case in CASES for size in (2, 3)]
+
+
+@pytest.mark.parametrize(("case", "size"), SIZES)
 def test_ranks_learn_what_one_process_learns(case, size, steps, tiny_models, tmp_path):
     new_student = NewStudent(tiny_models.base, *CASES[case])
     alone = new_student()
@@ -65,36 +68,26 @@ def test_ranks_learn_what_one_process_learns(case, size, steps, tiny_models, tmp
     for step, (examples, expected) in enumerate(zip(steps, updates, strict=True)):
         learned = [one for rank in ranks for one in rank.learned[step][0]]
         assert {rank.learned[step][1] for rank in ranks} == {expected.gradient_norm}
-        assert Update.of(Share.all(examples, size)[0], learned, expected.gradient_norm, "mean") == expected
+        assert Update.of(Share.all(examples, size, "mean")[0], learned, expected.gradient_norm) == expected
     assert {rank.weights.checksum for rank in ranks} == {alone.weights(3).checksum}
     assert ranks[0].averaged.checksum == alone.averaged_weights(3).checksum
     assert checksum(ranks[0].moments) == checksum(alone.optimizer_tensors())
+    values = [parameter.numel() for parameter in alone.parameters.values()]
+    held = [rank.optimizer_values for rank in ranks]
+    assert sum(held) == sum(values)
+    assert max(held) - min(held) <= max(values), "each holds its part of the optimizer's state"
 
 
-def test_each_rank_holds_its_part_of_the_optimizers_state(steps, tiny_models, tmp_path):
-    new_student = NewStudent(tiny_models.base, *CASES["full"])
-    sizes = [parameter.numel() for parameter in new_student().parameters.values()]
-    held = [rank.optimizer_values for rank in take_steps(new_student, steps[:1], 3, tmp_path)]
-    assert sum(held) == sum(sizes)
-    assert max(held) - min(held) <= max(sizes)
-
-
-def test_a_loss_over_several_queries_is_divided_by_samples(ask, local_field, tiny_models, tmp_path):
+def test_a_sum_over_queries_is_divided_by_samples(ask, local_field, tiny_models, tmp_path):
     """Two queries of the same samples, which different ranks compute."""
-
-    def both(*rows):
-        query = replace(ask(*rows), both_branches=True)
-        velocity = local_field.answer(ask(*rows)).velocity
-        target = Target(sample_ids=query.sample_ids, expert="x", t=query.t, velocity=velocity, unconditional=velocity / 2)
-        return Example(query=query, target=target)
-
-    examples = [both(0, 1), both(0, 1)]
-    new_student = NewStudent(tiny_models.base, LoraStudent(SHAPE), CLIPPED, PredictionDifference(1.0))
+    examples = [answered(ask(0, 1), local_field), answered(ask(0, 1), local_field)]
+    new_student = NewStudent(tiny_models.base, LoraStudent(SHAPE), CLIPPED, TransitionKl())
     alone = new_student()
     expected = alone.update(examples)
     ranks = take_steps(new_student, [examples], 2, tmp_path)
     learned = [one for rank in ranks for one in rank.learned[0][0]]
     assert [len(rank.learned[0][0]) for rank in ranks] == [1, 1]
-    reduction = PredictionDifference.over_queries
-    assert Update.of(Share.all(examples, 2)[0], learned, ranks[0].learned[0][1], reduction) == expected
+    share = Share.all(examples, 2, TransitionKl.over_queries)[0]
+    assert (share.divisor, share.rows) == (2, 4)
+    assert Update.of(share, learned, ranks[0].learned[0][1]) == expected
     assert ranks[1].weights.checksum == alone.weights(1).checksum
