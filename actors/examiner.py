@@ -45,10 +45,10 @@ class Examiner:
 
         return await self._take(generate)
 
-    async def mismatch(self, query: Query, weights: Weights, learned: Tensor) -> float:
+    async def mismatch(self, query: Query, weights: PublishedWeights, learned: Tensor) -> float:
         """How far the rollout workers' student with these weights is from the learner's, whose velocity at the query's states
         is given."""
-        asked = (self._rollouts.velocity(query, published) for published in (PublishedWeights.put(weights), None))
+        asked = (self._rollouts.velocity(query, published) for published in (weights, None))
         rolled_out, base = await asyncio.gather(*asked)
         return mismatch(rolled_out, learned, base)
 

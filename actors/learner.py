@@ -1,22 +1,24 @@
 """The learner: pulls routed targets, updates the student, publishes its weights.
 
-    TargetStream --examples(step)--> Distiller.update --version step + 1--> TargetStream.publish
+    TargetStream --examples(step)--> RankGroup.update --version step + 1--> TargetStream.publish
                                           |
                                           +--> Journal (a row per step), checkpoints, evaluation
 
 `train` consumes the stream in plan order and waits for nothing else. What unblocks it is the window of steps that
-earlier publications admitted; with lag >= 1 that window fills while the update runs in its thread.
+earlier publications admitted; with lag >= 1 that window fills while the ranks update.
 
-The rollout workers are the learner's own actors: they come and go by `scale_rollout`, and end with it.
+The rollout workers are the learner's own actors: they come and go by `scale_rollout`, and end with it. So are its ranks,
+if there are several; the only one computes in this process. When a rank is lost, all are started anew, and the run continues
+from its newest checkpoint; services and rollout workers stay.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,52 +27,23 @@ from actors.curriculum import Change
 from actors.examiner import Examiner
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
+from actors.learner_parts import LearnerParts
 from actors.progress import Progress
-from actors.rollout_pool import RolloutPool
+from actors.rank_group import RanksLost
 from actors.rollout_worker import PublishedWeights
-from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights
-from fields.distiller import Distiller
 from fields.evaluation.base import ExamResult, Skills
-from fields.memory.cost import Pass
 from fields.update import Update
 from services.expert_client import ExpertClient
 
-
-class LearnerParts(Protocol):
-    """What a learner is made of; each part is built in the learner's own process."""
-
-    run: str
-    threads: int
-    loggers: Sequence[str]
-    largest: Pass
-    recipe: Mapping[str, Any]
-
-    def schedule(self, start: int) -> Schedule:
-        """When the run does what, from step `start` on."""
-        ...
-
-    def distiller(self) -> Distiller:
-        """The student, loaded on this actor's device."""
-        ...
-
-    def rollouts(self) -> RolloutPool:
-        """The rollout workers, started."""
-        ...
-
-    def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
-        """The stream of these steps' targets; called inside the actor's event loop, once the services are deployed."""
-        ...
-
-    def examiner(self, rollouts: RolloutPool) -> Examiner:
-        """Who examines students and experts; called as `stream` is."""
-        ...
+_log = logging.getLogger(__name__)
+_MOST_RECOVERIES = 3  # to one checkpoint
 
 
 class Learner:
-    """Owns the student.
+    """Owns the student: in ranks that hold it, of which there may be one.
 
     Args:
         parts: the name of the run, the number of torch threads (the same in every process of a run, or sums are reordered),
@@ -84,19 +57,17 @@ class Learner:
     def __init__(self, parts: LearnerParts, folder: Path, start: int, resume: Path | None):
         torch.set_num_threads(parts.threads)
         self._parts = parts
-        self._rollouts = parts.rollouts()  # they load while the learner does
-        self._distiller = parts.distiller()
+        self._rollouts = parts.rollouts()  # they load while the ranks do
+        self._ranks = parts.ranks()
+        self._resume = resume
         self._stream: TargetStream | None = None
         self._schedule = parts.schedule(start)
         self._folder = folder
         self._recipe = parts.recipe
         self._largest = parts.largest
-        self._start: Weights | None = self._distiller.weights(0)
-        self._published = {0: self._start}
-        if resume is not None:
-            saved = checkpoint.read(resume)
-            self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
-            self._published = dict(saved.published)
+        self._start: Weights | None = None
+        self._published: dict[int, PublishedWeights] = {}
+        self._recoveries: list[int] = []  # the steps that were returned to
         self._journal = Journal(folder, start, parts.loggers)
         self._metrics = LearnerMetrics(parts.run)
         self._stopping = False
@@ -105,28 +76,66 @@ class Learner:
         self._exam: tuple[Weights, ExamResult] | None = None
 
     async def train(self) -> None:
-        """Every step from the schedule's start to its end, or to the first one after `stop`.
+        """Every step from the schedule's start to its end, or to the first one after `stop`; lost ranks are replaced.
 
         Raises:
+            RanksLost: if ranks are lost again and again, with no checkpoint in between.
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
-        schedule, self._start = self._schedule, None  # its exam is before
-        stream = self._stream = self._parts.stream(self._rollouts, range(schedule.start, schedule.steps))
-        for _, weights in sorted(self._published.items()):
-            stream.publish(weights)
-        if schedule.start and schedule.evaluates_after(schedule.start) and not self._journal.has_skills(schedule.start):
-            await self._examine(schedule.start)  # its checkpoint was saved, and then the run was interrupted
+        await self._load()
+        step, self._start = self._schedule.start, None  # its exam is before
+        self._stream = self._parts.stream(self._rollouts, range(step, self._schedule.steps))
+        while True:
+            try:
+                return await self._train(step, self._stream)
+            except RanksLost as lost:
+                step = await self._recover(lost, self._stream)
+
+    async def _load(self) -> None:
+        """Load the ranks, unless they are."""
+        if not self._published:
+            await self._ranks.load()
+            self._start = await self._ranks.weights(0)
+            self._published = {0: PublishedWeights.put(self._start)}
+            if self._resume is not None:
+                self._published = await self._ranks.restore(self._resume)
+
+    async def _recover(self, lost: RanksLost, stream: TargetStream) -> int:
+        """Start the ranks anew, and return to the newest checkpoint; the step to continue at."""
+        newest = checkpoint.newest(self._folder / "checkpoints")
+        step = checkpoint.steps_of(newest) if newest else 0
+        _log.warning("%s; all ranks are started anew, and the run continues from step %d", lost, step)
+        self._recoveries.append(step)
+        if self._recoveries.count(step) > _MOST_RECOVERIES:
+            raise RanksLost(f"ranks were lost {_MOST_RECOVERIES} times after step {step}: {lost}") from lost
+        self._metrics.recovered()
+        self._ranks.end()
+        self._ranks = self._parts.ranks()
+        self._resume, self._published = newest, {}
+        await self._load()
+        self._journal.close()
+        self._journal = Journal(self._folder, step, self._parts.loggers)
+        self._progress = replace(self._progress, step=step, seconds=0.0, samples=0)
+        self._stream = stream.again(range(step, self._schedule.steps))
+        return step
+
+    async def _train(self, start: int, stream: TargetStream) -> None:
+        schedule = self._schedule
+        for _, published in sorted(self._published.items()):
+            stream.publish(published)
+        if start and schedule.evaluates_after(start) and not self._journal.has_skills(start):
+            await self._examine(start)  # its checkpoint was saved, and then the run was interrupted
         began = time.monotonic()
-        for step in range(schedule.start, schedule.steps):
+        for step in range(start, schedule.steps):
             asked = time.monotonic()
             examples = await stream.examples(step)
             waited = time.monotonic() - asked
-            update = await asyncio.to_thread(self._distiller.update, examples)
+            update = await self._ranks.update(examples)
             self._query = examples[0].query
-            self._publish(step + 1, stream)
+            await self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began)
             if schedule.saves_after(step + 1) or self._stopping:
-                await asyncio.to_thread(self._save, step + 1)
+                await self._save(step + 1)
             if self._stopping:
                 return
             if schedule.evaluates_after(step + 1):
@@ -135,23 +144,23 @@ class Learner:
                 began += time.monotonic() - examined  # an exam is no training time
 
     async def _examine(self, step: int) -> None:
-        result = await self._examiner.student(self._distiller.averaged_weights(step))
+        result = await self._examiner.student(await self._ranks.averaged_weights(step))
         await self.record_skills(step, result.skills, result.picture)
-        self._exam = self._distiller.weights(step), result
+        self._exam = await self._ranks.weights(step), result
         self._progress = replace(self._progress, examined=step)
 
-    def _publish(self, version: int, stream: TargetStream) -> None:
+    async def _publish(self, version: int, stream: TargetStream) -> None:
         began = time.monotonic()
-        weights = self._distiller.weights(version)
-        stream.publish(weights)
+        published = await self._ranks.publish(version)
+        stream.publish(published)
         self._metrics.published(time.monotonic() - began)
-        self._published[version] = weights
+        self._published[version] = published
         self._published.pop(self._schedule.lag.first_needed(version) - 1, None)
 
-    def _save(self, step: int) -> None:
+    async def _save(self, step: int) -> None:
         folder = self._folder / "checkpoints"
-        checkpoint.save(folder, step, self._distiller, self._published, self._recipe)
-        checkpoint.prune(folder, self._schedule.keep_checkpoints)
+        await self._ranks.save(folder, step, self._published, self._recipe)
+        await asyncio.to_thread(checkpoint.prune, folder, self._schedule.keep_checkpoints)
 
     def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float) -> None:
         version = self._schedule.lag.version(step)
@@ -173,8 +182,8 @@ class Learner:
         return self._parts.examiner(self._rollouts)
 
     async def ready(self) -> None:
-        """Returns once the student and every rollout worker are loaded."""
-        await self._rollouts.ready()
+        """Returns once the student and every rollout worker are loaded; before training alone."""
+        await asyncio.gather(self._rollouts.ready(), self._load())
 
     async def rehearse(self) -> None:
         """Compute the largest group once, forward and backward, and keep nothing of it; before training alone.
@@ -182,7 +191,7 @@ class Learner:
         Raises:
             DoesNotFit: if the device has no memory for it.
         """
-        await asyncio.to_thread(self._distiller.rehearse, self._largest)
+        await self._ranks.rehearse(self._largest)
 
     async def rehearse_rollouts(self) -> None:
         """Let every rollout worker compute the largest group once, with the student's start; before training alone.
@@ -222,9 +231,11 @@ class Learner:
         """Start or end rollout workers until there are so many; returns when they are at work, raises as the pool does."""
         await self._rollouts.resize(workers, timeout_s)
 
-    async def end_rollouts(self) -> None:
-        """End all rollout workers at once; by themselves they go a little after the learner, and keep their names till then."""
+    async def end_actors(self) -> None:
+        """End all rollout workers and ranks at once; by themselves they go a little after the learner, and keep their names
+        till then."""
         self._rollouts.end()
+        self._ranks.end()
 
     async def require_open(self, step: int) -> None:
         """Returns if `change` may begin at a step.
@@ -264,7 +275,7 @@ class Learner:
         from this one at the first states of the step before; a run that has just begun or continued has none yet."""
         apart = None
         if self._query is not None:
-            learned = await asyncio.to_thread(self._distiller.velocity, self._query)
+            learned = await self._ranks.velocity(self._query)
             apart = await self._examiner.mismatch(self._query, self._published[step], learned)
         self._journal.record_skills(step, skills, picture, apart)
 
@@ -287,4 +298,4 @@ class Learner:
     async def student(self) -> tuple[Weights, Weights]:
         """The student's trainable tensors, and their moving average."""
         step = self._progress.step
-        return self._distiller.weights(step), self._distiller.averaged_weights(step)
+        return await self._ranks.weights(step), await self._ranks.averaged_weights(step)

@@ -27,11 +27,16 @@ class LearnerMetrics:
             boundaries=_PUBLICATION_BOUNDARIES_S,
             tag_keys=("run",),
         )
+        self._recoveries = Counter("field_learner_recoveries", "Times that lost ranks were started anew.", ("run",))
         self._process = ProcessMetrics()
 
     def published(self, seconds: float) -> None:
         """A version was published."""
         self._publication.observe(seconds, self._tags)
+
+    def recovered(self) -> None:
+        """Lost ranks are started anew."""
+        self._recoveries.inc(1, self._tags)
 
     def record(self, progress: Progress, update: Update, waited: float, depth: int, samples: int) -> None:
         """Set everything after a step."""

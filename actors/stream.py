@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from actors.curriculum import Curriculum
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Condition, Example, Query, Target, Weights
+from fields.carriers import Condition, Example, Query, Target
 from fields.method.lag import Lag
 from fields.method.plan import Group
 from fields.method.teaching import Teaching
@@ -82,10 +82,17 @@ class TargetStream:
         """Another curriculum for the steps from `first_open` on."""
         self._curriculum = curriculum
 
-    def publish(self, weights: Weights) -> None:
+    def again(self, steps: range) -> "TargetStream":
+        """A stream of other steps, with the curriculum as it is now; nothing is asked for this one any more."""
+        for task in self._in_flight.values():
+            task.cancel()
+        return TargetStream(
+            curriculum=self._curriculum, encoder=self._encoder, rollouts=self._rollouts, steps=steps, lag=self._lag
+        )
+
+    def publish(self, published: PublishedWeights) -> None:
         """Admit the steps that roll out with this version."""
-        version = weights.policy_version
-        published = PublishedWeights.put(weights)
+        version = published.policy_version
         while self._next is not None and self._lag.version(self._next) == version:
             examples = self._examples(self._next, published, self._curriculum)
             self._in_flight[self._next] = asyncio.create_task(examples)

@@ -44,17 +44,20 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> Path:
-    """Write `folder/step-NNNNNN`, whole or not at all; returns it."""
+    """Write `folder/step-NNNNNN`, whole or not at all; returns it. Of many ranks all call this, and rank 0 writes."""
     final = folder / f"step-{step:06d}"
-    with replacing(final) as temporary:
-        _write(temporary, step, distiller, published, recipe)
+    averaged, moments = distiller.averaged_weights(step).tensors, distiller.optimizer_tensors()
+    if distiller.ranks.rank == 0:
+        with replacing(final) as temporary:
+            for place, tensors in ((temporary, distiller.weights(step).tensors), (temporary / "ema", averaged)):
+                distiller.student.save(place, distiller.family, distiller.transformer, tensors)
+            save_file(moments, temporary / "optimizer.safetensors")
+            _write(temporary, step, distiller, published, recipe)
     return final
 
 
 def _write(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> None:
-    for place, weights in ((folder, distiller.weights(step)), (folder / "ema", distiller.averaged_weights(step))):
-        distiller.student.save(place, distiller.family, distiller.transformer, weights.tensors)
-    save_file(distiller.optimizer_tensors(), folder / "optimizer.safetensors")
+    """What stands beside the student: the versions that are needed, and the state, last."""
     (folder / "published").mkdir()
     for version, weights in published.items():
         save_file(dict(weights.tensors), folder / "published" / f"version-{version:06d}.safetensors")
@@ -95,6 +98,11 @@ def read(path: Path) -> Checkpoint:
     )
 
 
+def steps_of(path: Path) -> int:
+    """The optimizer steps after which a checkpoint was written, by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint; what is damaged or half-written is passed over."""
     return next((path for path in _by_age(folder) if _damage(path) is None), None)
@@ -112,14 +120,14 @@ def prune(folder: Path, keep: int) -> None:
 def discard_after(folder: Path, step: int) -> None:
     """Delete the checkpoints of later steps: a run that goes back to `step` drops their rows from its record too."""
     for path in _by_age(folder):
-        if int(path.name.removeprefix("step-")) > step:
+        if steps_of(path) > step:
             shutil.rmtree(path)
 
 
 def _by_age(folder: Path) -> list[Path]:
     """The folders that are named like checkpoints, newest first."""
     named = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(named, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(named, key=steps_of, reverse=True)
 
 
 def _damage(path: Path) -> str | None:

@@ -1,7 +1,7 @@
 """What a run asks of the cluster, and whether the cluster has it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import ENCODER, SHARED, RunConfig
@@ -32,13 +32,15 @@ class RunDemands:
     """What a run asks for.
 
     Attributes:
-        learner: one process.
+        learner: one process, which needs no GPU where it has ranks.
+        ranks: its ranks, where they have processes of their own.
         rollout: the workers that it begins with.
         services: service -> its replicas, of its own services and of standing ones alike.
         owns_services: whether the run starts them.
     """
 
     learner: Demand
+    ranks: Demand | None
     rollout: Demand
     services: Mapping[str, Demand]
     owns_services: bool
@@ -50,8 +52,10 @@ class RunDemands:
             name: Demand.of(_CALLED.get(name, f"experts.{name}"), section.replicas, section)
             for name, section in config.services.items()
         }
+        learner, alone = Demand.of("learner", 1, config.learner), not config.learner.rank_actors
         return RunDemands(
-            learner=Demand.of("learner", 1, config.learner),
+            learner=learner if alone else replace(learner, num_gpus=0),
+            ranks=None if alone else Demand.of("learner.ranks", config.learner.ranks, config.learner),
             rollout=Demand.of("rollout", config.rollout.workers, config.rollout),
             services=services,
             owns_services=config.run.services is None,
@@ -59,8 +63,8 @@ class RunDemands:
 
     @property
     def actors(self) -> list[Demand]:
-        """The learner's demand, then the rollout workers'."""
-        return [self.learner, self.rollout]
+        """The learner's demand, then its ranks' and the rollout workers'."""
+        return [self.learner, *([self.ranks] if self.ranks else []), self.rollout]
 
     @property
     def started(self) -> list[Demand]:

@@ -28,7 +28,8 @@ Part = tuple[PlacementGroup, Sequence[Demand]]  # a group, and what it holds or 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a run holds of the cluster; the actors' bundles are the learner's and then one a rollout worker."""
+    """What a run holds of the cluster; the actors' bundles are the learner's, then one per rank that is an actor, then one per
+    rollout worker."""
 
     actors: PlacementGroup
     services: PlacementGroup | None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,6 +192,16 @@ class RunConfig(Section):
         micro_batch, group = self.learner.micro_batch, self.rollout.group_size
         if micro_batch != "auto" and micro_batch > group:
             raise ValueError(f"learner.micro_batch: {micro_batch} is above rollout.group_size; allowed: 1 to {group}")
+        return self
+
+    @model_validator(mode="after")
+    def _every_rank_has_a_group(self) -> "RunConfig":
+        ranks, batch, group = self.learner.ranks, self.learner.batch_size, self.rollout.group_size
+        if ranks > (most := ceil(batch / group)):
+            raise ValueError(
+                f"learner.ranks: {ranks} is above the groups that a step may have: {batch} samples (learner.batch_size) in "
+                f"groups of {group} (rollout.group_size); allowed: 1 to {most}"
+            )
         return self
 
     @model_validator(mode="after")

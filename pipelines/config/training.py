@@ -58,9 +58,17 @@ class LearnerConfig(Section):
     gpu: Annotated[str, AfterValidator(known_gpu)] = Field(
         default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB"
     )
+    ranks: PositiveInt = Field(
+        default=1, description="processes that update the student together, each with num_cpus and num_gpus; in the same bits"
+    )
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
+
+    @property
+    def rank_actors(self) -> int:
+        """Ranks that have a process of their own, beside the learner's."""
+        return self.ranks if self.ranks > 1 else 0
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "LearnerConfig":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache, cached_property
 
+import torch
 from torch import nn
 
 from actors.schedule import Schedule
@@ -24,6 +25,7 @@ from fields.method.states import RolloutSettings
 from fields.method.teaching import Teaching
 from fields.method.time_grid import Grid
 from fields.policy import Policy
+from fields.ranks.ranks import Ranks
 from fields.registry import FAMILIES
 from fields.scene.exam import Exam
 from fields.shared_field import SharedField
@@ -218,8 +220,13 @@ class RunParts:
         assert isinstance(self.student, LoraStudent)
         return Unmerged(transformer, self.student.shape)
 
-    def distiller(self) -> Distiller:
-        """The student as it learns, at its start."""
+    @property
+    def learner_device(self) -> torch.device:
+        """Where the student learns."""
+        return device(self.config.learner.num_gpus)
+
+    def distiller(self, ranks: Ranks | None = None) -> Distiller:
+        """The student as it learns, at its start, for one of these ranks; the start's values are rank 0's to compute."""
         config = self.config
         transformer = self.family.load_transformer(config.model.path)
         return Distiller(
@@ -228,10 +235,11 @@ class RunParts:
             self.student,
             config.learner.optimization(),
             seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
-            start=self.start_tensors(transformer),
+            start=self.start_tensors(transformer) if ranks is None or ranks.rank == 0 else None,
             objective=self.objective,
             anchor_weight=config.anchor.weight if config.anchor else 0.0,
-            device=device(config.learner.num_gpus),
+            device=self.learner_device,
+            ranks=ranks,
         )
 
     def start_tensors(self, transformer: nn.Module | None = None) -> Tensors | None:

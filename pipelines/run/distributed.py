@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from actors.learner import Learner
 from fields.carriers import Weights
 from fields.evaluation.base import ExamResult
+from pipelines.cluster.demands import RunDemands
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.cluster.waiting import waiting_for
@@ -43,13 +44,14 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
         else f"starting the learner and {config.rollout.workers} rollout workers; using the services {names}"
     )
     learner = start_learner(parts, origin, reservation)
+    loading = learner.ready.remote()
     try:
         reservation.make_room()
         if own:
             with waiting_for(f"the services {', '.join(config.services)} to load", display.say):
                 services.deploy()
         with waiting_for("the learner and the rollout workers to load", display.say):
-            ray.get(learner.ready.remote())
+            ray.get(loading)
         return asyncio.run(_Driver(parts, learner, display).train_and_evaluate(origin.step))
     finally:
         end(learner)
@@ -59,10 +61,11 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
 
 
 def start_learner(parts: RunParts, origin: Origin, reservation: Reservation | None = None) -> Actor:
-    """Start the learner, and by it the rollout workers, in what is reserved for them; services are connected to when
-    training begins."""
+    """Start the learner, and by it its ranks and the rollout workers, in what is reserved for them; services are connected to
+    when training begins."""
     config = parts.config
-    options = {"num_cpus": config.learner.num_cpus, "num_gpus": config.learner.num_gpus}
+    demand = RunDemands.of(config).learner
+    options = {"num_cpus": demand.num_cpus, "num_gpus": demand.num_gpus}
     place = reservation.place(0) if reservation else {}
     learner = ray.remote(Learner).options(name=f"{config.run.name}/learner", **options, **place)
     resume = origin.checkpoint.absolute() if origin.checkpoint else None
@@ -70,9 +73,9 @@ def start_learner(parts: RunParts, origin: Origin, reservation: Reservation | No
 
 
 def end(learner: Actor) -> None:
-    """End the learner and the rollout workers, whatever they are doing."""
+    """End the learner, its ranks and the rollout workers, whatever they are doing."""
     with suppress(RayError):  # it died, or its loop hangs: they go with it
-        ray.get(learner.end_rollouts.remote(), timeout=_END_S)
+        ray.get(learner.end_actors.remote(), timeout=_END_S)
     ray.kill(learner)
 
 

@@ -6,16 +6,22 @@ import ray
 
 from actors.curriculum import Curriculum
 from actors.examiner import Examiner
+from actors.learner_rank import LearnerRank
+from actors.rank_group import RankGroup, RankHere
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields.distiller import Distiller
+from fields.ranks.process_group import ProcessGroup
+from fields.ranks.ranks import Alone, Ranks
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.config.recipe import recipe
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.run_parts import RunParts
+
+_EXCHANGE_S = 600.0  # ranks wait so long for one that computes
 
 Actor = Any  # a handle: the types that Ray gives know only methods marked by `ray.method`
 
@@ -42,10 +48,25 @@ class ClusterLearnerParts:
         """When the run does what, from step `start` on."""
         return self._parts.schedule(start)
 
-    def distiller(self) -> Distiller:
-        """The student, on the learner's device."""
-        prepare_missing(self._config)  # the learner may be on another node than the driver
-        return self._parts.distiller()
+    def ranks(self) -> RankGroup:
+        """The processes that hold the student, started: the learner's own for one, actors for more."""
+        size, reduction = self._config.learner.ranks, self._parts.objective.over_queries
+        if size == 1:
+            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.threads))], reduction)
+        return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction)
+
+    def _start_rank(self, rank: int, size: int) -> Actor:
+        """A rank in its reserved bundle. It isn't restarted by itself: the others would not know."""
+        learner = self._config.learner
+        options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus}
+        place = self._reservation.place(1 + rank) if self._reservation else {}
+        actor = ray.remote(LearnerRank).options(name=f"{self.run}/learner-rank-{rank}", **options, **place)
+        group = ProcessGroup(rank, size, self._parts.learner_device, _EXCHANGE_S)
+        return actor.remote(self._distiller, group, self.threads)
+
+    def _distiller(self, ranks: Ranks) -> Distiller:
+        prepare_missing(self._config)  # this may be another node than the driver's
+        return self._parts.distiller(ranks)
 
     def rollouts(self) -> RolloutPool:
         """The rollout workers, started."""
@@ -58,7 +79,7 @@ class ClusterLearnerParts:
         options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
         place: dict[str, Any] = {"label_selector": dict(rollout.node_labels)}
         if self._reservation and number < rollout.workers:
-            place = self._reservation.place(1 + number)
+            place = self._reservation.place(1 + self._config.learner.rank_actors + number)
         worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", **options, **place)
         return worker.remote(self._parts.policy, self.threads)
 

@@ -123,3 +123,11 @@ def test_no_node_has_the_labels_that_what_comes_asks_for(cluster, hurry):
         ConfigError, match=r"experts\.late: no node with the labels {'role': 'experts'} has 0\.1 CPU and 0 GPU; "
     ):
         require_room([Demand("experts.late", 1, 0.1, 0.0, {"role": "experts"})], 0, print)
+
+
+def test_several_ranks_have_the_learners_gpus_and_bundles_before_the_workers(make_config):
+    demands = RunDemands.of(make_config("learner.ranks=3", "learner.num_gpus=1"))
+    asked = [(demand.who, demand.count, demand.num_gpus) for demand in demands.actors]
+    assert asked == [("learner", 1, 0), ("learner.ranks", 3, 1), ("rollout", 2, 0)]
+    alone = RunDemands.of(make_config("learner.num_gpus=1")).actors
+    assert [(demand.who, demand.count, demand.num_gpus) for demand in alone] == [("learner", 1, 1), ("rollout", 2, 0)]

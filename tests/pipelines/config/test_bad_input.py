@@ -38,6 +38,11 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
             "experts.local_edit.gpus: unknown key; allowed: replicas, autoscaling, num_cpus",
         ),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
+        (
+            "learner.ranks=4",
+            "learner.ranks: 4 is above the groups that a step may have: 12 samples (learner.batch_size) in groups of 4 "
+            "(rollout.group_size); allowed: 1 to 3",
+        ),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
         ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
         (

@@ -18,7 +18,13 @@ def test_memory_is_no_part_of_the_recipe_but_the_micro_batch_is(make_config):
 
 def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
     before = recipe(make_config())
-    resources = ("rollout.workers=5", "experts.local_edit.replicas=2", "learner.node_labels.role=x", "encoder.num_gpus=1")
+    resources = (
+        "rollout.workers=5",
+        "learner.ranks=3",
+        "experts.local_edit.replicas=2",
+        "learner.node_labels.role=x",
+        "encoder.num_gpus=1",
+    )
     more = ("experts.local_edit.autoscaling.most=9", "run.services=standing", "run.steps=99", "run.name=x")
     assert recipe(make_config(*resources, *more)) == before
     changed = recipe(make_config("run.seed=1", "learner.learning_rate=0.5", "rollout.merge=false"))

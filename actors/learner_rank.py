@@ -1,0 +1,92 @@
+"""One process of the learner: a student that it updates together with the other ranks, or alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from actors.rollout_worker import PublishedWeights
+from fields import checkpoint
+from fields.carriers import Query, Weights
+from fields.distiller import Distiller
+from fields.memory.cost import Pass
+from fields.ranks.process_group import ProcessGroup
+from fields.ranks.ranks import Ranks
+from fields.ranks.share import Learned, Share
+
+
+class LearnerRank:
+    """Holds a student. What several ranks compute together they are all asked for, in the same order.
+
+    Args:
+        build_distiller: the student at its start, on this process's device, for one of these ranks.
+        ranks: this rank and how many there are.
+        threads: torch threads; the same in every process of a run, or sums are reordered.
+    """
+
+    def __init__(self, build_distiller: Callable[[Ranks], Distiller], ranks: Ranks, threads: int):
+        torch.set_num_threads(threads)
+        self._build = build_distiller
+        self._ranks = ranks
+        self._loaded: Distiller | None = None
+
+    @property
+    def _distiller(self) -> Distiller:
+        assert self._loaded is not None, "a rank is loaded before it is asked"
+        return self._loaded
+
+    def load(self) -> None:
+        """Load the student."""
+        self._loaded = self._build(self._ranks)
+
+    def listen(self) -> tuple[str, int]:
+        """Wait for the other ranks, as rank 0; host and port."""
+        assert isinstance(self._ranks, ProcessGroup)
+        host = ray.util.get_node_ip_address()
+        return host, self._ranks.listen(host)
+
+    def connect(self, host: str, port: int) -> None:
+        """Meet the other ranks where rank 0 listens, and begin as it does; raises `RankMissing`."""
+        assert isinstance(self._ranks, ProcessGroup)
+        self._ranks.connect(host, port)
+        self._distiller.begin()
+
+    def restore(self, path: Path) -> dict[int, PublishedWeights]:
+        """Continue from a checkpoint; the versions that coming steps roll out with, from rank 0."""
+        saved = checkpoint.read(path)
+        self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
+        if self._ranks.rank:
+            return {}
+        return {version: PublishedWeights.put(weights) for version, weights in saved.published.items()}
+
+    def rehearse(self, what: Pass) -> None:
+        """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
+        self._distiller.rehearse(what)
+
+    def update(self, share: Share) -> tuple[list[Learned], float]:
+        """This rank's part of an optimizer step, and the norm of the step's gradient; raises as `Distiller.learn` does."""
+        return self._distiller.learn(share)
+
+    def publish(self, version: int) -> PublishedWeights:
+        """The student's trainable tensors, in the object store."""
+        return PublishedWeights.put(self._distiller.weights(version))
+
+    def weights(self, version: int) -> Weights:
+        """The student's trainable tensors."""
+        return self._distiller.weights(version)
+
+    def averaged_weights(self, version: int) -> Weights:
+        """Their moving average, from rank 0."""
+        return self._distiller.averaged_weights(version)
+
+    def velocity(self, query: Query) -> Tensor:
+        """The student's velocity at the query's states, on the CPU."""
+        return self._distiller.velocity(query)
+
+    def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
+        """Write a checkpoint, which rank 0 does."""
+        versions = {} if self._ranks.rank else {version: ray.get(own.reference) for version, own in published.items()}
+        checkpoint.save(folder, step, self._distiller, versions, recipe)

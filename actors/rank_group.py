@@ -1,0 +1,167 @@
+"""The learner's ranks as one: what all of them are asked, and who is missed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from torch import Tensor
+
+from actors.learner_rank import LearnerRank
+from actors.rollout_worker import PublishedWeights
+from fields.carriers import Example, Query, Weights
+from fields.memory.cost import Pass
+from fields.method.objective import Reduction
+from fields.ranks.process_group import RankMissing
+from fields.ranks.share import Learned, Share
+from fields.update import Update
+
+P = ParamSpec("P")
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
+
+_GRACE_S = 10.0  # after one rank failed, for the others to say what they know
+
+
+class RanksLost(Exception):
+    """Ranks have ended, or did not come; those that are left are of no use without them."""
+
+
+class RankMethod(Protocol[P, A_co]):
+    """A method of a rank, as its handle offers it."""
+
+    def remote(self, *arguments: P.args, **keywords: P.kwargs) -> Awaitable[A_co]:
+        """Send the call."""
+        ...
+
+
+class RankHandle(Protocol):
+    """`LearnerRank` in a process of its own, seen from the learner."""
+
+    load: RankMethod[[], None]
+    listen: RankMethod[[], tuple[str, int]]
+    connect: RankMethod[[str, int], None]
+    restore: RankMethod[[Path], dict[int, PublishedWeights]]
+    rehearse: RankMethod[[Pass], None]
+    update: RankMethod[[Share], tuple[list[Learned], float]]
+    publish: RankMethod[[int], PublishedWeights]
+    weights: RankMethod[[int], Weights]
+    averaged_weights: RankMethod[[int], Weights]
+    velocity: RankMethod[[Query], Tensor]
+    save: RankMethod[[Path, int, Mapping[int, PublishedWeights], Mapping[str, Any]], None]
+
+
+class _Here(Generic[P, A]):
+    def __init__(self, thread: ThreadPoolExecutor, method: Callable[P, A]):
+        self._thread = thread
+        self._method = method
+
+    def remote(self, *arguments: P.args, **keywords: P.kwargs) -> Awaitable[A]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._method(*arguments, **keywords))
+
+
+class RankHere:
+    """A rank in this process, called as one elsewhere is: a call computes in a thread, one after the other."""
+
+    def __init__(self, rank: LearnerRank):
+        thread = ThreadPoolExecutor(max_workers=1)
+        self.load = _Here(thread, rank.load)
+        self.listen = _Here(thread, rank.listen)
+        self.connect = _Here(thread, rank.connect)
+        self.restore = _Here(thread, rank.restore)
+        self.rehearse = _Here(thread, rank.rehearse)
+        self.update = _Here(thread, rank.update)
+        self.publish = _Here(thread, rank.publish)
+        self.weights = _Here(thread, rank.weights)
+        self.averaged_weights = _Here(thread, rank.averaged_weights)
+        self.velocity = _Here(thread, rank.velocity)
+        self.save = _Here(thread, rank.save)
+
+
+class RankGroup:
+    """Asks all ranks together, used from one event loop. Every method raises `RanksLost` if a rank has ended or hangs.
+
+    Args:
+        ranks: by number.
+        over_queries: whether the loss of a sample is the mean or the sum over its queries.
+    """
+
+    def __init__(self, ranks: "Sequence[RankHandle | RankHere]", over_queries: Reduction):
+        self._ranks = ranks
+        self._over_queries: Reduction = over_queries
+
+    async def load(self) -> None:
+        """Load every rank, and let them meet."""
+        await self._all([rank.load.remote() for rank in self._ranks])
+        if len(self._ranks) > 1:
+            ((host, port),) = await self._all([self._first.listen.remote()])
+            await self._all([rank.connect.remote(host, port) for rank in self._ranks])
+
+    async def restore(self, path: Path) -> dict[int, PublishedWeights]:
+        """Continue from a checkpoint; the versions that coming steps roll out with."""
+        return (await self._all([rank.restore.remote(path) for rank in self._ranks]))[0]
+
+    async def rehearse(self, what: Pass) -> None:
+        """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
+        await self._all([rank.rehearse.remote(what) for rank in self._ranks])
+
+    async def update(self, examples: Sequence[Example]) -> Update:
+        """One optimizer step; raises as `Distiller.learn` does."""
+        shares = Share.all(examples, len(self._ranks), self._over_queries)
+        answers = await self._all([rank.update.remote(own) for rank, own in zip(self._ranks, shares, strict=True)])
+        return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
+
+    async def publish(self, version: int) -> PublishedWeights:
+        """The student's trainable tensors, in the object store."""
+        return (await self._all([self._first.publish.remote(version)]))[0]
+
+    async def weights(self, version: int) -> Weights:
+        """The student's trainable tensors."""
+        return (await self._all([self._first.weights.remote(version)]))[0]
+
+    async def averaged_weights(self, version: int) -> Weights:
+        """Their moving average."""
+        return (await self._all([rank.averaged_weights.remote(version) for rank in self._ranks]))[0]
+
+    async def velocity(self, query: Query) -> Tensor:
+        """The student's velocity at the query's states, on the CPU."""
+        return (await self._all([self._first.velocity.remote(query)]))[0]
+
+    async def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+        await self._all([rank.save.remote(folder, step, published, recipe) for rank in self._ranks])
+
+    def end(self) -> None:
+        """End the ranks that have processes of their own, whatever they are doing."""
+        for rank in self._ranks:
+            if not isinstance(rank, RankHere):
+                ray.kill(cast(ActorHandle[Any], rank))
+
+    @property
+    def _first(self) -> RankHandle | RankHere:
+        return self._ranks[0]
+
+    async def _all(self, calls: Sequence[Awaitable[A]]) -> list[A]:
+        """Everybody's answer.
+
+        Raises:
+            RanksLost: names the ranks that have ended, or did not come while others waited for them.
+            Exception: whatever else a rank raised.
+        """
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if all(task.done() and task.exception() is None for task in tasks):
+            return [task.result() for task in tasks]
+        await asyncio.wait(tasks, timeout=_GRACE_S)
+        failures = {rank: task.exception() for rank, task in enumerate(tasks) if task.done()}
+        for failure in failures.values():
+            if failure is not None and not isinstance(failure, RayActorError | RankMissing):
+                raise failure
+        ended = [rank for rank, failure in failures.items() if isinstance(failure, RayActorError)]
+        hung = [rank for rank in range(len(tasks)) if rank not in failures]
+        said = "; ".join(str(failure) for failure in failures.values() if failure is not None)
+        raise RanksLost(f"learner ranks that ended: {ended or 'none'}, that did not come: {hung or 'none'} ({said})")

@@ -1,0 +1,82 @@
+"""Ranks that are real actors: what is said when one of them hangs or refuses."""
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+from ray import cloudpickle
+
+from actors.learner_rank import LearnerRank
+from actors.rank_group import RankGroup, RanksLost
+from fields.carriers import Example, Target
+from fields.distiller import Distiller
+from fields.lora.adapter import LoraShape
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import largest_query
+from fields.method.optimization import Optimization
+from fields.ranks.process_group import ProcessGroup
+from fields.scene.family import SceneFamily
+from fields.student import LoraStudent
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
+
+PATIENCE_S = 5.0
+
+
+class Pid(LearnerRank):
+    """Tells its process, for a test to stop it."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@pytest.fixture
+def ranks(cluster, tiny_models):
+    base = tiny_models.base
+
+    def build(ranks):
+        family = SceneFamily()
+        shape = LoraShape(4, 4.0, ("to_qkv",))
+        return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
+
+    group = [ProcessGroup(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
+    actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, 1) for own in group]
+    yield actors
+    RankGroup(actors, "mean").end()
+
+
+def example(*sample_ids: int, velocity: float = 1.0) -> Example:
+    query = largest_query(SceneFamily(), Pass(len(sample_ids), (24, 24)))
+    query = replace(query, sample_ids=sample_ids)
+    answer = torch.full_like(query.x_t, velocity)
+    return Example(query=query, target=Target(sample_ids=sample_ids, expert="x", t=query.t, velocity=answer))
+
+
+def test_a_rank_that_hangs_is_named(ranks):
+    async def learn() -> None:
+        group = RankGroup(ranks, "mean")
+        await group.load()
+        update = await group.update([example(0, 1), example(2)])
+        assert update.route_samples == {"rehearsal": 3}
+        os.kill(ray.get(ranks[1].pid.remote()), signal.SIGSTOP)
+        await group.update([example(0, 1), example(2)])
+
+    with pytest.raises(RanksLost, match=r"ended: none, that did not come: \[1\]"):
+        asyncio.run(learn())
+
+
+def test_what_a_rank_refuses_is_raised_as_it_is_and_not_as_a_lost_rank(ranks):
+    """The other rank waits for it, and says so; but it isn't the one to blame."""
+
+    async def learn() -> None:
+        group = RankGroup(ranks, "mean")
+        await group.load()
+        await group.update([example(0, 1), example(2, velocity=3e38)])
+
+    with pytest.raises(FloatingPointError, match=r"loss is not finite: expert 'x', samples \(2,\)"):
+        asyncio.run(learn())

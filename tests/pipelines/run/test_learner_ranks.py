@@ -1,0 +1,62 @@
+"""A learner of several processes: the student of the reference loop to the last bit, also when one of them is lost."""
+
+import os
+import signal
+import threading
+
+import pytest
+from ray.util.state import list_actors
+from waiting import wait_for
+
+from actors.journal import METRICS, rows
+from fields import checkpoint
+from runs import reference, trained, trained_ids
+
+
+def ranks(run: str):
+    """Everybody who was rank 1 of a run."""
+    return [actor for actor in list_actors(limit=1000, detail=True) if actor.name == f"{run}/learner-rank-1"]
+
+
+@pytest.fixture
+def expected(make_config):
+    """The weights of the reference loop."""
+    return lambda *overrides: reference(make_config("run.name=reference", *overrides)).weights.checksum
+
+
+@pytest.mark.parametrize(
+    ("ranks", "lag", "micro_batch"),
+    [pytest.param(2, 0, 1, marks=pytest.mark.slow), pytest.param(3, 2, 2)],
+)
+def test_ranks_give_the_student_of_the_reference(on_standing, expected, ranks, lag, micro_batch):
+    settings = f"learner.lag={lag}", f"learner.micro_batch={micro_batch}", "learner.recompute=always"
+    config = on_standing(*settings, f"learner.ranks={ranks}", "run.name=ranks")
+    assert trained(config).checksum == expected(*settings)
+    assert [row["loss"] for row in rows(config.folder / METRICS)] == [
+        row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)
+    ]
+
+
+def test_a_checkpoint_of_two_ranks_continues_on_three(on_standing, expected):
+    first = on_standing("run.steps=4", "checkpoint.every=4", "learner.ranks=2", "run.name=resumed")
+    trained(first)
+    saved = checkpoint.newest(first.folder / "checkpoints")
+    longer = on_standing("learner.ranks=3", "run.name=resumed")
+    assert trained(longer, resume=saved).checksum == expected()
+
+
+def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expected):
+    config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed")
+
+    def kill() -> None:
+        wait_for(lambda: len(rows(config.folder / METRICS)) >= 4, "four steps")
+        (rank,) = ranks("killed")
+        os.kill(rank.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    student = trained(config)
+    killer.join()
+    assert len(ranks("killed")) == 2, "the killed one and its successor"
+    assert student.checksum == expected()
+    assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
