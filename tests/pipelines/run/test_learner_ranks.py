@@ -46,11 +46,11 @@ def test_a_checkpoint_of_two_ranks_continues_on_three(on_standing, expected):
 
 
 def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expected):
-    config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed")
+    config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed", "run.steps=16")
 
     def kill() -> None:
+        (rank,) = wait_for(lambda: [rank for rank in ranks("killed") if rank.pid], "rank 1")
         wait_for(lambda: len(rows(config.folder / METRICS)) >= 4, "four steps")
-        (rank,) = ranks("killed")
         os.kill(rank.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -58,5 +58,5 @@ def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expe
     student = trained(config)
     killer.join()
     assert len(ranks("killed")) == 2, "the killed one and its successor"
-    assert student.checksum == expected()
-    assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
+    assert student.checksum == expected("run.steps=16")
+    assert sorted(trained_ids(config.folder)) == list(range(16 * 12))
