@@ -14,9 +14,9 @@ from fields.data.columns import SIZES
 from fields.data.size import Size
 from fields.families.folder import shapes_of
 from fields.lora.adapter import adapted_modules
-from fields.memory.cost import Cost, Pass, forward_cost, update_cost
+from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
 from fields.student import LoraStudent
-from pipelines.config.gpus import CONTEXT, GIGABYTE
+from pipelines.config.gpus import CONTEXT, GIGABYTE, room
 from pipelines.config.run import ENCODER, SHARED, RunConfig
 from pipelines.config.services import ExpertConfig
 from pipelines.parts.run_parts import RunParts
@@ -54,6 +54,14 @@ class Footprint:
         """Bytes of a GPU's memory; 0 for a process without one."""
         return self.weights + self.kept + self.working + CONTEXT if self.num_gpus else 0.0
 
+    def room(self, gpu: str) -> float:
+        """Bytes that it may fill of a GPU, without what CUDA takes for itself."""
+        return room(gpu, min(1.0, self.num_gpus)) if self.num_gpus else 0.0
+
+    def fits(self, gpu: str) -> bool:
+        """Whether its share of a GPU has room for it."""
+        return self.device <= self.room(gpu) + CONTEXT
+
 
 class Footprints:
     """The footprints of a run's processes.
@@ -73,11 +81,14 @@ class Footprints:
         self._parts = RunParts(config)
         self._family = self._parts.family
         self._learners: dict[bool, tuple[nn.Module, Tensors]] = {}
+        self._updates: dict[tuple[int, bool], Cost] = {}
+        self._forwards: dict[int, Cost] = {}
 
-    def all(self, micro_batch: int, recompute: bool) -> list[Footprint]:
-        """Of the learner with this micro-batch, the rollout workers, and every service."""
+    def all(self, micro_batch: int, recompute: bool, merge: bool) -> list[Footprint]:
+        """Of the learner with this micro-batch, the rollout workers, merging or not, every service, and the driver."""
         services = [name for name in self.config.services if name != ENCODER]
-        return [self.learner(micro_batch, recompute), self._rollout(), *map(self._service, services), self._encoder()]
+        actors = [self.learner(micro_batch, recompute), self.rollout(merge)]
+        return [*actors, *map(self._service, services), self._encoder(), self._driver()]
 
     @cached_property
     def size(self) -> Size:
@@ -146,12 +157,16 @@ class Footprints:
 
     def update(self, micro_batch: int, recompute: bool) -> Cost:
         """Of the learner's forward and backward of one micro-batch."""
-        what = Pass(micro_batch, self.size, self.edits, self.branches)
-        return update_cost(self._family, self._learner(recompute)[0], what)
+        if (micro_batch, recompute) not in self._updates:  # large models take seconds
+            what = Pass(micro_batch, self.size, self.edits, self.branches)
+            self._updates[micro_batch, recompute] = update_cost(self._family, self._learner(recompute)[0], what)
+        return self._updates[micro_batch, recompute]
 
     def forward(self, samples: int) -> Cost:
         """Of one forward of the base."""
-        return forward_cost(self._family, self._base, Pass(samples, self.size, self.edits))
+        if samples not in self._forwards:
+            self._forwards[samples] = forward_cost(self._family, self._base, Pass(samples, self.size, self.edits))
+        return self._forwards[samples]
 
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""
@@ -167,10 +182,11 @@ class Footprints:
             remedy="learner.recompute=always" if not recompute else "learner.micro_batch, or a smaller student.rank",
         )
 
-    def _rollout(self) -> Footprint:
+    def rollout(self, merge: bool) -> Footprint:
+        """A rollout worker's, with an adapter merged into the weights or kept beside them."""
         rollout, student = self.config.rollout, self._parts.student
         pristine = 0.0
-        if isinstance(student, LoraStudent) and not rollout.merge:
+        if isinstance(student, LoraStudent) and not merge:
             pristine = FLOAT32 * self._trained_values  # its products, beside the base's
         elif isinstance(student, LoraStudent):
             modules = [self._base.get_parameter(f"{name}.weight") for name in adapted_modules(self._trained)]
@@ -183,7 +199,8 @@ class Footprints:
             kept=pristine,
             working=self.forward(rollout.group_size).peak_bytes,
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
-            remedy="a smaller rollout.group_size" + (", or rollout.merge=false" if rollout.merge else ""),
+            remedy="a smaller rollout.group_size"
+            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else ""),
         )
 
     def _service(self, name: str) -> Footprint:
@@ -208,6 +225,19 @@ class Footprints:
             remedy="a smaller rollout.group_size" + ("" if shared or len(networks) == 1 else ", or placement: shared"),
         )
 
+    def _driver(self) -> Footprint:
+        """Of the process that the user starts: it is given the trained tensors and their average at the end."""
+        return Footprint(
+            who="driver",
+            count=1,
+            num_gpus=0,
+            weights=0,
+            kept=0,
+            working=0,
+            host=PROCESS + 2 * FLOAT32 * self._trained_values,
+            remedy="",
+        )
+
     def _adapter_bytes(self, expert: ExpertConfig) -> float:
         """An adapter's, in float32."""
         if expert.adapter is None:
@@ -225,7 +255,7 @@ class Footprints:
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
-            working=GIGABYTE if section.num_gpus else 0,  # one row at a time: a text, and an image through the VAE
+            working=encoding_cost(self._family, self.size, self.edits),
             host=PROCESS + weights + section.cache_bytes,
             remedy="encoder.num_gpus=0, or a GPU of its own",
         )
