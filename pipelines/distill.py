@@ -17,17 +17,20 @@ def main(arguments: Sequence[str]) -> int:
     given, console = parser().parse_intermixed_args(arguments), Console()
     # here, so that --help needs neither torch nor Ray
     from pipelines.config.load import load_config
-    from pipelines.run.distill import carry_out, check
+    from pipelines.run.distill import carry_out, check, planned_memory
     from pipelines.run.launch import Options
 
     options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
     try:
         config = load_config(given.config, given.overrides)
         checked = check(config, options, console)
+        planned = planned_memory(checked) if options.dry_run else None
     except ConfigError as error:
         complain(error)
         return 2
     if options.dry_run:
+        if planned:
+            console.print(planned, highlight=False, soft_wrap=True, markup=False)
         console.print(f"{given.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
     try:

@@ -32,6 +32,8 @@ _MISTRAL_SMALL = {
 _VAE = {"_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 16, "layers_per_block": 2,
         "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4, "use_quant_conv": False, "use_post_quant_conv": False}  # fmt: skip
+_VAE_SD3 = _VAE | {"scaling_factor": 1.5305, "shift_factor": 0.0609}
+_VAE_FLUX = _VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159}  # Z-Image has it too
 _EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 
 _SD3 = {
@@ -42,7 +44,7 @@ _SD3_PARTS = {
     "text_encoder": ("transformers", "CLIPTextModelWithProjection", _CLIP_L),
     "text_encoder_2": ("transformers", "CLIPTextModelWithProjection", _CLIP_G),
     "text_encoder_3": ("transformers", "T5EncoderModel", _T5_XXL),
-    "vae": ("diffusers", "AutoencoderKL", _VAE),
+    "vae": ("diffusers", "AutoencoderKL", _VAE_SD3),
     "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler", _EULER | {"shift": 3.0}),
 }
 _FLUX_PARTS = {
@@ -53,7 +55,7 @@ _FLUX_PARTS = {
     }),
     "text_encoder": ("transformers", "CLIPTextModel", _CLIP_L),
     "text_encoder_2": ("transformers", "T5EncoderModel", _T5_XXL),
-    "vae": ("diffusers", "AutoencoderKL", _VAE),
+    "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
     "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler", _EULER | {
         "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
         "max_image_seq_len": 4096,
@@ -110,7 +112,7 @@ PUBLISHED: Mapping[str, tuple[str, Mapping[str, tuple[str, str, Mapping[str, Any
             "n_heads": 30, "n_kv_heads": 30, "cap_feat_dim": 2560, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
         }),
         "text_encoder": ("transformers", "Qwen3Model", _QWEN3_4B),
-        "vae": ("diffusers", "AutoencoderKL", _VAE),
+        "vae": ("diffusers", "AutoencoderKL", _VAE_FLUX),
         "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler", _EULER | {"shift": 3.0}),
     }),
 }  # fmt: skip

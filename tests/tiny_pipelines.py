@@ -68,7 +68,7 @@ def flux2() -> Any:
 
 
 def flux2_dev() -> Any:
-    """Its text is of layers 10, 20 and 30; the published tokenizer is a processor, of which texts need no more."""
+    """Its text is of layers 10, 20 and 30; the published tokenizer is a processor, of which texts need one part."""
     from diffusers import Flux2Pipeline
     from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 
@@ -77,7 +77,10 @@ def flux2_dev() -> Any:
     vision = {**sizes, "model_type": "pixtral", "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
     torch.manual_seed(4)
     encoder = louder(Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)), 5.0)
-    return Flux2Pipeline(**_flux2_parts(96, guided=True), text_encoder=encoder)
+    from fields.families.text_processor import TextProcessor
+
+    parts = _flux2_parts(96, guided=True)
+    return Flux2Pipeline(**parts | {"tokenizer": TextProcessor(parts["tokenizer"], CHAT)}, text_encoder=encoder)
 
 
 def qwen_vl() -> nn.Module:
@@ -231,14 +234,31 @@ PIPELINES: dict[str, Callable[[], Any]] = {
 }
 
 
+# Without torchvision the published classes cannot be built, but they are what folders name.
+PUBLISHED_PROCESSORS = {"StillsProcessor": "Qwen2VLProcessor", "TextProcessor": "PixtralProcessor"}
+
+
+def _as_published(folder: Path, component: str, kind: str, index: dict[str, Any]) -> None:
+    """Let a component's folder and its line in the index say that it holds the processor that a publisher has."""
+    index[component] = ["transformers", kind]
+    config = folder / component / "processor_config.json"
+    said = json.loads(config.read_text()) if config.is_file() else {}
+    if kind == "PixtralProcessor":
+        said |= {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]", "patch_size": 14}
+        images = {"image_processor_type": "PixtralImageProcessor", "patch_size": {"height": 14, "width": 14}}
+        (folder / component / "preprocessor_config.json").write_text(json.dumps(images))
+    config.write_text(json.dumps(said | {"processor_class": kind}))
+
+
 def save(pipeline: Any, folder: Path) -> Any:
     """Write a pipeline as its publisher would; returns it."""
     pipeline.save_pretrained(folder)
     index = folder / "model_index.json"
     content = json.loads(index.read_text())
-    if "processor" in content:  # without torchvision the published class cannot be built, but it is what folders name
-        content["processor"] = ["transformers", "Qwen2VLProcessor"]
-        index.write_text(json.dumps(content))
+    for name, (_, kind) in [(name, kind) for name, kind in content.items() if isinstance(kind, list)]:
+        if kind in PUBLISHED_PROCESSORS:
+            _as_published(folder, name, PUBLISHED_PROCESSORS[kind], content)
+    index.write_text(json.dumps(content))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

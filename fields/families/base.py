@@ -1,7 +1,7 @@
 """What a model family gives; the rest of the system doesn't know which one it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -99,6 +99,16 @@ class Family(ABC):
             ValueError: if the base has no configuration of these.
         """
         return 0
+
+    def encoding_passes(self, size: Size, edits: bool) -> Iterator[Callable[[], object]]:
+        """What `encode` and `decode` compute for a row of the greatest length, one network after the other, on networks without
+        values; none where no network encodes.
+
+        Args:
+            size: of the images, width and height in pixels.
+            edits: whether the row has a source image.
+        """
+        return iter(())
 
     def recompute_activations(self, transformer: nn.Module) -> None:
         """Let the network's backward compute each block's activations again instead of keeping them."""

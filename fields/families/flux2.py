@@ -1,5 +1,9 @@
 """FLUX.2: dev with its distilled guidance, and klein. Both edit."""
 
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -12,6 +16,7 @@ from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, bla
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
+_TOKENIZER = "tokenizer"
 _SOURCE_POSITION = 10  # first coordinate of the first source image's tokens; the image's own is 0
 
 
@@ -26,6 +31,24 @@ class Flux2Family(PipelineFamily):
     max_tokens = 512
     distilled_scale = 4.0
     default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj")
+
+    @cached_property
+    def encoders(self) -> Any:
+        """Dev's tokenizer is published as a processor of texts and images, of which only texts are asked here."""
+        if not self._has_processor(fetch(self._base, ())):
+            return super().encoders
+        from fields.families.text_processor import TextProcessor
+
+        pipeline = super().encoders
+        pipeline.register_modules(tokenizer=TextProcessor.read(fetch(self._base, (_TOKENIZER,)) / _TOKENIZER))
+        return pipeline
+
+    def given_parts(self, folder: Path) -> dict[str, Any]:
+        return super().given_parts(folder) | ({_TOKENIZER: None} if self._has_processor(folder) else {})
+
+    def _has_processor(self, folder: Path) -> bool:
+        _, kind = read_json(folder / INDEX)[_TOKENIZER]
+        return kind.endswith("Processor")
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
         channels, height, width = super().latent_shape(size)

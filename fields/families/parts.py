@@ -2,6 +2,7 @@
 
 import importlib
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,23 +61,27 @@ class PipelineParts(Family):
             return _class(self.transformer_class).from_config(config)
 
     def encoder_bytes(self) -> int:
-        import transformers
-        from accelerate import init_empty_weights
+        return sum(
+            parameter.numel() * self.dtype.itemsize
+            for part in self.encoder_blueprints.values()
+            for parameter in part.parameters()
+        )
 
+    @cached_property
+    def encoder_blueprints(self) -> dict[str, nn.Module]:
+        """Component of the pipeline -> its network without values, on the meta device; the transformer is not among them.
+
+        Raises:
+            ValueError: if the base has no configuration of one.
+        """
         index = read_json(fetch(self._base, ()) / INDEX)
         classes = {name: kind for name, kind in index.items() if isinstance(kind, list) and None not in kind}
-        folder, values = fetch(self._base, list(classes), "*.json"), 0
-        for name, (library, class_name) in classes.items():
-            if name == _TRANSFORMER or not (folder / name / "config.json").is_file():
-                continue  # tokenizers and schedulers have no weights
-            with init_empty_weights():
-                if library == "transformers":
-                    kind = getattr(transformers, class_name)
-                    network = kind(kind.config_class.from_pretrained(folder / name))
-                else:
-                    network = _class(class_name).from_config(read_json(folder / name / "config.json"))
-            values += sum(parameter.numel() for parameter in network.parameters())
-        return values * self.dtype.itemsize
+        folder = fetch(self._base, list(classes), "*.json")
+        return {
+            name: _network_without_values(library, class_name, folder / name, self.dtype)
+            for name, (library, class_name) in classes.items()
+            if name != _TRANSFORMER and (folder / name / "config.json").is_file()  # tokenizers and schedulers have no weights
+        }
 
     def _transformer_folder(self, path: Path, files: str = "*") -> Path:
         """Of a pipeline's folder, or of a transformer's own, as an expert's checkpoint may be."""
@@ -124,6 +129,12 @@ class PipelineParts(Family):
         kind = _class(self.encoder_class or index["_class_name"])
         return _load(kind, folder, self._options | self.given_parts(folder)).to(self.device)
 
+    def encoding_pipeline(self, vae: nn.Module) -> Any:
+        """The model's own pipeline with its VAE alone."""
+        kind = _class(self.encoder_class or read_json(fetch(self._base, ()) / INDEX)["_class_name"])
+        components = [name for name, value in signature(kind.__init__).parameters.items() if value.default is value.empty]
+        return kind(**dict.fromkeys(components[1:]) | {"vae": vae})
+
     def given_parts(self, folder: Path) -> dict[str, Any]:
         """Components of the encoding pipeline that are not loaded from the folder as its index says."""
         return {_TRANSFORMER: None, _VAE: self.vae}
@@ -138,6 +149,19 @@ class PipelineParts(Family):
 def _class(name: str) -> Any:
     """A class of diffusers, which is imported when it is first needed: that takes seconds."""
     return getattr(importlib.import_module("diffusers"), name)
+
+
+def _network_without_values(library: str, class_name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+    import transformers
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        if library == "transformers":
+            kind = getattr(transformers, class_name)
+            network = kind(kind.config_class.from_pretrained(folder))
+        else:
+            network = _class(class_name).from_config(read_json(folder / "config.json"))
+    return nn.Module.to(network.to(torch.device("meta")), dtype).eval().requires_grad_(False)
 
 
 def _load(kind: Any, folder: Path, options: dict[str, Any]) -> Any:

@@ -2,9 +2,9 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ def blank(*shape: int) -> Shaped[Tensor, "1 ..."]:
 def nothing_hidden(tokens: int) -> Bool[Tensor, "1 tokens"]:
     """The mask of a text without padding; it has its values, because networks look at them."""
     return torch.ones(1, tokens, dtype=torch.bool)
+
+
+def _read_text(network: nn.Module, tokens: int) -> object:
+    """A text encoder's forward of so many tokens, or of as many as it has positions for."""
+    config: Any = network.config
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) or tokens
+    ids = torch.zeros(1, min(tokens, most), dtype=torch.long, device="meta")
+    return network(input_ids=ids, output_hidden_states=True)
 
 
 Latents = Float[Tensor, "batch channels height width"]
@@ -81,6 +89,18 @@ class PipelineFamily(PipelineParts):
         if self.guidance_is_distilled:
             named |= {DISTILLED_GUIDANCE: blank()}
         return {name: tensor.expand(batch, *tensor.shape[1:]) for name, tensor in named.items()}
+
+    def encoding_passes(self, size: Size, edits: bool) -> Iterator[Callable[[], object]]:
+        """Of every text encoder, and of the VAE there and back; what sees a source image beside the VAE is smaller than it."""
+        tokens = self.widest_text(size, edits)["text"].shape[1]
+        for network in self.encoder_blueprints.values():
+            if getattr(network, "main_input_name", "") == "input_ids":
+                yield partial(_read_text, network, tokens)
+        vae = self.encoder_blueprints["vae"]
+        planned = type(self)(self.path, self.dtype, size, torch.device("meta"))
+        planned.vae, planned.encoders = vae, planned.encoding_pipeline(vae)
+        yield lambda: planned.image_latents(Image.new("RGB", size))
+        yield lambda: planned.decode_latents(blank(*self.latent_shape(size)).to(self.dtype))
 
     def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
         """A negative prompt's, which replace those of `text` where the prompt is dropped."""

@@ -66,6 +66,23 @@ def update_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
     return _cost(family, transformer, what, backward=True)
 
 
+@torch.no_grad()
+def encoding_cost(family: Family, size: Size, edits: bool) -> int:
+    """The most bytes that encoding or decoding one row takes beside the weights; 0 where no network does.
+
+    Args:
+        family: what encodes.
+        size: of the row's images, width and height in pixels.
+        edits: whether it has a source image.
+    """
+    peak = 0
+    for encode in family.encoding_passes(size, edits):
+        with fused_attention(), OperatorCosts() as costs:
+            encode()
+        peak = max(peak, costs.peak)
+    return peak
+
+
 def _cost(family: Family, transformer: nn.Module, what: Pass, backward: bool) -> Cost:
     x_t = torch.empty(what.samples, *family.latent_shape(what.size), device=_META)
     t = torch.empty(what.samples, device=_META)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import ENCODER, SHARED, RunConfig
@@ -25,6 +26,18 @@ class Demand:
     def of(who: str, count: int, section: LearnerConfig | RolloutConfig | ServiceConfig) -> "Demand":
         """What so many processes of a section of the configuration ask for."""
         return Demand(who, count, section.num_cpus, section.num_gpus, section.node_labels)
+
+    def fits(self, node: Mapping[str, Any]) -> bool:
+        """Whether a node, as `ray.nodes` describes it, has what one process asks for, busy or not."""
+        has = node["Resources"]
+        enough = has.get("CPU", 0) >= self.num_cpus and has.get("GPU", 0) >= self.num_gpus
+        return enough and self.node_labels.items() <= node["Labels"].items()
+
+    @property
+    def no_node(self) -> str:
+        """The line that says that no node has it."""
+        labels = f" with the labels {dict(self.node_labels)}" if self.node_labels else ""
+        return f"{self.who}: no node{labels} has {self.num_cpus:g} CPU and {self.num_gpus:g} GPU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

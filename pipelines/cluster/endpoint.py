@@ -19,6 +19,7 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.run import ENCODER, STUDENT
 from pipelines.config.services import ServiceConfig
 from pipelines.parts.check_files import check_models
+from pipelines.parts.fit import fitted_rollout
 from pipelines.parts.run_parts import RunParts
 from pipelines.run_folder.changes import recorded_config
 from services.applications import HttpAddress, delete, deploy, start
@@ -96,7 +97,7 @@ def find_served(folder: Path, with_experts: bool, replicas: int) -> Served:
     newest = checkpoint.newest(folder / "checkpoints")
     if newest is None:
         raise ConfigError(f"{folder} has no complete checkpoint; the first is written after {config.checkpoint.every} steps")
-    parts = RunParts(config)
+    parts = RunParts(fitted_rollout(config))  # the student answers as it rolled out
     check_models(parts)
     experts = tuple(config.experts) if with_experts else ()
     return Served(parts=parts, checkpoint=newest.absolute(), experts=experts, replicas=replicas)

@@ -98,11 +98,6 @@ def _wait_for(parts: Sequence[Part], seconds: float, say: Callable[[str], None])
             raise ConfigError(f"{_shortage(parts)}; waited {seconds:.0f} s (--wait)")
 
 
-def _no_node(demand: Demand) -> str:
-    labels = f" with the labels {dict(demand.node_labels)}" if demand.node_labels else ""
-    return f"{demand.who}: no node{labels} has {demand.num_cpus:g} CPU and {demand.num_gpus:g} GPU"
-
-
 def _group(parts: Sequence[Demand]) -> PlacementGroup:
     each = [part for part in parts for _ in range(part.count)]
     return placement_group(
@@ -120,8 +115,8 @@ def _shortage(parts: Sequence[Part]) -> str:
     asked = [demand for _, part in parts for demand in part]
     nodes = [node for node in ray.nodes() if node["Alive"]]
     for demand in asked:
-        if not any(_fits(demand, node) for node in nodes):
-            return _no_node(demand)
+        if not any(demand.fits(node) for node in nodes):
+            return demand.no_node
     free = ray.available_resources()
     held = [demand for group, part in parts if placement_group_table(group)["state"] == "CREATED" for demand in part]
     cpus = free.get("CPU", 0) + sum(demand.count * demand.num_cpus for demand in held)
@@ -133,9 +128,3 @@ def _shortage(parts: Sequence[Part]) -> str:
     return "what is free lies in pieces too small for " + ", ".join(
         f"{d.who} {d.count} x (CPU {d.num_cpus:g}, GPU {d.num_gpus:g})" for d in asked
     )
-
-
-def _fits(demand: Demand, node: dict[str, Any]) -> bool:
-    has = node["Resources"]
-    enough = has.get("CPU", 0) >= demand.num_cpus and has.get("GPU", 0) >= demand.num_gpus
-    return enough and demand.node_labels.items() <= node["Labels"].items()

@@ -183,7 +183,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _only_an_adapter_stays_unmerged(self) -> "RunConfig":
-        if not self.rollout.merge and isinstance(self.student, FullStudentConfig):
+        if not self.rollout.merges and isinstance(self.student, FullStudentConfig):
             raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
         return self
 
@@ -231,7 +231,7 @@ class RunConfig(Section):
     def _shared_experts_can_share(self) -> "RunConfig":
         shared = self.shared_experts
         for name, expert in shared.items():
-            for network in sorted(self._networks(name)):
+            for network in sorted(self.networks(name)):
                 if self.experts[network].checkpoint is not None:
                     raise ValueError(
                         f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
@@ -245,11 +245,11 @@ class RunConfig(Section):
                     )
         return self
 
-    def _networks(self, name: str) -> set[str]:
+    def networks(self, name: str) -> set[str]:
         """The experts whose networks an expert's operator evaluates."""
         named = {other for _, other in references(self.experts[name].operator, "")}
         own = {name} if SELF in named else set()
-        return own.union(*(self._networks(other) for other in named - {SELF}))
+        return own.union(*(self.networks(other) for other in named - {SELF}))
 
     @property
     def shared_experts(self) -> dict[str, ExpertConfig]:

@@ -21,13 +21,19 @@ class RolloutConfig(Section):
     shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
     workers: PositiveInt = Field(default=2, description="processes that solve the student's rollouts")
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
-    merge: bool = Field(
-        default=True,
-        description="whether an adapter is added to the weights, in model.dtype; if not, it is computed beside them",
+    merge: bool | Literal["auto"] = Field(
+        default="auto",
+        description="whether an adapter is added to the weights, in model.dtype, or computed beside them; "
+        "auto adds it unless a worker's GPU (`learner.gpu`) has no room for the copies that this takes",
     )
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
+
+    @property
+    def merges(self) -> bool:
+        """Whether an adapter is added to the weights; `auto`, where nothing has settled it, does so."""
+        return self.merge is not False
 
     def ode_solver(self) -> "Solver":
         """What solves the ODE of a rollout."""

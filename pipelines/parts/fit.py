@@ -1,28 +1,48 @@
-"""The learner's `auto`: the micro-batch, and whether activations are computed again, by what its GPU holds."""
+"""What `auto` is, by what a GPU holds: the learner's micro-batch, whether it computes activations again, and merging."""
 
 from math import ceil
 
 from pipelines.config.errors import ConfigError
 from pipelines.config.gpus import GIGABYTE, PLANNED_FOR, gpu_bytes, room
 from pipelines.config.run import RunConfig
+from pipelines.config.student import LoraStudentConfig
 from pipelines.parts.footprints import Footprints
 
 
 def fitted(config: RunConfig) -> RunConfig:
-    """The configuration with the learner's `auto` settled; without a GPU it stays, and means whole groups and no recomputation.
+    """The configuration with every `auto` settled that a GPU's memory decides: the learner's, and the rollout workers' `merge`.
 
-    The settings depend on the configuration and the routes' rows, never on the machine: the micro-batch orders the sums of a
-    gradient.
+    Without a GPU they stay, and mean whole groups, no recomputation, and merged weights. The settings depend on the
+    configuration and the routes' rows, never on the machine: the micro-batch orders the sums of a gradient, and merging rounds.
 
     Raises:
-        ConfigError: if no setting fits the GPU; says by how much.
+        ConfigError: if no setting of the learner fits the GPU; says by how much.
     """
     learner = config.learner
-    if not learner.num_gpus or (learner.micro_batch != "auto" and learner.recompute != "auto"):
+    if learner.num_gpus and "auto" in (learner.micro_batch, learner.recompute):
+        micro_batch, recompute = choose(Footprints(config))
+        settled = learner.model_copy(update={"micro_batch": micro_batch, "recompute": "always" if recompute else "never"})
+        config = config.model_copy(update={"learner": settled})
+    return fitted_rollout(config)
+
+
+def fitted_rollout(config: RunConfig) -> RunConfig:
+    """The configuration with the rollout workers' `auto` settled."""
+    rollout = config.rollout
+    if rollout.merge != "auto" or not rollout.num_gpus:
         return config
-    micro_batch, recompute = choose(Footprints(config))
-    settled = learner.model_copy(update={"micro_batch": micro_batch, "recompute": "always" if recompute else "never"})
-    return config.model_copy(update={"learner": settled})
+    return config.model_copy(update={"rollout": rollout.model_copy(update={"merge": merges(Footprints(config))})})
+
+
+def merges(footprints: Footprints) -> bool:
+    """Whether rollout workers merge: `auto` does, unless there is no room for the copies of the base's weights that it takes.
+
+    A full student's weights replace the base's, and are merged in any case.
+    """
+    config = footprints.config
+    if config.rollout.merge != "auto" or not config.rollout.num_gpus or not isinstance(config.student, LoraStudentConfig):
+        return config.rollout.merges
+    return footprints.rollout(merge=True).fits(config.learner.gpu)
 
 
 def choose(footprints: Footprints) -> tuple[int, bool]:

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 
 from torch import Tensor, nn
 
 from fields.carriers import GIVEN, Tensors
 from fields.families.folder import shapes_of
 from fields.lora.adapter import adapted_modules
-from fields.memory.cost import Cost, Pass, forward_cost, update_cost
+from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
 from fields.student import LoraStudent
-from pipelines.config.gpus import CONTEXT, GIGABYTE
+from pipelines.config.gpus import CONTEXT, GIGABYTE, room
 from pipelines.config.run import ENCODER, SHARED, RunConfig
 from pipelines.config.services import ExpertConfig
 from pipelines.parts.run_parts import RunParts
@@ -49,6 +49,14 @@ class Footprint:
         """Bytes of a GPU's memory; 0 for a process without one."""
         return self.weights + self.kept + self.working + CONTEXT if self.num_gpus else 0.0
 
+    def room(self, gpu: str) -> float:
+        """Bytes that it may fill of a GPU, without what CUDA takes for itself."""
+        return room(gpu, min(1.0, self.num_gpus)) if self.num_gpus else 0.0
+
+    def fits(self, gpu: str) -> bool:
+        """Whether its share of a GPU has room for it."""
+        return self.device <= self.room(gpu) + CONTEXT
+
 
 class Footprints:
     """The footprints of a run's processes.
@@ -68,11 +76,14 @@ class Footprints:
         self._parts = RunParts(config)
         self._family = self._parts.family
         self._learners: dict[bool, tuple[nn.Module, Tensors]] = {}
+        self._updates: dict[tuple[int, bool], Cost] = {}
+        self._forwards: dict[int, Cost] = {}
 
-    def all(self, micro_batch: int, recompute: bool) -> list[Footprint]:
-        """Of the learner with this micro-batch, the rollout workers, and every service."""
+    def all(self, micro_batch: int, recompute: bool, merge: bool) -> list[Footprint]:
+        """Of the learner with this micro-batch, the rollout workers, merging or not, every service, and the driver."""
         services = [name for name in self.config.services if name != ENCODER]
-        return [self.learner(micro_batch, recompute), self._rollout(), *map(self._service, services), self._encoder()]
+        actors = [self.learner(micro_batch, recompute), self.rollout(merge)]
+        return [*actors, *map(self._service, services), self._encoder(), self._driver()]
 
     @cached_property
     def largest(self) -> Pass:
@@ -109,8 +120,13 @@ class Footprints:
         return sum(map(_size, (*self._base.parameters(), *self._base.buffers())))
 
     def learner_fixed(self) -> tuple[float, float]:
-        """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student."""
-        moments_and_average = 3 * FLOAT32 * self._trained_values
+        """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student. Of
+        several ranks each has its part of moments and average, and the gradients that it sends and gets."""
+        trained, ranks = FLOAT32 * self._trained_values, self.config.learner.ranks
+        moments_and_average = 3 * trained / ranks
+        if ranks > 1:
+            micro_batches = ceil(self.config.learner.batch_size / self.largest.samples)  # at least; each sends one gradient
+            moments_and_average += trained * (1 + micro_batches / ranks)
         if isinstance(self._parts.student, LoraStudent):
             return self.base_bytes + FLOAT32 * self._trained_values, moments_and_average
         masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
@@ -118,19 +134,24 @@ class Footprints:
 
     def update(self, micro_batch: int, recompute: bool) -> Cost:
         """Of the learner's forward and backward of one micro-batch."""
-        what = replace(self.largest, samples=micro_batch)
-        return update_cost(self._family, self._learner(recompute)[0], what)
+        if (micro_batch, recompute) not in self._updates:  # large models take seconds
+            what = replace(self.largest, samples=micro_batch)
+            self._updates[micro_batch, recompute] = update_cost(self._family, self._learner(recompute)[0], what)
+        return self._updates[micro_batch, recompute]
 
     def forward(self, samples: int) -> Cost:
         """Of one forward of the base."""
-        return forward_cost(self._family, self._base, replace(self.largest, samples=samples, branches=1))
+        if samples not in self._forwards:
+            what = replace(self.largest, samples=samples, branches=1)
+            self._forwards[samples] = forward_cost(self._family, self._base, what)
+        return self._forwards[samples]
 
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""
         weights, kept = self.learner_fixed()
         return Footprint(
             who="learner",
-            count=1,
+            count=self.config.learner.ranks,
             num_gpus=self.config.learner.num_gpus,
             weights=weights,
             kept=kept,
@@ -139,10 +160,11 @@ class Footprints:
             remedy="learner.recompute=always" if not recompute else "learner.micro_batch, or a smaller student.rank",
         )
 
-    def _rollout(self) -> Footprint:
+    def rollout(self, merge: bool) -> Footprint:
+        """A rollout worker's, with an adapter merged into the weights or kept beside them."""
         rollout, student = self.config.rollout, self._parts.student
         pristine = 0.0
-        if isinstance(student, LoraStudent) and not rollout.merge:
+        if isinstance(student, LoraStudent) and not merge:
             pristine = FLOAT32 * self._trained_values  # its products, beside the base's
         elif isinstance(student, LoraStudent):
             modules = [self._base.get_parameter(f"{name}.weight") for name in adapted_modules(self._trained)]
@@ -155,7 +177,8 @@ class Footprints:
             kept=pristine,
             working=self.forward(rollout.group_size).peak_bytes,
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
-            remedy="a smaller rollout.group_size" + (", or rollout.merge=false" if rollout.merge else ""),
+            remedy="a smaller rollout.group_size"
+            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else ""),
         )
 
     def _service(self, name: str) -> Footprint:
@@ -180,6 +203,19 @@ class Footprints:
             remedy="a smaller rollout.group_size" + ("" if shared or len(networks) == 1 else ", or placement: shared"),
         )
 
+    def _driver(self) -> Footprint:
+        """Of the process that the user starts: it is given the trained tensors and their average at the end."""
+        return Footprint(
+            who="driver",
+            count=1,
+            num_gpus=0,
+            weights=0,
+            kept=0,
+            working=0,
+            host=PROCESS + 2 * FLOAT32 * self._trained_values,
+            remedy="",
+        )
+
     def _adapter_bytes(self, expert: ExpertConfig) -> float:
         """An adapter's, in float32."""
         if expert.adapter is None:
@@ -197,7 +233,7 @@ class Footprints:
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
-            working=GIGABYTE if section.num_gpus else 0,  # one row at a time: a text, and an image through the VAE
+            working=encoding_cost(self._family, self.largest.size, self.largest.edits),
             host=PROCESS + weights + section.cache_bytes,
             remedy="encoder.num_gpus=0, or a GPU of its own",
         )

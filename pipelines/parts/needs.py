@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from pipelines.config.errors import ConfigError
-from pipelines.config.gpus import room
 from pipelines.config.run import RunConfig
-from pipelines.parts.fit import choose
+from pipelines.parts.fit import choose, merges
 from pipelines.parts.footprints import Footprint, Footprints
 from pipelines.parts.run_parts import RunParts
 
@@ -21,6 +20,7 @@ class Needs:
         gpu: that every process is compared with.
         micro_batch: of the learner.
         recompute: whether the learner computes activations again.
+        merge: whether rollout workers merge an adapter into the weights.
         footprints: of every kind of process.
         download: bytes of the base's files, in the type that it computes in.
         sample_bytes: that travel for each query of a sample: its state, its condition, its target.
@@ -33,6 +33,7 @@ class Needs:
     gpu: str
     micro_batch: int
     recompute: bool
+    merge: bool
     footprints: list[Footprint]
     download: float
     sample_bytes: float
@@ -55,14 +56,10 @@ class Needs:
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
 
-    def room(self, footprint: Footprint) -> float:
-        """Bytes of a GPU that a process may fill."""
-        return room(self.gpu, min(1.0, footprint.num_gpus)) if footprint.num_gpus else 0.0
-
     @property
     def too_large(self) -> list[Footprint]:
         """The processes that don't fit."""
-        return [one for one in self.footprints if one.device > self.room(one)]
+        return [one for one in self.footprints if one.num_gpus and not one.fits(self.gpu)]
 
 
 def _needs(config: RunConfig) -> Needs:
@@ -73,7 +70,8 @@ def _needs(config: RunConfig) -> Needs:
     else:
         given = config.learner.micro_batch
         micro_batch, recompute = group if given == "auto" else given, config.learner.recompute == "always"
-    processes = footprints.all(micro_batch, recompute)
+    merge = merges(footprints)
+    processes = footprints.all(micro_batch, recompute, merge)
     family = parts.family
     inputs = family.widest_inputs(1, footprints.largest.size, footprints.largest.edits)
     state = 4 * prod(family.latent_shape(footprints.largest.size))
@@ -84,6 +82,7 @@ def _needs(config: RunConfig) -> Needs:
         gpu=config.learner.gpu,
         micro_batch=micro_batch,
         recompute=recompute,
+        merge=merge,
         footprints=processes,
         download=footprints.base_bytes + family.encoder_bytes(),
         sample_bytes=2 * state + text,

@@ -215,7 +215,7 @@ class RunParts:
 
     def _versions(self) -> Versions:
         transformer = self.family.load_transformer(self.config.model.path)
-        if self.config.rollout.merge:
+        if self.config.rollout.merges:
             return Merged(transformer, self.student)
         assert isinstance(self.student, LoraStudent)
         return Unmerged(transformer, self.student.shape)

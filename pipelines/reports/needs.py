@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from pipelines.config.errors import ConfigError
 from pipelines.config.gpus import CONTEXT, GIGABYTE, PLANNED_FOR, gpu_bytes
 from pipelines.parts.footprints import Footprint
 from pipelines.parts.needs import Needs
@@ -20,7 +21,7 @@ def table(needs: Needs) -> Table:
         result.add_column(name, justify="right")
     for one in needs.footprints:
         figures = (one.weights, one.kept, one.working, one.weights + one.kept + one.working)
-        fits = f"{needs.room(one) / GIGABYTE:.1f}" if one.num_gpus else "-"
+        fits = f"{one.room(needs.gpu) / GIGABYTE:.1f}" if one.num_gpus else "-"
         result.add_row(
             one.who,
             f"{one.count}",
@@ -35,9 +36,10 @@ def table(needs: Needs) -> Table:
 def lines(needs: Needs) -> list[str]:
     """What the table doesn't say; the last lines are what doesn't fit, and what would mend it."""
     recomputed = "activations computed again" if needs.recompute else "activations kept"
+    merged = "merge what is trained into the weights" if needs.merge else "keep the adapter beside the weights"
     rollout, expert, learner = (flops / _TERA for flops in (needs.rollout_flops, needs.expert_flops, needs.learner_flops))
     return [
-        f"learner: micro-batches of {needs.micro_batch}, {recomputed}",
+        f"learner: micro-batches of {needs.micro_batch}, {recomputed}; rollout workers {merged}",
         f"download: {needs.download / GIGABYTE:.1f} GB of the base, on every node unless they share a folder",
         f"for each query of a sample {needs.sample_bytes / _MEGA:.1f} MB travel between processes",
         f"for each sample {rollout + expert + learner:.3g} TFLOP: {rollout:.3g} for {needs.rollout_forwards:.1f} forwards of "
@@ -46,8 +48,27 @@ def lines(needs: Needs) -> list[str]:
     ]
 
 
+def summary(needs: Needs) -> str:
+    """The GPUs of a run and the memory of its processes, in one line.
+
+    Raises:
+        ConfigError: if a process doesn't fit; says what to set.
+    """
+    if needs.too_large:
+        raise ConfigError(_too_large(needs, needs.too_large[0]))
+    gpus = sum(one.count * one.num_gpus for one in needs.footprints)
+    each = ", ".join(_in_its_room(needs, one) for one in needs.footprints if one.num_gpus)
+    return f"needs {gpus:g} GPU{'s' * (gpus != 1)} such as {needs.gpu}; GB of the room of each process: {each}"
+
+
+def _in_its_room(needs: Needs, one: Footprint) -> str:
+    several = f"{one.count} x " if one.count > 1 else ""
+    parts = f" in micro-batches of {needs.micro_batch}" if one.who == "learner" else ""
+    return f"{several}{one.who} {(one.device - CONTEXT) / GIGABYTE:.1f} of {one.room(needs.gpu) / GIGABYTE:.1f}{parts}"
+
+
 def _too_large(needs: Needs, one: Footprint) -> str:
     return (
         f"{one.who} doesn't fit: it needs {one.device / GIGABYTE:.1f} GB with CUDA's own, its share of a {needs.gpu} has "
-        f"{(needs.room(one) + CONTEXT) / GIGABYTE:.1f}; set {one.remedy}"
+        f"{(one.room(needs.gpu) + CONTEXT) / GIGABYTE:.1f}; set {one.remedy}"
     )

@@ -8,7 +8,9 @@ from rich.console import Console
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.check_files import checked_parts
+from pipelines.parts.needs import Needs
 from pipelines.parts.run_parts import RunParts
+from pipelines.reports.needs import summary
 from pipelines.run.launch import Options, begin_folder, finish, reserve_cluster, run
 from pipelines.run.origin import Origin
 from pipelines.run_folder.changes import recorded_config, with_recorded_changes
@@ -70,8 +72,20 @@ def check(planned: RunConfig, options: Options, console: Console) -> Checked:
     config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
     prepare_missing(config)
     parts = checked_parts(config)
-    origin = Origin.find(config, options.resume)
+    origin = Origin.find(parts.config, options.resume)  # with `auto` settled, as the checkpoint's recipe has it
     return Checked(parts=parts, origin=origin, reservation=reserve_cluster(parts, options, console))
+
+
+def planned_memory(checked: Checked) -> str | None:
+    """What a run keeps on GPUs, in one line; None without them.
+
+    Raises:
+        ConfigError: if a process doesn't fit its share of a GPU; says what to set.
+    """
+    config = checked.parts.config
+    if not any(section.num_gpus for section in (config.learner, config.rollout, *config.services.values())):
+        return None
+    return summary(Needs.of(config))
 
 
 def carry_out(planned: RunConfig, checked: Checked, options: Options, console: Console) -> Outcome | None:

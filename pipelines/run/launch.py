@@ -58,7 +58,9 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
 
     from pipelines.cluster import connect
     from pipelines.cluster.deployment import RunServices
+    from pipelines.cluster.node_files import check_node_files
     from pipelines.cluster.reserve import reserve
+    from pipelines.cluster.waiting import waiting_for
 
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     if not address:
@@ -69,6 +71,8 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
     if options.dry_run:
         total = ray.cluster_resources()
         check_demands(demands.started, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
+        with waiting_for("the nodes to look for the run's files", say):
+            check_node_files(config, say)
         return None
     if config.run.services is None:
         RunServices(parts).delete_own()  # what an earlier try left: applications outlive a driver that was killed

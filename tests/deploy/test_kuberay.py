@@ -8,17 +8,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import published
 import pytest
 import yaml
 from schemas import errors, pod_errors
+from shipped import LARGE
 
 from pipelines.cluster.demands import RunDemands
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.distill import parser
+from pipelines.parts.needs import Needs
 
 FILES = sorted(Path("deploy/kuberay").glob("*.yaml"))
 JOBS = [path for path in FILES if path.name.startswith("ray-job.")]
+GPU = [path for path in FILES if path.stem in ("ray-job.distill-gpu", "ray-cluster.experts")]
+FREE_OF_STORE = 0.7  # Ray's object store takes 30 % of a pod's memory
 DEMO = Path("deploy/kuberay/ray-job.distill.yaml")
 
 
@@ -149,3 +154,52 @@ def test_a_drained_head_has_time_for_a_checkpoint(path):
     assert head["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["python", "-m", "pipelines.drain"]
     environment = yaml.safe_load(_ray(path)["spec"]["runtimeEnvYAML"])["env_vars"]
     assert 60 <= int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) < head["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("path", GPU, ids=str)
+def test_pods_with_gpus_reach_gated_models_and_share_what_is_downloaded(path):
+    for pod in _ray_pods(path):
+        (container,) = pod["containers"]
+        variables = {variable["name"]: variable for variable in container["env"]}
+        (mount,) = container["volumeMounts"]
+        assert Path(variables["HF_HOME"]["value"]).is_relative_to(mount["mountPath"])
+        assert variables["HF_TOKEN"].keys() == {"name", "valueFrom"}, "no secret stands in a manifest"
+        assert variables["HF_TOKEN"]["valueFrom"]["secretKeyRef"].keys() == {"name", "key", "optional"}
+
+
+def test_the_pods_of_a_job_hold_what_its_run_puts_into_them():
+    path = Path("deploy/kuberay/ray-job.distill-gpu.yaml")
+    _assert_pods_hold(path, _run(path)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", GPU, ids=str)
+@pytest.mark.parametrize("name", LARGE)
+def test_pods_hold_every_shipped_configuration_of_a_large_model(path, name, tmp_path):
+    model = published.write(LARGE[name].model, tmp_path)
+    _assert_pods_hold(path, load_config(Path(f"pipelines/configs/{name}.yaml"), [f"model.path={model}"]))
+
+
+def _assert_pods_hold(path: Path, config: RunConfig) -> None:
+    """Each kind of pod has the memory of what Ray can put into it beside its object store, and all pods together the GPUs."""
+    footprints = {footprint.who: footprint for footprint in Needs.of(config).footprints}
+    demands, groups = RunDemands.of(config).started, _cluster(path)["workerGroupSpecs"]
+    head = next(_ray_pods(path))["containers"][0]["resources"]
+    assert footprints["driver"].host <= FREE_OF_STORE * _bytes(head["requests"]["memory"])
+    for group in groups:
+        cpus, gpus, host = _limits(group)["cpu"], _limits(group)["nvidia.com/gpu"], 0.0
+        mine = [demand for demand in demands if demand.node_labels.items() <= group["labels"].items()]
+        for demand in sorted(mine, key=lambda demand: footprints[demand.who].host, reverse=True):
+            for _ in range(demand.count):
+                if demand.num_cpus <= cpus and demand.num_gpus <= gpus + 1e-9:
+                    cpus, gpus, host = cpus - demand.num_cpus, gpus - demand.num_gpus, host + footprints[demand.who].host
+        sharing = sum(footprints[demand.who].host * demand.count for demand in mine if 0 < demand.num_gpus < 1)
+        host = max(host, sharing)  # in one pod, as every shipped configuration has them
+        requested = group["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
+        assert host <= FREE_OF_STORE * _bytes(requested), f"{group['groupName']}: {host / 1e9:.0f} GB of {requested}"
+    most = sum(group["maxReplicas"] * _limits(group)["nvidia.com/gpu"] for group in groups)
+    assert sum(demand.count * demand.num_gpus for demand in demands) <= most
+
+
+def _bytes(quantity: str) -> float:
+    return float(quantity.removesuffix("Gi")) * 2**30

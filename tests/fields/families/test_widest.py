@@ -7,7 +7,8 @@ import torch
 
 from fields.data.images import encode_png
 from fields.data.rows import Row
-from fields.memory.cost import Pass, forward_cost, update_cost
+from fields.memory.cost import Pass, encoding_cost, forward_cost, update_cost
+from fields.memory.operator_costs import OperatorCosts
 
 UNCUT = ("qwen_image_edit",)
 NO_TEXT = ("source", "guidance")
@@ -69,3 +70,17 @@ def test_the_peak_is_what_a_real_backward_keeps_and_more(tiny):
     kept = sum(size for place, size in saved.items() if place not in weights)
     measured = update_cost(family, family.blueprint(folder).requires_grad_(True), Pass(1, family.default_size)).peak_bytes
     assert 0.5 * kept < measured < 3 * kept
+
+
+@pytest.mark.parametrize("name", list(tiny_pipelines.PIPELINES))
+def test_the_encoders_cost_is_what_decoding_takes_and_more(tiny, name):
+    """Bytes that are alive while real values are decoded; of Z-Image's tiny parts nothing takes more than that."""
+    family = tiny(name).family
+    state = torch.zeros(1, *family.latent_shape())
+    family.load_encoders()
+    with OperatorCosts() as costs:
+        family.decode(state)
+    measured = encoding_cost(family, family.default_size, family.source != "none")
+    assert measured >= 0.99 * costs.peak
+    if name == "z_image":
+        assert measured == pytest.approx(costs.peak, rel=0.01)

@@ -44,7 +44,9 @@ def overrides(name: str, tmp_path: Path, edits_have_sources: bool) -> list[str]:
     plain = rows(tmp_path / "plain", with_source=False)
     edits = rows(tmp_path / "edits", with_source=True) if edits_have_sources else plain
     written = {"model.path": model, "model.width": SIZE[0], "model.height": SIZE[1], "run.dir": tmp_path / "runs"}
-    written |= {"student.rank": 4, "student.alpha": 4, "routes.text_to_image.data": plain}
+    written |= {"student.rank": 4, "student.alpha": 4}
+    for route in config["routes"].keys() - set(EDITS):
+        written |= {f"routes.{route}.data": edits if family.source == "required" else plain}
     for expert in EDITS:
         written |= {f"experts.{expert}.adapter": tmp_path / "adapter", f"routes.{expert}.data": edits}
     for part in ("encoder", "rollout", "learner", *(f"experts.{expert}" for expert in config["experts"])):
@@ -52,7 +54,10 @@ def overrides(name: str, tmp_path: Path, edits_have_sources: bool) -> list[str]:
     return [f"{key}={value}" for key, value in written.items()]
 
 
-@pytest.mark.parametrize(("name", "with_sources"), [("sd35.yaml", False), ("flux_kontext.yaml", True)])
+@pytest.mark.parametrize(
+    ("name", "with_sources"),
+    [("sd35.yaml", False), ("sd35_one_gpu.yaml", False), ("flux_kontext.yaml", True), ("qwen_image_edit.yaml", True)],
+)
 def test_a_configuration_of_a_real_model_is_valid_with_the_users_paths(name, with_sources, tmp_path, capsys):
     given = overrides(name, tmp_path, with_sources)
     assert distill([str(CONFIGS / name), *given, "--dry-run"]) == 0

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from fields.lora.adapter import LoraShape, add_lora
-from fields.memory.cost import Pass, update_cost
+from fields.memory.cost import Pass, encoding_cost, update_cost
 from fields.registry import FAMILIES
 from pipelines.config.errors import ConfigError
 from pipelines.config.gpus import CONTEXT, GIGABYTE, PLANNED_FOR
 from pipelines.config.load import load_config
-from pipelines.parts.fit import choose, fitted
+from pipelines.config.recipe import recipe
+from pipelines.parts.fit import choose, fitted, fitted_rollout
 from pipelines.parts.footprints import Footprints
 from pipelines.plan import main
 
@@ -48,12 +49,48 @@ def test_activations_of_published_models_at_1024_pixels(tmp_path, model, family,
 
 
 @pytest.mark.slow
-def test_sd35_fits_as_it_is_shipped(tmp_path):
-    """Its group of 8 would need 83.8 GB: two micro-batches of 4 have room, and nothing has to be computed again."""
-    model = published.write("stable-diffusion-3.5-medium", tmp_path)
-    config = load_config(SD35, [f"model.path={model}"])
-    assert choose(Footprints(config)) == (4, False)
-    assert main([str(SD35), f"model.path={model}"]) == 0
+@pytest.mark.parametrize(
+    ("model", "family"), [("stable-diffusion-3.5-medium", "sd3"), ("FLUX.1-Kontext-dev", "flux"), ("Z-Image", "z_image")]
+)
+def test_decoding_takes_three_images_of_256_channels(tmp_path, model, family):
+    """In the last block of the VAE that these models share in shape, 2 bytes a value; no text takes as much."""
+    networks = FAMILIES[family](published.write(model, tmp_path), torch.bfloat16)
+    assert encoding_cost(networks, (1024, 1024), False) == pytest.approx(3 * 256 * 1024**2 * 2, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "family", "merge"), [("Qwen-Image", "qwen_image", True), ("FLUX.2-dev", "flux2", False)])
+def test_rollout_workers_of_large_models_fit_80_gb_as_auto_chooses(tmp_path, model, family, merge):
+    """FLUX.2-dev's 64 GB have no room for another copy of what an adapter changes."""
+    written = (
+        f"model.path={published.write(model, tmp_path)}",
+        f"model.family={family}",
+        "student.rank=64",
+        "rollout.group_size=4",
+    )
+    config = fitted_rollout(load_config(SD35, list(written)))
+    assert config.rollout.merge is merge
+    footprints = Footprints(config)
+    assert footprints.rollout(merge).fits("h100")
+    assert footprints.rollout(True).fits("h100") is merge
+
+
+def test_auto_merges_where_the_copies_fit(make_config):
+    on_a_gpu = ("rollout.num_gpus=1", "student.rank=1", "student.alpha=1", "student.start={type: base}")
+    merged, beside = (Footprints(make_config(*on_a_gpu)).rollout(merge).device for merge in (True, False))
+    assert beside < merged
+
+    def chosen(needed: float, *more: str) -> object:
+        gpu = f"learner.gpu=toy={needed / PLANNED_FOR / GIGABYTE:.12f}"
+        config = fitted(make_config(*on_a_gpu, gpu, *more))
+        assert recipe(config)["rollout"]["merge"] is config.rollout.merges
+        return config.rollout.merge
+
+    assert chosen(merged + 1) is True
+    assert chosen(merged - 1) is False
+    assert chosen(merged - 1, "rollout.merge=true") is True
+    assert chosen(merged - 1, "student={type: full, start: {type: base}}") is True
+    assert recipe(make_config())["rollout"]["merge"] is True, "as of runs before there was `auto`"
 
 
 def test_without_a_gpu_auto_stays(make_config):

@@ -54,3 +54,14 @@ def test_a_newest_checkpoint_cut_in_half_costs_its_steps_only(config_file, make_
     assert again["weights_sha256"] == summary["weights_sha256"]
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
     assert newest(config.folder / "checkpoints") == damaged.parent
+
+
+def test_what_auto_became_is_what_a_run_continues_with(config_file, make_config, monkeypatch, capsys):
+    """The checkpoint says the micro-batch; on a GPU `auto` is settled before it is compared with that."""
+    given = [str(config_file), "--reference", "--dry-run", "learner.num_gpus=1", "rollout.num_gpus=1", "rollout.workers=1"]
+    assert main([str(config_file), "--reference", "learner.micro_batch=4"]) == 0  # as a GPU with room for a group decides
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert main(given) == 0
+    assert "needs 2 GPUs such as h100; GB of the room of each process: learner 0.0 of 79.3" in capsys.readouterr().out
+    assert main([*given, "rollout.merge=false"]) == 2
+    assert "rollout.merge: True -> False" in capsys.readouterr().err
