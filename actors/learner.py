@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from actors.curriculum import Change
 from actors.examiner import Examiner
@@ -33,6 +32,7 @@ from fields import checkpoint
 from fields.carriers import Example, Query, Weights
 from fields.distiller import Distiller, Update
 from fields.evaluation.base import ExamResult, Skills
+from fields.numerics import Numerics
 from services.expert_client import ExpertClient
 
 
@@ -40,7 +40,7 @@ class LearnerParts(Protocol):
     """What a learner is made of; each part is built in the learner's own process."""
 
     run: str
-    threads: int
+    numerics: Numerics
     loggers: Sequence[str]
     recipe: Mapping[str, Any]
 
@@ -69,16 +69,15 @@ class Learner:
     """Owns the student.
 
     Args:
-        parts: the name of the run, the number of torch threads (the same in every process of a run, or sums are reordered),
-            the loggers that the journal writes to, the settings that decide the result and are stored with every
-            checkpoint, and the builders of everything else.
+        parts: the name of the run, how it computes (the same in every process of a run), the loggers that the journal writes
+            to, the settings that decide the result and are stored with every checkpoint, and the builders of everything else.
         folder: of the run.
         start: the first step to do.
         resume: a checkpoint to continue from.
     """
 
     def __init__(self, parts: LearnerParts, folder: Path, start: int, resume: Path | None):
-        torch.set_num_threads(parts.threads)
+        parts.numerics.settle()
         self._parts = parts
         self._rollouts = parts.rollouts()  # they load while the learner does
         self._distiller = parts.distiller()

@@ -17,8 +17,6 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, measure, write. Returns 2 for what is wrong with the input."""
     options = _parser().parse_intermixed_args(arguments)
     # here, so that --help needs no torch
-    import torch
-
     from pipelines.config.load import load_config
     from pipelines.data.scene import prepare_missing
     from pipelines.parts.check_files import checked_parts
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         complain(error)
         return 2
-    torch.set_num_threads(config.run.threads)
+    config.numerics.build().settle()
     measured = measure(parts, weights, options.samples)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_diagnosis(config, measured, options.checkpoint)

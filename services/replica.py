@@ -5,8 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-import torch
-
+from fields.numerics import Numerics
 from services.applications import Identity
 from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
@@ -19,12 +18,12 @@ class Replica:
     """Computes one call at a time, in a thread: a busy replica still answers its health check, and a hung one is noticed.
 
     Args:
-        threads: torch threads; the same in every process of a run, or sums are reordered.
+        numerics: how it computes; the same in every process of a run.
         identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, threads: int, identity: Identity):
-        torch.set_num_threads(threads)
+    def __init__(self, numerics: Numerics, identity: Identity):
+        numerics.settle()
         self._identity = identity
         self._process = ProcessMetrics()
         self._faults = DeviceFaults(self._process)

@@ -99,7 +99,11 @@ class RunServices:
         """All that decides a service's answers, but for the kind of processor: what runs must agree on to share it."""
         config = self._config
         model = config.model.model_dump(mode="json") | {"path": fingerprint(config.model.path)}
-        common = {"model": model, "threads": config.run.threads, "versions": {name: version(name) for name in _PACKAGES}}
+        common = {
+            "model": model,
+            "numerics": config.numerics.model_dump(),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
         if service == ENCODER:
             return common
         experts = list(config.shared_experts) if service == SHARED else [service]
@@ -119,13 +123,13 @@ class RunServices:
     def application(self, service: str, section: ServiceConfig) -> Application:
         """The Serve application of the encoder, of the shared experts, or of one expert by itself."""
         parts, config = self._parts, self._config
-        threads, identity, resources = config.run.threads, self.identity(service), section.resources()
+        numerics, identity, resources = config.numerics.build(), self.identity(service), section.resources()
         if service == ENCODER:
             owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
-            return encoder_application(parts.encoder_family, cache_bytes, threads, owner, identity, resources)
+            return encoder_application(parts.encoder_family, cache_bytes, numerics, owner, identity, resources)
         if service == SHARED:
-            return shared_experts_application(parts.shared_field, threads, identity, resources)
-        return expert_application(partial(parts.field, service), threads, identity, resources)
+            return shared_experts_application(parts.shared_field, numerics, identity, resources)
+        return expert_application(partial(parts.field, service), numerics, identity, resources)
 
     def encoder_client(self) -> EncoderClient:
         """A client of the encoder."""

@@ -33,7 +33,7 @@ class ClusterLearnerParts:
         self._config = parts.config
         self._reservation = reservation
         self.run = parts.config.run.name
-        self.threads = parts.config.run.threads
+        self.numerics = parts.config.numerics.build()
         self.loggers = parts.config.run.loggers
         self.recipe = recipe(parts.config)
 
@@ -59,7 +59,7 @@ class ClusterLearnerParts:
         if self._reservation and number < rollout.workers:
             place = self._reservation.place(1 + number)
         worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", **options, **place)
-        return worker.remote(self._parts.policy, self.threads)
+        return worker.remote(self._parts.policy, self.numerics)
 
     def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
         """The stream of these steps' targets, connected to the services."""

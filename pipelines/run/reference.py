@@ -2,7 +2,6 @@
 
 import time
 
-import torch
 from torch import Tensor
 
 from actors.journal import Journal
@@ -27,7 +26,7 @@ from pipelines.watch.progress import Display
 def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
     """Train and evaluate; writes the journal and the checkpoints."""
     config = parts.config
-    torch.set_num_threads(config.run.threads)
+    config.numerics.build().settle()
     run = _OneProcess(parts)
     distiller, when = run.distiller, parts.schedule(origin.step)
     published = {0: distiller.weights(0)}

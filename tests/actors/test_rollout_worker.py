@@ -18,6 +18,7 @@ from fields.method.plan import Group, Sample, Stream, generator, noise
 from fields.method.solver import Euler
 from fields.method.states import RolloutSettings
 from fields.method.time_grid import time_grid
+from fields.numerics import Numerics
 from fields.policy import Policy
 from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
@@ -107,7 +108,7 @@ def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
     good, other = versions
     last = max(other.tensors)  # in the order of loading
     broken = PublishedWeights.put(Weights.of(2, {**other.tensors, last: other.tensors[last].mT.contiguous()}))
-    worker = RolloutWorker(building(SceneFamily(), tiny_models), threads=1)
+    worker = RolloutWorker(building(SceneFamily(), tiny_models), numerics=Numerics())
     before = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
     for _ in range(2):
         with pytest.raises(RuntimeError, match="shape"):

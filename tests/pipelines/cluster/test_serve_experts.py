@@ -70,8 +70,8 @@ def test_what_stands_is_adopted_or_refused_with_the_difference(served, tiny_mode
     difference = r"stands with other settings: experts\.local_edit\.adapter: [0-9a-f]{64} -> [0-9a-f]{64}"
     with pytest.raises(ConfigError, match=difference):
         RunServices(RunParts(served.config(adapter))).require_standing()
-    assert main([*served.command, "run.threads=2"]) == 2
-    assert "stands with other settings: threads: 1 -> 2. Use them" in capsys.readouterr().err
+    assert main([*served.command, "numerics.threads=2"]) == 2
+    assert "stands with other settings: numerics.threads: 1 -> 2. Use them" in capsys.readouterr().err
     config = served.config("run.seed=5", "encoder.num_cpus=0.2", "rollout.steps=3")
     RunServices(RunParts(config)).require_standing()
 
