@@ -32,7 +32,7 @@ from fields import checkpoint
 from fields.carriers import Example, Query, Weights
 from fields.distiller import Distiller, Update
 from fields.evaluation.base import ExamResult, Skills
-from fields.numerics import Numerics
+from fields.numerics import Numerics, device_name
 from services.expert_client import ExpertClient
 
 
@@ -169,6 +169,10 @@ class Learner:
     async def ready(self) -> None:
         """Returns once the student and every rollout worker are loaded."""
         await self._rollouts.ready()
+
+    async def device(self) -> str:
+        """What the student learns on: kind and model."""
+        return device_name(self._distiller.device)
 
     async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""

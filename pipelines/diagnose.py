@@ -28,11 +28,11 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--samples {options.samples}: allowed are whole numbers from 1")
         prepare_missing(config)
         parts = checked_parts(config)
+        config.numerics.build().settle()
         weights = student_weights(parts, options.checkpoint)
     except ConfigError as error:
         complain(error)
         return 2
-    config.numerics.build().settle()
     measured = measure(parts, weights, options.samples)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_diagnosis(config, measured, options.checkpoint)

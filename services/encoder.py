@@ -46,6 +46,10 @@ class EncoderService(Replica):
         self._bytes = Gauge("field_encoder_cache_bytes", "Size of the encoded rows that are kept.", ("run",))
         self._tags = {"run": run}
 
+    @property
+    def device(self) -> torch.device:
+        return self._family.device
+
     async def encode(self, rows: Sequence[Row], with_clean: bool = False, with_empty: bool = True) -> Condition:
         """The rows' conditions, in order, on the CPU.
 

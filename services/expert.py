@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
@@ -31,6 +32,10 @@ class ExpertService(Replica):
     def __init__(self, build_field: Callable[[], Field], numerics: Numerics, identity: Identity):
         super().__init__(numerics, identity)
         self._field = build_field()
+
+    @property
+    def device(self) -> torch.device:
+        return self._field.device
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What the expert says to each query of each tuple, in order."""

@@ -1,11 +1,14 @@
 """What every service's replica has in common."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from fields.numerics import Numerics
+import torch
+
+from fields.numerics import Numerics, device_name
 from services.applications import Identity
 from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
@@ -14,7 +17,7 @@ P = ParamSpec("P")
 A = TypeVar("A")
 
 
-class Replica:
+class Replica(ABC):
     """Computes one call at a time, in a thread: a busy replica still answers its health check, and a hung one is noticed.
 
     Args:
@@ -41,9 +44,14 @@ class Replica:
         self._process.record_memory()
         return result
 
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
+
     async def identity(self) -> Identity:
-        """What decides the answers."""
-        return self._identity
+        """What decides the answers, the kind and model of the device included, which only this process knows."""
+        return {**self._identity, "device": device_name(self.device)}
 
     async def check_health(self) -> None:
         """Raises if the device has failed. Async on purpose: Serve notices a hung event loop only through an async check."""

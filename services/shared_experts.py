@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
@@ -30,6 +31,10 @@ class SharedExpertsService(Replica):
     def __init__(self, build_field: Callable[[], SharedField], numerics: Numerics, identity: Identity):
         super().__init__(numerics, identity)
         self._field = build_field()
+
+    @property
+    def device(self) -> torch.device:
+        return self._field.device
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""

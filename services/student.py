@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
@@ -24,6 +25,10 @@ class StudentService(Replica):
     def __init__(self, build_student: Callable[[], Policy], numerics: Numerics):
         super().__init__(numerics, identity={})  # one run's own: nobody thinks of sharing it
         self._student = build_student()
+
+    @property
+    def device(self) -> torch.device:
+        return self._student.device
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the student's own ODE from the given noise, on the CPU."""

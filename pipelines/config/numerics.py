@@ -19,6 +19,13 @@ class NumericsConfig(Section):
     )
     threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
 
+    @property
+    def promise(self) -> str:
+        """What the same seed gives again, in words."""
+        if self.deterministic:
+            return "the same seed gives the same bits, on one kind of device"
+        return "the same seed does not give the same bits (numerics.deterministic: false)"
+
     def build(self) -> "Numerics":
         """What each process settles."""
         from fields.numerics import Numerics

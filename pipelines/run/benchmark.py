@@ -36,7 +36,7 @@ def tables(path: Path, parts: RunParts, steps: int, repeats: int) -> Iterator[Ta
 def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
     """Milliseconds a sample of each part of a step, one process, one route after the other."""
     parts.config.numerics.build().settle()
-    buckets, plan, family = parts.buckets, parts.plan, parts.family
+    buckets, plan, family = parts.buckets, parts.plan, parts.encoder_family()
     policy, distiller = parts.policy(), parts.distiller()
     policy.load(distiller.weights(0))
     fields = {name: parts.field(route.expert) for name, route in parts.config.routes.items()}

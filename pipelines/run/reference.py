@@ -2,6 +2,7 @@
 
 import time
 
+import torch
 from torch import Tensor
 
 from actors.journal import Journal
@@ -12,6 +13,7 @@ from fields.evaluation.mismatch import mismatch
 from fields.field import Field
 from fields.method.plan import Group
 from fields.method.rollout import generate
+from fields.numerics import device_name
 from fields.policy import Policy
 from fields.reference import distill
 from pipelines.config.recipe import recipe
@@ -19,6 +21,7 @@ from pipelines.config.run import AFTER, BASE, BEFORE
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.origin import Origin
+from pipelines.run.promise import device_warnings
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
 
@@ -35,6 +38,8 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
         saved = checkpoint.read(origin.checkpoint)
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
         published = dict(saved.published)
+    for line in device_warnings(device_name(distiller.device), {}, origin):
+        display.say(line)
     journal = Journal(config.folder, when.start, config.run.loggers)
     checkpoints = config.folder / "checkpoints"
     began, samples, plan = time.monotonic(), 0, parts.plan
@@ -66,18 +71,19 @@ class _OneProcess:
 
     def __init__(self, parts: RunParts):
         self._parts = parts
+        self._family = parts.encoder_family()  # encodes and decodes where the encoder's service does
         self._fields = {name: parts.field(name) for name in parts.config.experts}
         self.policy = parts.policy()
         self.distiller = parts.distiller()
 
     def encode(self, group: Group) -> Condition:
-        """The condition of a group's rows."""
-        family = self._parts.family
+        """The condition of a group's rows, on the CPU as the service gives it."""
+        family = self._family
         rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
         conditions = [family.encode(row) for row in rows]
         if self._parts.config.state.reads_targets:
             conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
-        return Condition.concatenate(conditions)
+        return Condition.concatenate([condition.to(torch.device("cpu")) for condition in conditions])
 
     def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """The states at which a group's experts are asked."""
@@ -126,7 +132,7 @@ class _OneProcess:
         return self._examine_field(self.policy)
 
     def _examine_field(self, field: Field | Policy) -> ExamResult:
-        family, exam, answers = self._parts.family, self._parts.evaluation, []
+        family, exam, answers = self._family, self._parts.evaluation, []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
             grid = self._parts.exam_grid(family.size(sheet.rows[0]))

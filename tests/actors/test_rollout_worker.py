@@ -68,7 +68,7 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
-        pool = RolloutPool(lambda number: worker.remote(build, 1), 1, "faulty")
+        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
         answers = [(await pool.queries(GROUP, CONDITION, PublishedWeights.put(weights)))[0] for weights in versions]
         pool.end()
         return answers
@@ -87,7 +87,7 @@ def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(vers
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
-        pool = RolloutPool(lambda number: worker.remote(build, 1), 1, "faulty")
+        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
         published = PublishedWeights.put(versions[0])
         (query,), _ = await pool.queries(GROUP, CONDITION, published)
         velocity = await pool.velocity(query, published)
