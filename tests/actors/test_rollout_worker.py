@@ -115,3 +115,19 @@ def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
             worker.queries(GROUP, CONDITION, broken)
     again = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
     assert torch.equal(again, before)
+
+
+def test_a_worker_settles_its_numerics_before_it_loads():
+    seen = []
+
+    def build() -> Policy:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        raise LookupError("no base")
+
+    try:
+        for numerics in (Numerics(threads=2, deterministic=False), Numerics()):
+            with pytest.raises(LookupError):
+                RolloutWorker(build, numerics)
+    finally:
+        Numerics().settle()
+    assert seen == [(2, False), (1, True)]
