@@ -21,7 +21,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from actors.curriculum import Change
 from actors.examiner import Examiner
@@ -46,16 +45,16 @@ class Learner:
     """Owns the student: in ranks that hold it, of which there may be one.
 
     Args:
-        parts: the name of the run, the number of torch threads (the same in every process of a run, or sums are reordered),
-            the loggers that the journal writes to, the largest group, the settings that decide the result and are stored with
-            every checkpoint, and the builders of everything else.
+        parts: the name of the run, how it computes (the same in every process of a run), the loggers that the journal writes
+            to, the largest group, the settings that decide the result and are stored with every checkpoint, and the builders of
+            everything else.
         folder: of the run.
         start: the first step to do.
         resume: a checkpoint to continue from.
     """
 
     def __init__(self, parts: LearnerParts, folder: Path, start: int, resume: Path | None):
-        torch.set_num_threads(parts.threads)
+        parts.numerics.settle()
         self._parts = parts
         self._rollouts = parts.rollouts()  # they load while the ranks do
         self._ranks = parts.ranks()
@@ -186,29 +185,22 @@ class Learner:
         await asyncio.gather(self._rollouts.ready(), self._load())
 
     async def rehearse(self) -> None:
-        """Compute the largest group once, forward and backward, and keep nothing of it; before training alone.
-
-        Raises:
-            DoesNotFit: if the device has no memory for it.
-        """
+        """Compute the largest group once, forward and backward, and keep nothing; raises `DoesNotFit`. Before training alone."""
         await self._ranks.rehearse(self._largest)
 
     async def rehearse_rollouts(self) -> None:
-        """Let every rollout worker compute the largest group once, with the student's start; before training alone.
-
-        Raises:
-            DoesNotFit: if a worker's device has no memory for it.
-        """
+        """Let every rollout worker compute the largest group once, with the student's start; raises `DoesNotFit`. Before
+        training alone."""
         assert self._start is not None, "training has begun"
         await self._rollouts.rehearse(self._largest, PublishedWeights.put(self._start))
 
     async def rehearse_expert(self, build_client: Callable[[], ExpertClient]) -> None:
-        """Let an application of experts compute its largest call once.
-
-        Raises:
-            DoesNotFit: if its device has no memory for it.
-        """
+        """Let an application of experts compute its largest call once; raises `DoesNotFit`."""
         await build_client().rehearse(self._largest)
+
+    async def device(self) -> str:
+        """What the student learns on: kind and model."""
+        return await self._ranks.device()
 
     async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""

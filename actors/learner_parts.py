@@ -9,13 +9,14 @@ from actors.rollout_pool import RolloutPool
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields.memory.cost import Pass
+from fields.numerics import Numerics
 
 
 class LearnerParts(Protocol):
     """What a learner is made of; each part is built in the learner's own process."""
 
     run: str
-    threads: int
+    numerics: Numerics
     loggers: Sequence[str]
     largest: Pass
     recipe: Mapping[str, Any]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from torch import Tensor
 
 from actors.rollout_worker import PublishedWeights
@@ -13,6 +12,7 @@ from fields import checkpoint
 from fields.carriers import Query, Weights
 from fields.distiller import Distiller
 from fields.memory.cost import Pass
+from fields.numerics import Numerics, device_name
 from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Ranks
 from fields.ranks.share import Learned, Share
@@ -24,11 +24,11 @@ class LearnerRank:
     Args:
         build_distiller: the student at its start, on this process's device, for one of these ranks.
         ranks: this rank and how many there are.
-        threads: torch threads; the same in every process of a run, or sums are reordered.
+        numerics: how it computes; the same in every process of a run.
     """
 
-    def __init__(self, build_distiller: Callable[[Ranks], Distiller], ranks: Ranks, threads: int):
-        torch.set_num_threads(threads)
+    def __init__(self, build_distiller: Callable[[Ranks], Distiller], ranks: Ranks, numerics: Numerics):
+        numerics.settle()
         self._build = build_distiller
         self._ranks = ranks
         self._loaded: Distiller | None = None
@@ -37,6 +37,10 @@ class LearnerRank:
     def _distiller(self) -> Distiller:
         assert self._loaded is not None, "a rank is loaded before it is asked"
         return self._loaded
+
+    def device(self) -> str:
+        """What the student learns on: kind and model."""
+        return device_name(self._distiller.device)
 
     def load(self) -> None:
         """Load the student."""

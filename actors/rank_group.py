@@ -43,6 +43,7 @@ class RankHandle(Protocol):
     """`LearnerRank` in a process of its own, seen from the learner."""
 
     load: RankMethod[[], None]
+    device: RankMethod[[], str]
     listen: RankMethod[[], tuple[str, int]]
     connect: RankMethod[[str, int], None]
     restore: RankMethod[[Path], dict[int, PublishedWeights]]
@@ -70,6 +71,7 @@ class RankHere:
     def __init__(self, rank: LearnerRank):
         thread = ThreadPoolExecutor(max_workers=1)
         self.load = _Here(thread, rank.load)
+        self.device = _Here(thread, rank.device)
         self.listen = _Here(thread, rank.listen)
         self.connect = _Here(thread, rank.connect)
         self.restore = _Here(thread, rank.restore)
@@ -100,6 +102,10 @@ class RankGroup:
         if len(self._ranks) > 1:
             ((host, port),) = await self._all([self._first.listen.remote()])
             await self._all([rank.connect.remote(host, port) for rank in self._ranks])
+
+    async def device(self) -> str:
+        """What the student learns on: kind and model."""
+        return (await self._all([self._first.device.remote()]))[0]
 
     async def restore(self, path: Path) -> dict[int, PublishedWeights]:
         """Continue from a checkpoint; the versions that coming steps roll out with."""

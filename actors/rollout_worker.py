@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from torch import Tensor
 
 from fields.carriers import Condition, Query, Weights
 from fields.memory.cost import Pass
 from fields.method.plan import Group
+from fields.numerics import Numerics
 from fields.policy import Policy
 from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
@@ -42,11 +42,11 @@ class RolloutWorker:
 
     Args:
         build_policy: loads the base, on this worker's device.
-        threads: torch threads; the same in every process of a run, or sums are reordered.
+        numerics: how it computes; the same in every process of a run.
     """
 
-    def __init__(self, build_policy: Callable[[], Policy], threads: int):
-        torch.set_num_threads(threads)
+    def __init__(self, build_policy: Callable[[], Policy], numerics: Numerics):
+        numerics.settle()
         self._policy = build_policy()
         self._metrics = ProcessMetrics()
         self._faults = DeviceFaults(self._metrics)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from fields.atomic import replacing
 from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
+from fields.numerics import device_name
 from fields.student import read_student
 
 _STATE = "state.json"
@@ -32,7 +33,8 @@ _STATE = "state.json"
 class Checkpoint:
     """The state of a run after `step` optimizer steps.
 
-    `recipe` holds the settings that decide the result; a run only continues with the same ones.
+    `recipe` holds the settings that decide the result; a run only continues with the same ones. `device` is where the student
+    learned, as `fields.numerics.device_name` calls it: on another the last bits may differ. None in an earlier version's.
     """
 
     step: int
@@ -41,6 +43,7 @@ class Checkpoint:
     optimizer: Tensors
     published: Mapping[int, Weights]
     recipe: Mapping[str, Any]
+    device: str | None
 
 
 def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> Path:
@@ -66,6 +69,7 @@ def _write(folder: Path, step: int, distiller: Distiller, published: Mapping[int
         "trained": sorted(distiller.parameters),
         "checksums": {str(version): weights.checksum for version, weights in published.items()},
         "recipe": recipe,
+        "device": device_name(distiller.device),
         "files": {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
     }
     (folder / _STATE).write_text(json.dumps(state, indent=2) + "\n")
@@ -95,6 +99,7 @@ def read(path: Path) -> Checkpoint:
         optimizer=load_file(path / "optimizer.safetensors"),
         published=published,
         recipe=state["recipe"],
+        device=state.get("device"),
     )
 
 

@@ -17,8 +17,6 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, measure, write. Returns 2 for what is wrong with the input."""
     options = _parser().parse_intermixed_args(arguments)
     # here, so that --help needs no torch
-    import torch
-
     from pipelines.config.load import load_config
     from pipelines.data.scene import prepare_missing
     from pipelines.parts.check_files import checked_parts
@@ -30,11 +28,11 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--samples {options.samples}: allowed are whole numbers from 1")
         prepare_missing(config)
         parts = checked_parts(config)
+        config.numerics.build().settle()
         weights = student_weights(parts, options.checkpoint)
     except ConfigError as error:
         complain(error)
         return 2
-    torch.set_num_threads(config.run.threads)
     measured = measure(parts, weights, options.samples)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_diagnosis(config, measured, options.checkpoint)

@@ -26,8 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--samples", type=int, default=100, help="exam questions per category")
     options = parser.parse_args(arguments)
     # here, so that --help doesn't need torch
-    import torch
-
+    from fields.numerics import Numerics
     from fields.scene.exam import Exam
     from fields.scene.experts import examine_expert, train_stage
     from fields.scene.recipes import CARD, NAMES, RECIPES, WEIGHTS
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         if name not in RECIPES:
             parser.error(f"{name!r} is no stage; the stages are {', '.join(RECIPES)}")
     output = options.output or WEIGHTS
-    torch.set_num_threads(options.threads)
+    Numerics(threads=options.threads).settle()
     exam = Exam(options.samples, seed=1)
     for name in () if options.examine else options.names or RECIPES:
         train_stage(name, output, options.seed, options.threads)

@@ -56,12 +56,16 @@ def _parser() -> argparse.ArgumentParser:
 def _generate(options: argparse.Namespace) -> int:
     """Write the folder, an image at a time; returns the number of images. All prompts are read before a model is loaded."""
     # here, so that --help doesn't need torch
+    import torch
+
     from fields.data.images import encode_png
+    from fields.numerics import Numerics
     from pipelines.parts.sampler import Sampler
 
     _check(options)
     if not sum(1 for _ in _plates(options)):
         raise ValueError(f"{options.prompts} has no prompts")
+    Numerics(threads=torch.get_num_threads()).settle()
     sampler = Sampler(
         options.family, options.model, options.adapter, options.steps, options.guidance, options.seed, options.dtype
     )

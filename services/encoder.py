@@ -13,6 +13,7 @@ from torch import Tensor
 from fields.carriers import Condition
 from fields.data.rows import Row
 from fields.families.base import Family
+from fields.numerics import Numerics
 from services.applications import Identity
 from services.condition_cache import ConditionCache, batch_key, content_key
 from services.replica import Replica
@@ -28,13 +29,13 @@ class EncoderService(Replica):
     Args:
         build_family: makes the family with its encoders, once a replica.
         cache_bytes: of the encoded rows that are kept, least recently used out first.
-        threads: torch threads, the same in every process of a run.
+        numerics: how it computes; the same in every process of a run.
         run: name of the run, or of the standing services, for the metrics.
         identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity):
-        super().__init__(threads, identity)
+    def __init__(self, build_family: Callable[[], Family], cache_bytes: int, numerics: Numerics, run: str, identity: Identity):
+        super().__init__(numerics, identity)
         self._family = build_family()
         self._family.load_encoders()  # here and not in a call: calls have a time limit, and loading may be a download
         self._cache = ConditionCache(cache_bytes)
@@ -44,6 +45,10 @@ class EncoderService(Replica):
         self._truncated = Counter("field_truncated_prompts", "Prompts that were cut when their rows were encoded.", ("run",))
         self._bytes = Gauge("field_encoder_cache_bytes", "Size of the encoded rows that are kept.", ("run",))
         self._tags = {"run": run}
+
+    @property
+    def device(self) -> torch.device:
+        return self._family.device
 
     async def encode(self, rows: Sequence[Row], with_clean: bool = False, with_empty: bool = True) -> Condition:
         """The rows' conditions, in order, on the CPU.
@@ -104,8 +109,8 @@ class EncoderService(Replica):
 
 
 def encoder_application(
-    build_family: Callable[[], Family], cache_bytes: int, threads: int, run: str, identity: Identity, resources: Resources
+    build_family: Callable[[], Family], cache_bytes: int, numerics: Numerics, run: str, identity: Identity, resources: Resources
 ) -> Application:
     """The Serve application of the condition encoder."""
     deployment = serve.deployment(name="encoder", **resources.deployment_options())(EncoderService)
-    return deployment.bind(build_family, cache_bytes, threads, run, identity)
+    return deployment.bind(build_family, cache_bytes, numerics, run, identity)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
@@ -12,6 +13,7 @@ from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings
+from fields.numerics import Numerics
 from services.applications import Identity
 from services.replica import Replica
 from services.resources import Resources
@@ -24,13 +26,17 @@ class ExpertService(Replica):
 
     Args:
         build_field: loads the field, on this replica's device.
-        threads: torch threads; the same in every process of a run, or sums are reordered.
+        numerics: how it computes; the same in every process of a run.
         identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, build_field: Callable[[], Field], threads: int, identity: Identity):
-        super().__init__(threads, identity)
+    def __init__(self, build_field: Callable[[], Field], numerics: Numerics, identity: Identity):
+        super().__init__(numerics, identity)
         self._field = build_field()
+
+    @property
+    def device(self) -> torch.device:
+        return self._field.device
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What the expert says to each query of each tuple, in order."""
@@ -55,7 +61,9 @@ class ExpertService(Replica):
         assert set(experts) == {self._field.name}, f"the application of expert {self._field.name!r} was asked for {experts}"
 
 
-def expert_application(build_field: Callable[[], Field], threads: int, identity: Identity, resources: Resources) -> Application:
+def expert_application(
+    build_field: Callable[[], Field], numerics: Numerics, identity: Identity, resources: Resources
+) -> Application:
     """The Serve application of one expert."""
     deployment = serve.deployment(name="expert", **resources.deployment_options())(ExpertService)
-    return deployment.bind(build_field, threads, identity)
+    return deployment.bind(build_field, numerics, identity)

@@ -1,6 +1,7 @@
 """What every service's replica has in common."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -8,6 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from fields.memory.cost import Pass
+from fields.numerics import Numerics, device_name
 from services.applications import Identity
 from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
@@ -16,16 +18,16 @@ P = ParamSpec("P")
 A = TypeVar("A")
 
 
-class Replica:
+class Replica(ABC):
     """Computes one call at a time, in a thread: a busy replica still answers its health check, and a hung one is noticed.
 
     Args:
-        threads: torch threads; the same in every process of a run, or sums are reordered.
+        numerics: how it computes; the same in every process of a run.
         identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, threads: int, identity: Identity):
-        torch.set_num_threads(threads)
+    def __init__(self, numerics: Numerics, identity: Identity):
+        numerics.settle()
         self._identity = identity
         self._process = ProcessMetrics()
         self._faults = DeviceFaults(self._process)
@@ -43,13 +45,18 @@ class Replica:
         self._process.record_memory()
         return result
 
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
+
     async def _rehearse(self, rehearse: Callable[[Pass], None], what: Pass) -> None:
         """Compute a pass for nothing: to be out of memory is its answer here, and no fault of the device."""
         await asyncio.get_running_loop().run_in_executor(self._thread, rehearse, what)
 
     async def identity(self) -> Identity:
-        """What decides the answers."""
-        return self._identity
+        """What decides the answers, the kind and model of the device included, which only this process knows."""
+        return {**self._identity, "device": device_name(self.device)}
 
     async def check_health(self) -> None:
         """Raises if the device has failed. Async on purpose: Serve notices a hung event loop only through an async check."""

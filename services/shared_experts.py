@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
@@ -12,6 +13,7 @@ from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings
+from fields.numerics import Numerics
 from fields.shared_field import SharedField
 from services.applications import Identity
 from services.replica import Replica
@@ -23,13 +25,17 @@ class SharedExpertsService(Replica):
 
     Args:
         build_field: loads the base and the adapters, on this replica's device.
-        threads: torch threads; the same in every process of a run, or sums are reordered.
+        numerics: how it computes; the same in every process of a run.
         identity: what decides the answers, for whoever thinks of sharing this service.
     """
 
-    def __init__(self, build_field: Callable[[], SharedField], threads: int, identity: Identity):
-        super().__init__(threads, identity)
+    def __init__(self, build_field: Callable[[], SharedField], numerics: Numerics, identity: Identity):
+        super().__init__(numerics, identity)
         self._field = build_field()
+
+    @property
+    def device(self) -> torch.device:
+        return self._field.device
 
     async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
         """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
@@ -50,8 +56,8 @@ class SharedExpertsService(Replica):
 
 
 def shared_experts_application(
-    build_field: Callable[[], SharedField], threads: int, identity: Identity, resources: Resources
+    build_field: Callable[[], SharedField], numerics: Numerics, identity: Identity, resources: Resources
 ) -> Application:
     """The Serve application of all experts that share a base."""
     deployment = serve.deployment(name="experts", **resources.deployment_options())(SharedExpertsService)
-    return deployment.bind(build_field, threads, identity)
+    return deployment.bind(build_field, numerics, identity)

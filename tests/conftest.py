@@ -1,4 +1,4 @@
-"""For every test: annotations of `fields` are checked at run time, one torch thread, and a tiny random scene model."""
+"""For every test: annotations of `fields` are checked at run time, torch computes as in runs, and a tiny random scene model."""
 
 from jaxtyping import install_import_hook
 
@@ -17,6 +17,7 @@ from waiting import wait_for  # noqa: E402
 
 from fields.lora.adapter import Adapter, LoraShape, add_lora  # noqa: E402
 from fields.lora.peft_files import write_adapter  # noqa: E402
+from fields.numerics import Numerics  # noqa: E402
 from fields.scene.family import SceneFamily, save_transformer  # noqa: E402
 from fields.scene.transformer import SceneTransformer  # noqa: E402
 
@@ -35,8 +36,8 @@ class TinyModels:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _as_a_run_computes() -> None:
+    Numerics().settle()
 
 
 @pytest.fixture(scope="session")

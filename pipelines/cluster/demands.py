@@ -84,6 +84,12 @@ class RunDemands:
         """Everything that the run starts: the actors, then the services that are its own."""
         return self.actors + (list(self.services.values()) if self.owns_services else [])
 
+    @property
+    def in_one_process(self) -> Demand:
+        """What the reference loop asks of its machine: it has everything on one GPU, if anything is to be on one."""
+        on_gpu = any(demand.num_gpus for demand in (*self.actors, *self.services.values()))
+        return Demand("the reference loop", 1, num_cpus=1, num_gpus=float(on_gpu))
+
 
 def check_demands(asked: Sequence[Demand], cpus: float, gpus: float, cluster: str) -> None:
     """Compare what processes ask for with what the cluster has.

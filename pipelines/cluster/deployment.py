@@ -7,12 +7,14 @@ from typing import Any
 from ray.serve import Application
 
 from actors.journal import CHANGES, rows
+from fields.numerics import device_kind
 from pipelines.cluster.fingerprint import fingerprint
 from pipelines.config.errors import ConfigError
 from pipelines.config.operators import SELF, references
 from pipelines.config.recipe import differences
 from pipelines.config.run import ENCODER, SHARED
 from pipelines.config.services import ServiceConfig
+from pipelines.parts.device import device
 from pipelines.parts.run_parts import RunParts
 from services import applications
 from services.client import CallLimits
@@ -76,12 +78,30 @@ class RunServices:
         if status != "RUNNING":
             raise ConfigError(f"run.services: {application} is {status}; wait, or delete it")
         wanted, found = self.identity(service), applications.identity(application)
+        told = {key: value for key, value in found.items() if key != "device"}
         if service == SHARED:  # others may share the base, too
-            found = {**found, "experts": {expert: found["experts"].get(expert) for expert in wanted["experts"]}}
-        if differing := differences(wanted, found):
+            told["experts"] = {expert: found["experts"].get(expert) for expert in wanted["experts"]}
+        if differing := differences(wanted, told):
             raise ConfigError(
                 f"run.services: {application} stands with other settings: {'; '.join(differing)}. Use them, or other services"
             )
+        self._require_device(service, found["device"])
+
+    def _require_device(self, service: str, standing: str) -> None:
+        """Another kind of device is another answer, in its last bits; another model of the kind is warned of when the run
+        begins."""
+        num_gpus = self._config.services[service].num_gpus
+        kind = device(num_gpus).type
+        if device_kind(standing) != kind:
+            key = ENCODER if service == ENCODER else f"experts.{next(iter(self._experts_of(service)))}"
+            raise ConfigError(
+                f"run.services: {self.application_name(service)} stands on {standing}, and {key}.num_gpus: {num_gpus:g} asks "
+                f"for {kind}. Ask for what stands, or use other services"
+            )
+
+    def devices(self) -> dict[str, str]:
+        """Application -> the device of a replica of it, of services that stand."""
+        return {name: applications.identity(name)["device"] for name in self.names}
 
     def require_standing(self) -> None:
         """Check that all services of a run stand that has none of its own.
@@ -96,14 +116,20 @@ class RunServices:
             )
 
     def identity(self, service: str) -> dict[str, Any]:
-        """All that decides a service's answers, but for the kind of processor: what runs must agree on to share it."""
+        """All that decides a service's answers, but for its device, which only its process knows: what runs must agree on."""
         config = self._config
         model = config.model.model_dump(mode="json") | {"path": fingerprint(config.model.path)}
-        common = {"model": model, "threads": config.run.threads, "versions": {name: version(name) for name in _PACKAGES}}
+        common = {
+            "model": model,
+            "numerics": config.numerics.model_dump(),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
         if service == ENCODER:
             return common
-        experts = list(config.shared_experts) if service == SHARED else [service]
-        return common | {"experts": {name: self._expert_identity(name) for name in experts}}
+        return common | {"experts": {name: self._expert_identity(name) for name in self._experts_of(service)}}
+
+    def _experts_of(self, service: str) -> list[str]:
+        return list(self._config.shared_experts) if service == SHARED else [service]
 
     def _expert_identity(self, name: str) -> dict[str, Any]:
         expert = self._config.experts[name]
@@ -119,13 +145,13 @@ class RunServices:
     def application(self, service: str, section: ServiceConfig) -> Application:
         """The Serve application of the encoder, of the shared experts, or of one expert by itself."""
         parts, config = self._parts, self._config
-        threads, identity, resources = config.run.threads, self.identity(service), section.resources()
+        numerics, identity, resources = config.numerics.build(), self.identity(service), section.resources()
         if service == ENCODER:
             owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
-            return encoder_application(parts.encoder_family, cache_bytes, threads, owner, identity, resources)
+            return encoder_application(parts.encoder_family, cache_bytes, numerics, owner, identity, resources)
         if service == SHARED:
-            return shared_experts_application(parts.shared_field, threads, identity, resources)
-        return expert_application(partial(parts.field, service), threads, identity, resources)
+            return shared_experts_application(parts.shared_field, numerics, identity, resources)
+        return expert_application(partial(parts.field, service), numerics, identity, resources)
 
     def encoder_client(self) -> EncoderClient:
         """A client of the encoder."""

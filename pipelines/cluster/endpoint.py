@@ -162,7 +162,7 @@ def _student(served: Served) -> Application:
     resources = Resources(
         replicas=served.replicas, num_cpus=rollout.num_cpus, num_gpus=rollout.num_gpus, node_labels=rollout.node_labels
     )
-    return student_application(served.student, served.parts.config.run.threads, resources)
+    return student_application(served.student, served.parts.config.numerics.build(), resources)
 
 
 def _require_alone(run: str) -> None:

@@ -25,7 +25,7 @@ def recipe(config: RunConfig) -> dict[str, Any]:
 
     everything = config.model_dump(mode="json")
     recipe = {key: essential(value) for key, value in everything.items() if key not in _BESIDE}
-    recipe["run"] = {key: recipe["run"][key] for key in ("seed", "threads")}
+    recipe["run"] = {"seed": recipe["run"]["seed"]}
     recipe["rollout"]["merge"] = config.rollout.merges
     return recipe
 

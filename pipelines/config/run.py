@@ -14,6 +14,7 @@ from pipelines.config import method as m
 from pipelines.config.base import Name, Section
 from pipelines.config.evaluation import EvaluationConfig
 from pipelines.config.model import ModelConfig
+from pipelines.config.numerics import NumericsConfig
 from pipelines.config.operators import SELF, references
 from pipelines.config.presets import Preset, expand
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
@@ -40,7 +41,6 @@ class RunSettings(Section):
     )
     steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
-    threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
 
     def application_name(self, service: str) -> str:
@@ -71,6 +71,7 @@ class RunConfig(Section):
     """One distillation."""
 
     run: RunSettings = RunSettings()
+    numerics: NumericsConfig = NumericsConfig()
     model: ModelConfig = ModelConfig()
     experts: dict[Name, ExpertConfig] = Field(min_length=1)
     routes: dict[Name, RouteConfig] = Field(min_length=1)

@@ -45,16 +45,16 @@ def student_weights(parts: RunParts, path: Path | None) -> Weights | None:
 def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
     """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
     task's rows lack (a source image, a negative prompt) is left out there."""
-    config, policy = parts.config, parts.policy()
+    config, policy, family = parts.config, parts.policy(), parts.encoder_family()
     policy.load(weights)
     student = _on(policy.device, policy.velocity)
     fields = {name: parts.field(name) for name in config.experts}
     wanted = {name: parts.columns_of_expert(name) for name in config.experts}
     measured = {}
-    for number, (task, rows) in enumerate(_rows(config, samples, policy.family).items()):
-        size = policy.family.size(rows[0])
-        shape, ids = policy.family.latent_shape(size), range(number * samples, number * samples + len(rows))
-        condition = Condition.concatenate([policy.family.encode([row]) for row in rows])
+    for number, (task, rows) in enumerate(_rows(config, samples, family).items()):
+        size = family.size(rows[0])
+        shape, ids = family.latent_shape(size), range(number * samples, number * samples + len(rows))
+        condition = Condition.concatenate([family.encode([row]) for row in rows])
         asked = {
             name: _on(field.device, field.velocity)
             for name, field in fields.items()

@@ -116,7 +116,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
             if chart
         ],
         examples=_examples(outcome, exam, columns) if exam else {},
-        facts=_facts(config.learner.clip, metrics, summary),
+        facts=_facts(config, metrics, summary),
         configuration=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
     write_text(config.folder / "report.html", page)  # a browser never reads half a page
@@ -229,11 +229,13 @@ def _answer(question: Question, image: np.ndarray) -> Answer:
     return Answer(data_uri(image), score.passed, score.graded)
 
 
-def _facts(clip: float, metrics: Rows, summary: Mapping[str, Any]) -> dict[str, str]:
+def _facts(config: RunConfig, metrics: Rows, summary: Mapping[str, Any]) -> dict[str, str]:
     """What else is worth knowing about the run; the metrics of earlier sessions count."""
+    clip = config.learner.clip
     facts = {
         "weights, SHA-256": summary["weights_sha256"],
         "versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
+        "numerics": config.numerics.promise,
     }
     if not metrics:
         return {"recorded steps": "none"} | facts

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -30,14 +29,14 @@ WARM_STEPS = 4  # left out of a run's timing: they fill the window
 def tables(path: Path, parts: RunParts, steps: int, repeats: int) -> Iterator[Table]:
     """The table of the parts, then, when they are done, that of the whole runs."""
     milliseconds = _parts(parts, repeats)
-    yield _parts_table(parts.config.learner.batch_size, parts.config.run.threads, milliseconds)
-    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config.run.threads, milliseconds))
+    yield _parts_table(parts.config.learner.batch_size, parts.config.numerics.threads, milliseconds)
+    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config.numerics.threads, milliseconds))
 
 
 def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
     """Milliseconds a sample of each part of a step, one process, one route after the other."""
-    torch.set_num_threads(parts.config.run.threads)
-    buckets, plan, family = parts.buckets, parts.plan, parts.family
+    parts.config.numerics.build().settle()
+    buckets, plan, family = parts.buckets, parts.plan, parts.encoder_family()
     policy, distiller = parts.policy(), parts.distiller()
     policy.load(distiller.weights(0))
     fields = {name: parts.field(route.expert) for name, route in parts.config.routes.items()}

@@ -95,6 +95,8 @@ def carry_out(planned: RunConfig, checked: Checked, options: Options, console: C
     with Display(console, origin.step, config.run.steps) as display:
         continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
         display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")
+        if not config.numerics.deterministic:
+            display.say(f"warning: {config.numerics.promise}")
         if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job
             display.say(f"warning: {config.folder} lies in the job's copy of the checkout, which Ray deletes; set run.dir")
         outcome = run(checked.parts, origin, display, checked.reservation)

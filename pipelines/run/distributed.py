@@ -20,6 +20,7 @@ from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.learner_parts import Actor, ClusterLearnerParts
 from pipelines.run.origin import Origin
+from pipelines.run.promise import device_warnings
 from pipelines.run.rehearsal import rehearse
 from pipelines.run.stopping import stop_requests
 from pipelines.run_folder.changes import recorded_config
@@ -52,6 +53,8 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
                 services.deploy()
         with waiting_for("the learner and the rollout workers to load", display.say):
             ray.get(loading)
+        for line in device_warnings(ray.get(learner.device.remote()), services.devices(), origin):
+            display.say(line)
         return asyncio.run(_Driver(parts, learner, display).train_and_evaluate(origin.step))
     finally:
         end(learner)

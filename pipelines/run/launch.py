@@ -50,7 +50,7 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
     config, demands, address = parts.config, RunDemands.of(parts.config), options.cluster
     here = (os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     if options.reference or (options.dry_run and not address):
-        check_demands(demands.started, *here)
+        check_demands([demands.in_one_process] if options.reference else demands.started, *here)
         return None
     if not console.is_terminal:
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # Ray's own warnings go to the same log

@@ -39,7 +39,7 @@ class ClusterLearnerParts:
         self._config = parts.config
         self._reservation = reservation
         self.run = parts.config.run.name
-        self.threads = parts.config.run.threads
+        self.numerics = parts.config.numerics.build()
         self.loggers = parts.config.run.loggers
         self.recipe = recipe(parts.config)
         self.largest = parts.largest_pass
@@ -52,7 +52,7 @@ class ClusterLearnerParts:
         """The processes that hold the student, started: the learner's own for one, actors for more."""
         size, reduction = self._config.learner.ranks, self._parts.objective.over_queries
         if size == 1:
-            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.threads))], reduction)
+            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics))], reduction)
         return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction)
 
     def _start_rank(self, rank: int, size: int) -> Actor:
@@ -62,7 +62,7 @@ class ClusterLearnerParts:
         place = self._reservation.place(1 + rank) if self._reservation else {}
         actor = ray.remote(LearnerRank).options(name=f"{self.run}/learner-rank-{rank}", **options, **place)
         group = ProcessGroup(rank, size, self._parts.learner_device, _EXCHANGE_S)
-        return actor.remote(self._distiller, group, self.threads)
+        return actor.remote(self._distiller, group, self.numerics)
 
     def _distiller(self, ranks: Ranks) -> Distiller:
         prepare_missing(self._config)  # this may be another node than the driver's
@@ -81,7 +81,7 @@ class ClusterLearnerParts:
         if self._reservation and number < rollout.workers:
             place = self._reservation.place(1 + self._config.learner.rank_actors + number)
         worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", **options, **place)
-        return worker.remote(self._parts.policy, self.threads)
+        return worker.remote(self._parts.policy, self.numerics)
 
     def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
         """The stream of these steps' targets, connected to the services."""

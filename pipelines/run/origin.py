@@ -11,10 +11,11 @@ from pipelines.config.run import RunConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The first step to do, and the checkpoint that it continues from."""
+    """The first step to do, and the checkpoint that it continues from, with the device that it was made on where it says so."""
 
     step: int = 0
     checkpoint: Path | None = None
+    device: str | None = None
 
     @staticmethod
     def find(config: RunConfig, resume: str) -> "Origin":
@@ -27,10 +28,13 @@ class Origin:
         if resume == "never":
             return Origin()
         path = checkpoint.newest(config.folder / "checkpoints") if resume == "auto" else Path(resume)
-        return Origin() if path is None else Origin(step=_step_to_continue(config, path), checkpoint=path)
+        if path is None:
+            return Origin()
+        saved = _fitting(config, path)
+        return Origin(step=saved.step, checkpoint=path, device=saved.device)
 
 
-def _step_to_continue(config: RunConfig, path: Path) -> int:
+def _fitting(config: RunConfig, path: Path) -> checkpoint.Checkpoint:
     try:
         saved = checkpoint.read(path)
     except ValueError as error:
@@ -42,4 +46,4 @@ def _step_to_continue(config: RunConfig, path: Path) -> int:
         )
     if saved.step > config.run.steps:
         raise ConfigError(f"run.steps: {path} has {saved.step} steps already, more than {config.run.steps}")
-    return saved.step
+    return saved

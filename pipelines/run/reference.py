@@ -14,6 +14,7 @@ from fields.field import Field
 from fields.memory.rehearsal import DoesNotFit
 from fields.method.plan import Group
 from fields.method.rollout import generate
+from fields.numerics import device_name
 from fields.policy import Policy
 from fields.reference import distill
 from pipelines.config.recipe import recipe
@@ -21,6 +22,7 @@ from pipelines.config.run import AFTER, BASE, BEFORE
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.origin import Origin
+from pipelines.run.promise import device_warnings
 from pipelines.run.too_large import LEARNER, ROLLOUT, too_large
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
@@ -29,7 +31,7 @@ from pipelines.watch.progress import Display
 def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
     """Train and evaluate; writes the journal and the checkpoints."""
     config = parts.config
-    torch.set_num_threads(config.run.threads)
+    config.numerics.build().settle()
     run = _OneProcess(parts)
     distiller, when = run.distiller, parts.schedule(origin.step)
     published = {0: distiller.weights(0)}
@@ -38,6 +40,8 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
         saved = checkpoint.read(origin.checkpoint)
         distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
         published = dict(saved.published)
+    for line in device_warnings(device_name(distiller.device), {}, origin):
+        display.say(line)
     journal = Journal(config.folder, when.start, config.run.loggers)
     checkpoints = config.folder / "checkpoints"
     began, samples, plan = time.monotonic(), 0, parts.plan
@@ -69,6 +73,7 @@ class _OneProcess:
 
     def __init__(self, parts: RunParts):
         self._parts = parts
+        self._family = parts.encoder_family()  # encodes and decodes where the encoder's service does
         self._fields = {name: parts.field(name) for name in parts.config.experts}
         self.policy = parts.policy()
         self.distiller = parts.distiller()
@@ -88,13 +93,13 @@ class _OneProcess:
                 raise too_large(who, error) from error
 
     def encode(self, group: Group) -> Condition:
-        """The condition of a group's rows."""
-        family = self._parts.family
+        """The condition of a group's rows, on the CPU as the service gives it."""
+        family = self._family
         rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
         conditions = [family.encode(row) for row in rows]
         if self._parts.config.state.reads_targets:
             conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
-        return Condition.concatenate(conditions)
+        return Condition.concatenate([condition.to(torch.device("cpu")) for condition in conditions])
 
     def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """The states at which a group's experts are asked."""
@@ -143,7 +148,7 @@ class _OneProcess:
         return self._examine_field(self.policy)
 
     def _examine_field(self, field: Field | Policy) -> ExamResult:
-        family, exam, answers = self._parts.family, self._parts.evaluation, []
+        family, exam, answers = self._family, self._parts.evaluation, []
         for sheet in exam.sheets:
             condition = family.encode(sheet.rows)
             grid = self._parts.exam_grid(family.size(sheet.rows[0]))

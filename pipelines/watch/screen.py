@@ -48,6 +48,8 @@ def warnings(state: RunState, cluster: "ClusterState | None") -> list[str]:
         lines.append(f"no step for {duration(state.quiet_s)}")
     if state.clipped > 0.9:
         lines.append(f"the gradient was clipped in {100 * state.clipped:.0f} % of the last {RECENT} steps")
+    if not state.config.numerics.deterministic:
+        lines.append(state.config.numerics.promise)
     if cluster is None or now == "stopped":
         return lines
     if now == "running" and cluster.workers < cluster.workers_wanted:

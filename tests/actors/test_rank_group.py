@@ -19,6 +19,7 @@ from fields.lora.adapter import LoraShape
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
+from fields.numerics import Numerics
 from fields.ranks.process_group import ProcessGroup
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
@@ -45,7 +46,7 @@ def ranks(cluster, tiny_models):
         return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
 
     group = [ProcessGroup(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
-    actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, 1) for own in group]
+    actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics()) for own in group]
     yield actors
     RankGroup(actors, "mean").end()
 

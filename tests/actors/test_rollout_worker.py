@@ -18,6 +18,7 @@ from fields.method.plan import Group, Sample, Stream, generator, noise
 from fields.method.solver import Euler
 from fields.method.states import RolloutSettings
 from fields.method.time_grid import time_grid
+from fields.numerics import Numerics
 from fields.policy import Policy
 from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
@@ -67,7 +68,7 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
-        pool = RolloutPool(lambda number: worker.remote(build, 1), 1, "faulty")
+        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
         answers = [(await pool.queries(GROUP, CONDITION, PublishedWeights.put(weights)))[0] for weights in versions]
         pool.end()
         return answers
@@ -86,7 +87,7 @@ def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(vers
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
-        pool = RolloutPool(lambda number: worker.remote(build, 1), 1, "faulty")
+        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
         published = PublishedWeights.put(versions[0])
         (query,), _ = await pool.queries(GROUP, CONDITION, published)
         velocity = await pool.velocity(query, published)
@@ -107,10 +108,26 @@ def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
     good, other = versions
     last = max(other.tensors)  # in the order of loading
     broken = PublishedWeights.put(Weights.of(2, {**other.tensors, last: other.tensors[last].mT.contiguous()}))
-    worker = RolloutWorker(building(SceneFamily(), tiny_models), threads=1)
+    worker = RolloutWorker(building(SceneFamily(), tiny_models), numerics=Numerics())
     before = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
     for _ in range(2):
         with pytest.raises(RuntimeError, match="shape"):
             worker.queries(GROUP, CONDITION, broken)
     again = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
     assert torch.equal(again, before)
+
+
+def test_a_worker_settles_its_numerics_before_it_loads():
+    seen = []
+
+    def build() -> Policy:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        raise LookupError("no base")
+
+    try:
+        for numerics in (Numerics(threads=2, deterministic=False), Numerics()):
+            with pytest.raises(LookupError):
+                RolloutWorker(build, numerics)
+    finally:
+        Numerics().settle()
+    assert seen == [(2, False), (1, True)]

@@ -14,6 +14,12 @@ DRAWS = re.compile(
 )
 
 
+SETTLES = re.compile(
+    r"set_num_(interop_)?threads|use_deterministic_algorithms|set_deterministic_debug_mode|fill_uninitialized_memory"
+    r"|torch\.backends|CUBLAS_WORKSPACE_CONFIG|set_float32_matmul_precision|sdpa_kernel"
+)
+
+
 def sources() -> Iterator[tuple[str, str]]:
     for folder in ("fields", "services", "actors", "pipelines"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -23,6 +29,21 @@ def sources() -> Iterator[tuple[str, str]]:
 def test_random_numbers_are_drawn_where_the_rule_says():
     (rule,) = re.findall(r"- Random numbers .*?(?=\n- )", RULES, re.DOTALL)
     assert {name for name, text in sources() if DRAWS.search(text)} == set(re.findall(r"`(\w+/[\w/]+\.py)`", rule))
+
+
+def test_how_a_process_computes_is_settled_in_one_place():
+    assert {name for name, text in sources() if SETTLES.search(text)} == {"fields/numerics.py"}
+
+
+def test_every_process_settles_how_it_computes_before_it_builds_anything():
+    settling = {name: text for name, text in sources() if ".settle()" in text}
+    commands = ("diagnose", "experts", "generate", "run/benchmark", "run/reference")
+    processes = ("actors/learner.py", "actors/rollout_worker.py", "services/replica.py")
+    assert set(settling) == {*processes, *(f"pipelines/{command}.py" for command in commands)}
+    for name in processes:
+        constructors = [node for node in ast.walk(ast.parse(settling[name])) if getattr(node, "name", None) == "__init__"]
+        (first,) = (ast.unparse(node.body[0]) for node in constructors if isinstance(node, ast.FunctionDef))
+        assert first.endswith("numerics.settle()"), f"{name}: its constructor begins with {first}"
 
 
 def test_an_except_names_what_it_catches():

@@ -14,6 +14,7 @@ from fields.method.plan import Stream, generator
 from fields.method.solver import Euler
 from fields.method.states import RolloutSettings
 from fields.method.time_grid import time_grid
+from fields.numerics import Numerics
 from fields.policy import Policy
 from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
@@ -64,8 +65,8 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     """The HTTP application; other settings, or another generator for a model."""
 
     def make(others: Mapping[str, Generate] | None = None, /, **settings: Any) -> FastAPI:
-        models = {name: StudentService(lambda p=policy: p, threads=1).generate for name, policy in policies.items()}
-        encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, threads=1, run="test", identity={})
+        models = {name: StudentService(lambda p=policy: p, numerics=Numerics()).generate for name, policy in policies.items()}
+        encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, numerics=Numerics(), run="test", identity={})
         studio = Studio(encoder, {**models, **(others or {})}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 

@@ -21,6 +21,7 @@ from fields.method.rollout import generate
 from fields.method.solver import Euler
 from fields.method.states import RolloutSettings
 from fields.method.time_grid import time_grid
+from fields.numerics import Numerics
 from fields.operators import Network
 from fields.policy import Policy
 from fields.scene.exam import task_row
@@ -72,9 +73,11 @@ def serving(cluster, tiny_models, tmp_path):
         calls = tmp_path / "calls"
         family, base = FaultyFamily(calls, error, at), tiny_models.base
         application = {
-            "expert": lambda: expert_application(partial(build_field, family, base), 1, {}, RESOURCES),
-            "shared": lambda: shared_experts_application(partial(build_shared, family, base), 1, {}, RESOURCES),
-            "student": lambda: student_application(partial(build_student, family, base, tiny_models.local_edit), 1, RESOURCES),
+            "expert": lambda: expert_application(partial(build_field, family, base), Numerics(), {}, RESOURCES),
+            "shared": lambda: shared_experts_application(partial(build_shared, family, base), Numerics(), {}, RESOURCES),
+            "student": lambda: student_application(
+                partial(build_student, family, base, tiny_models.local_edit), Numerics(), RESOURCES
+            ),
         }[service]()
         deploy({APPLICATION: application})
         return calls

@@ -16,6 +16,7 @@ from fields.carriers import Variant
 from fields.data.images import encode_png
 from fields.data.rows import Row
 from fields.method.plan import Stream, generator
+from fields.numerics import Numerics
 from fields.registry import FAMILIES
 from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
@@ -46,7 +47,7 @@ def encode(service: EncoderService, *wanted):
 
 
 def new_service(family, cache_bytes: int = MEGABYTE, run: str = "test") -> EncoderService:
-    return EncoderService(lambda: family, cache_bytes=cache_bytes, threads=1, run=run, identity={})
+    return EncoderService(lambda: family, cache_bytes=cache_bytes, numerics=Numerics(), run=run, identity={})
 
 
 @pytest.mark.parametrize("encodes_batches", [True, False])
@@ -118,7 +119,7 @@ def test_a_base_without_its_encoders_is_refused_when_the_service_starts(cluster,
 
 
 def test_the_counters_are_on_the_metrics_port(cluster):
-    service = EncoderService(CountingFamily, cache_bytes=1500, threads=1, run="counted", identity={})
+    service = EncoderService(CountingFamily, cache_bytes=1500, numerics=Numerics(), run="counted", identity={})
     for row in [*rows("two", 3), *rows("two", 3)[2:]]:
         encode(service, row)
     found = exported("counted", {"encoder_cache_hits_total": 1.0, "encoder_cache_misses_total": 3.0})

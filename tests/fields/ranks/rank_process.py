@@ -10,6 +10,7 @@ import torch.multiprocessing
 
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller
+from fields.numerics import Numerics
 from fields.ranks.process_group import ProcessGroup
 from fields.ranks.share import Learned, Share
 from fields.scene.family import SceneFamily
@@ -50,7 +51,7 @@ def take_steps(new_student: NewStudent, steps: Sequence[Sequence[Example]], size
 
 
 def _work(rank: int, size: int, ports: Any, new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path) -> None:
-    torch.set_num_threads(1)
+    Numerics().settle()
     group = ProcessGroup(rank, size, torch.device("cpu"), timeout_s=60)
     if rank == 0:
         port = group.listen("127.0.0.1")

@@ -70,10 +70,19 @@ def test_what_stands_is_adopted_or_refused_with_the_difference(served, tiny_mode
     difference = r"stands with other settings: experts\.local_edit\.adapter: [0-9a-f]{64} -> [0-9a-f]{64}"
     with pytest.raises(ConfigError, match=difference):
         RunServices(RunParts(served.config(adapter))).require_standing()
-    assert main([*served.command, "run.threads=2"]) == 2
-    assert "stands with other settings: threads: 1 -> 2. Use them" in capsys.readouterr().err
+    assert main([*served.command, "numerics.threads=2"]) == 2
+    assert "stands with other settings: numerics.threads: 1 -> 2. Use them" in capsys.readouterr().err
     config = served.config("run.seed=5", "encoder.num_cpus=0.2", "rollout.steps=3")
-    RunServices(RunParts(config)).require_standing()
+    services = RunServices(RunParts(config))
+    services.require_standing()
+    assert services.devices() == dict.fromkeys(services.names, "cpu")
+    with pytest.raises(
+        ConfigError, match=r"standing:encoder stands on cpu, and encoder\.num_gpus: 0\.5 asks for cuda\. Ask for"
+    ):
+        RunServices(RunParts(served.config("encoder.num_gpus=0.5"))).require_standing()
+    gpus = [f"experts.{name}.num_gpus=1" for name in config.experts]
+    with pytest.raises(ConfigError, match=r"stands on cpu, and experts\.text_to_image\.num_gpus: 1 asks for cuda"):
+        RunServices(RunParts(served.config(*gpus))).require_standing()
 
 
 def test_a_run_says_which_experts_do_not_stand(cluster, make_config):

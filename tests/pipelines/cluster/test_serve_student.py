@@ -22,6 +22,7 @@ from fields.data.images import encode_png
 from fields.method.plan import noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler, Velocity
+from fields.numerics import Numerics
 from fields.scene.family import SceneFamily
 from pipelines.cluster.endpoint import endpoint_settings, find_served, start_endpoint
 from pipelines.config.run import RunConfig
@@ -196,7 +197,7 @@ def test_what_cannot_be_served_is_refused(refuse, run, tmp_path):
 
 
 def test_a_second_endpoint_on_a_cluster_is_refused(cluster, run):
-    deploy({"other@endpoint": encoder_application(SceneFamily, 10**6, 1, "other", {}, Resources(num_cpus=0.1))})
+    deploy({"other@endpoint": encoder_application(SceneFamily, 10**6, Numerics(), "other", {}, Resources(num_cpus=0.1))})
     served = find_served(run.folder, with_experts=False, replicas=1)
     settings = endpoint_settings(served, queue=1, timeout_s=1, most_bytes=1, digest=None)
     with pytest.raises(RuntimeError, match="run other is served on this cluster already"):

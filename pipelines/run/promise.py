@@ -1,0 +1,28 @@
+"""What may keep a run's bits from being those of another run, or of its own earlier session, in lines for a person."""
+
+from collections.abc import Mapping
+
+from fields.numerics import device_kind
+from pipelines.run.origin import Origin
+
+
+def device_warnings(learner: str, services: Mapping[str, str], origin: Origin) -> list[str]:
+    """Where the devices of a run are not one kind and model.
+
+    A configuration may well put a service on a CPU beside a learner on a GPU; that is the same in each of its runs. What GPU a
+    node has is not in the configuration.
+
+    Args:
+        learner: kind and model of the device that the student learns on, as `fields.numerics.device_name` calls it.
+        services: application -> the same of a service.
+        origin: where the run begins.
+    """
+    lines = []
+    if origin.device is not None and origin.device != learner:
+        lines.append(
+            f"warning: {origin.checkpoint} was made on {origin.device}, and this is {learner}: the last bits may differ"
+        )
+    for application, device in services.items():
+        if device != learner and device_kind(device) == device_kind(learner):
+            lines.append(f"warning: {application} computes on {device}, the learner on {learner}: the last bits may differ")
+    return lines
