@@ -185,7 +185,8 @@ class Learner:
         await asyncio.gather(self._rollouts.ready(), self._load())
 
     async def rehearse(self) -> None:
-        """Compute the largest group once, forward and backward, and keep nothing; raises `DoesNotFit`. Before training alone."""
+        """Compute the largest group once, forward and backward, and keep nothing; raises `DoesNotFit`. Before
+        training alone."""
         await self._ranks.rehearse(self._largest)
 
     async def rehearse_rollouts(self) -> None:
