@@ -1,5 +1,6 @@
 """What each kind of process of a run keeps in memory, measured on networks without values: no weights are read."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
@@ -98,7 +99,7 @@ class Footprints:
     def _learner(self, recompute: bool) -> tuple[nn.Module, Tensors]:
         """The network as the learner has it, without values, and what is trained."""
         if recompute not in self._learners:
-            network = self._family.blueprint(self.config.model.path)
+            network = deepcopy(self._base)  # a blueprint anew takes seconds where positions are computed
             self._learners[recompute] = network, self._parts.student.attach(network, seed=0)
             if recompute:
                 self._family.recompute_activations(network)
