@@ -57,7 +57,7 @@ class Needs:
 
     def room(self, footprint: Footprint) -> float:
         """Bytes of a GPU that a process may fill."""
-        return room(self.gpu, min(1.0, footprint.num_gpus)) if footprint.num_gpus else 0.0
+        return room(self.gpu, footprint.num_gpus) if footprint.num_gpus else 0.0
 
     @property
     def too_large(self) -> list[Footprint]:
