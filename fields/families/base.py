@@ -40,7 +40,7 @@ class Family(ABC):
     name: ClassVar[str]
     source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
-    default_lora_targets: ClassVar[tuple[str, ...]]
+    default_lora_targets: ClassVar[tuple[str, ...]]  # as the paper's release trains them, else as diffusers' own examples do
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
     )
