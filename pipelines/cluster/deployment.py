@@ -7,6 +7,7 @@ from typing import Any
 from ray.serve import Application
 
 from actors.journal import CHANGES, rows
+from fields.families.quantization import maker
 from pipelines.cluster.fingerprint import fingerprint
 from pipelines.config.errors import ConfigError
 from pipelines.config.operators import SELF, references
@@ -98,7 +99,8 @@ class RunServices:
     def identity(self, service: str) -> dict[str, Any]:
         """All that decides a service's answers, but for the kind of processor: what runs must agree on to share it."""
         config = self._config
-        model = config.model.model_dump(mode="json") | {"path": fingerprint(config.model.path)}
+        # the base's quantization is of learner and rollout workers; each expert has its own
+        model = config.model.model_dump(mode="json", exclude={"quantization"}) | {"path": fingerprint(config.model.path)}
         common = {"model": model, "threads": config.run.threads, "versions": {name: version(name) for name in _PACKAGES}}
         if service == ENCODER:
             return common
@@ -113,6 +115,7 @@ class RunServices:
             "adapter": fingerprint(expert.adapter) if expert.adapter else None,
             "ignore_keys": list(expert.ignore_keys),
             "operator": expert.model_dump(mode="json")["operator"],
+            "quantization": [expert.quantization, maker(expert.quantization)],
             "of": {other: self._expert_identity(other) for other in sorted(named)},
         }
 

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pipelines.config.base import Section
 from pipelines.config.operators import SELF, Operator
+from pipelines.config.quantization import Quantized
 from services.resources import Resources
 
 
@@ -15,7 +16,7 @@ def _at_most_one(num_gpus: float) -> float:
     if num_gpus > 1:
         raise ValueError(
             f"{num_gpus:g} GPUs for one process, which computes on one of them; allowed: 0 to 1. More replicas or workers use "
-            "more GPUs; python -m pipelines.plan says what takes less memory"
+            "more GPUs; a model that one can't hold takes less with model.quantization and experts.NAME.quantization"
         )
     return num_gpus
 
@@ -72,6 +73,7 @@ class ExpertConfig(ServiceConfig):
     adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Operator = SELF
+    quantization: Quantized = "none"
     placement: Literal["separate", "shared"] = Field(
         default="separate",
         description="an application of its own, or one with the other shared experts and one copy of the base",
