@@ -172,7 +172,7 @@ def test_a_student_over_a_bfloat16_base_is_float32(trained):
     assert outcome.weights.checksum != model.outcome.weights.checksum
 
 
-def changed(model: Trained, name: str, **sections: Any) -> RunConfig:
+def changed(model: Trained, name: str, /, **sections: Any) -> RunConfig:
     """The run with other settings and another name; what a preset fills is left to it."""
     filled = {"state", "query", "routing", "objective"}
     content = model.run.model_dump(mode="json", exclude_unset=True, exclude=filled)
