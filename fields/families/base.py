@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fields.carriers import Condition, Tensors
 from fields.data.rows import Row
 from fields.data.size import Size
+from fields.families.quantization import Quantization
 from fields.method.time_grid import Grid, time_grid
 from fields.operators import Expression, Guidance
 from fields.operators.guidance import ALWAYS, Against, Interval
@@ -40,7 +41,7 @@ class Family(ABC):
     name: ClassVar[str]
     source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
-    default_lora_targets: ClassVar[tuple[str, ...]]
+    default_lora_targets: ClassVar[tuple[str, ...]]  # as the paper's release trains them, else as diffusers' own examples do
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
     )
@@ -67,11 +68,11 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def load_transformer(self, path: Path) -> nn.Module:
-        """The frozen network in evaluation mode.
+    def load_transformer(self, path: Path, quantization: Quantization = "none") -> nn.Module:
+        """The frozen network in evaluation mode, its weights in this kind of bits.
 
         Raises:
-            ValueError: if the folder doesn't hold such a model; says what is missing.
+            ValueError: if the folder doesn't hold such a model, or what quantizes isn't installed; says what is missing.
         """
 
     def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:
@@ -85,11 +86,11 @@ class Family(ABC):
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / "diffusion_pytorch_model.safetensors")
 
     @abstractmethod
-    def blueprint(self, path: Path) -> nn.Module:
+    def blueprint(self, path: Path, quantization: Quantization = "none") -> nn.Module:
         """The network without values, on the meta device and in the types that it computes in, from its configuration alone.
 
         Raises:
-            ValueError: if the folder has no such configuration.
+            ValueError: if the folder has no such configuration, or what quantizes isn't installed.
         """
 
     def encoder_bytes(self) -> int:

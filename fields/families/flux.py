@@ -21,10 +21,10 @@ class FluxFamily(PipelineFamily):
     source = "optional"
     tokenizer, max_tokens = "tokenizer_2", 512
     distilled_scale = 3.5
-    default_lora_targets = (
+    default_lora_targets = (  # train_dreambooth_lora_flux_kontext.py of diffusers; its example for dev leaves out proj_mlp
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
-        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"),
     )
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:

@@ -30,7 +30,8 @@ class Flux2Family(PipelineFamily):
     source = "optional"
     max_tokens = 512
     distilled_scale = 4.0
-    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj")
+    # train_dreambooth_lora_flux2.py and _flux2_klein.py of diffusers; attn.to_out is of the single-stream blocks.
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", "attn.to_out")
 
     @cached_property
     def encoders(self) -> Any:

@@ -19,7 +19,7 @@ class Lumina2Family(PipelineFamily):
     pipelines = ("Lumina2Pipeline",)
     transformer_class = "Lumina2Transformer2DModel"
     max_tokens = 256
-    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # train_dreambooth_lora_lumina2.py of diffusers
 
     @property
     def vae_scale(self) -> int:

@@ -11,6 +11,8 @@ from torch import nn
 
 from fields.families.base import Family
 from fields.families.folder import INDEX, check_class, check_components, check_weights, fetch, read_json
+from fields.families.quantization import Quantization
+from fields.families.quantized import loading_options, quantize
 
 _TRANSFORMER, _VAE, _SCHEDULER = "transformer", "vae", "scheduler"
 _EULER = "FlowMatchEulerDiscreteScheduler"
@@ -34,9 +36,10 @@ class PipelineParts(Family):
     def load_encoders(self) -> None:
         _ = self.encoders, self.vae
 
-    def load_transformer(self, path: Path) -> nn.Module:
+    def load_transformer(self, path: Path, quantization: Quantization = "none") -> nn.Module:
         self.skeleton(path)
-        network = _class(self.transformer_class).from_pretrained(self._transformer_folder(path), **self._options)
+        options = self._options | loading_options(quantization, self.dtype)
+        network = _class(self.transformer_class).from_pretrained(self._transformer_folder(path), **options)
         return network.eval().requires_grad_(False)
 
     def skeleton(self, path: Path) -> nn.Module:
@@ -48,9 +51,11 @@ class PipelineParts(Family):
         check_weights(folder, network, _class(self.transformer_class)._keys_to_ignore_on_load_unexpected or ())
         return network.eval().requires_grad_(False)
 
-    def blueprint(self, path: Path) -> nn.Module:
+    def blueprint(self, path: Path, quantization: Quantization = "none") -> nn.Module:
         network = self._without_values(self._transformer_folder(path, "*.json")).to(torch.device("meta"))
-        return nn.Module.to(network, self.dtype).eval().requires_grad_(False)  # the network's own `to` warns of its types
+        nn.Module.to(network, self.dtype)  # the network's own `to` warns of its types
+        quantize(network, quantization)
+        return network.eval().requires_grad_(False)
 
     def _without_values(self, folder: Path) -> nn.Module:
         from accelerate import init_empty_weights

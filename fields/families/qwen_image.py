@@ -22,7 +22,7 @@ class QwenImageFamily(PipelineFamily):
     transformer_class = "QwenImageTransformer2DModel"
     vae_class = "AutoencoderKLQwenImage"
     max_tokens = 512
-    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # train_dreambooth_lora_qwen_image.py of diffusers
 
     @property
     def vae_scale(self) -> int:

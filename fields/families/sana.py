@@ -22,7 +22,7 @@ class SanaFamily(PipelineFamily):
     vae_class = "AutoencoderDC"
     max_tokens = 299  # of 300, one ends the instruction
     scheduler_spaces_times = True
-    default_lora_targets = ("to_q", "to_k", "to_v")
+    default_lora_targets = ("to_q", "to_k", "to_v")  # train_dreambooth_lora_sana.py of diffusers
 
     @property
     def vae_scale(self) -> int:

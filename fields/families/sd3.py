@@ -19,7 +19,7 @@ class SD3Family(PipelineFamily):
     transformer_class = "SD3Transformer2DModel"
     tokenizer, max_tokens = "tokenizer_3", 256
     scheduler_spaces_times = True
-    default_lora_targets = (
+    default_lora_targets = (  # DanceOPD 0.2.0, danceopd/backends/sd35_diffusers.py; train_dreambooth_lora_sd3.py has the same
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     )

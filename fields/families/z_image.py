@@ -19,7 +19,8 @@ class ZImageFamily(PipelineFamily):
     pipelines = ("ZImagePipeline",)
     transformer_class = "ZImageTransformer2DModel"
     max_tokens = 512
-    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    # DanceOPD 0.2.0, danceopd/backends/zimage_diffsynth.py; train_dreambooth_lora_z_image.py leaves out the feed-forward.
+    default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
 
     def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
         """Z-Image's scale counts from the conditional branch: v_c + scale (v_c - v_u)."""

@@ -5,6 +5,7 @@ The adapted weight is W + (alpha / rank) B A (Hu et al., arXiv 2106.09685).
 """
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -122,7 +123,8 @@ def _inject(transformer: nn.Module, modules: list[str], shape: LoraShape, seed: 
 
     exactly = "|".join(re.escape(module) for module in modules)  # PEFT takes a list for endings, a pattern for whole names
     config = LoraConfig(**peft_arguments(shape), target_modules=exactly, init_lora_weights="gaussian")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated")  # and can't be merged, which nobody does here
         torch.manual_seed(seed)
         inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER)
     parameters = {}

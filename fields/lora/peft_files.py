@@ -118,6 +118,9 @@ def write_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.float
 
 
 def config_arguments(adapter: Adapter) -> dict[str, Any]:
-    """The arguments of a `peft.LoraConfig` that describe an adapter."""
-    targets = sorted(adapter.shape.targets) or adapted_modules(adapter.tensors)
-    return peft_arguments(adapter.shape) | {"target_modules": targets}
+    """The arguments of a `peft.LoraConfig` that describe an adapter.
+
+    They name every module in full. PEFT takes an ending for every module that has it, also for one that is not linear: in
+    FLUX.2 `attn.to_out` is a linear module of some blocks and a list in others, which PEFT would refuse.
+    """
+    return peft_arguments(adapter.shape) | {"target_modules": adapted_modules(adapter.tensors)}

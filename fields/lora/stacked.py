@@ -110,7 +110,11 @@ def _fitting(transformer: nn.Module, adapter: Adapter) -> Shapes:
     """The shapes that the adapter's tensors must have in this network."""
     fitting: dict[str, tuple[int, ...]] = {}
     for module in set(adapted_modules(adapter.tensors)) & set(linear_modules(transformer)):
-        out_features, in_features = transformer.get_parameter(f"{module}.weight").shape
+        linear = transformer.get_submodule(module)
+        assert isinstance(linear, nn.Linear)
         rank = len(adapter.tensors[f"{module}.lora_A.weight"])
-        fitting |= {f"{module}.lora_A.weight": (rank, in_features), f"{module}.lora_B.weight": (out_features, rank)}
+        fitting |= {
+            f"{module}.lora_A.weight": (rank, linear.in_features),
+            f"{module}.lora_B.weight": (linear.out_features, rank),
+        }
     return fitting

@@ -16,6 +16,8 @@ from fields.data.images import decode_image
 from fields.data.rows import Row, target_images
 from fields.data.size import Size
 from fields.families.base import Family
+from fields.families.quantization import Quantization
+from fields.families.quantized import quantize
 from fields.method.time_grid import time_grid
 from fields.scene.grammar import TEXT_LENGTH, tokenize
 from fields.scene.transformer import SceneTransformer
@@ -58,16 +60,17 @@ class SceneFamily(Family):
             raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
         super().check_row(row, with_target)
 
-    def blueprint(self, path: Path) -> SceneTransformer:
+    def blueprint(self, path: Path, quantization: Quantization = "none") -> SceneTransformer:
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} is no scene model: it has no {CONFIG}")
-        network = SceneTransformer(**json.loads((path / CONFIG).read_text()))
-        return network.to(torch.device("meta")).eval().requires_grad_(False)
+        network = SceneTransformer(**json.loads((path / CONFIG).read_text())).to(torch.device("meta"))
+        quantize(network, quantization)
+        return network.eval().requires_grad_(False)
 
     def load_encoders(self) -> None:
         """Nothing to load: words are looked up, and images are states."""
 
-    def load_transformer(self, path: Path) -> SceneTransformer:
+    def load_transformer(self, path: Path, quantization: Quantization = "none") -> SceneTransformer:
         for name in (CONFIG, WEIGHTS):
             if not (path / name).is_file():
                 raise ValueError(f"{path} is no scene model: it has no {name}")
@@ -78,6 +81,7 @@ class SceneFamily(Family):
             raise ValueError(f"{path} is no scene model: {error}") from error
         check_shapes(shapes(tensors), shapes(transformer.state_dict()), str(path / WEIGHTS))
         transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        quantize(transformer, quantization)
         return transformer.eval().requires_grad_(False)
 
     def export(self, transformer: nn.Module, tensors: Tensors, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from ray.serve import Application
 
 from actors.journal import CHANGES, rows
+from fields.families.quantization import maker
 from fields.numerics import device_kind
 from pipelines.cluster.fingerprint import fingerprint
 from pipelines.config.errors import ConfigError
@@ -118,7 +119,8 @@ class RunServices:
     def identity(self, service: str) -> dict[str, Any]:
         """All that decides a service's answers, but for its device, which only its process knows: what runs must agree on."""
         config = self._config
-        model = config.model.model_dump(mode="json") | {"path": fingerprint(config.model.path)}
+        # the base's quantization is of learner and rollout workers; each expert has its own
+        model = config.model.model_dump(mode="json", exclude={"quantization"}) | {"path": fingerprint(config.model.path)}
         common = {
             "model": model,
             "numerics": config.numerics.model_dump(),
@@ -139,6 +141,7 @@ class RunServices:
             "adapter": fingerprint(expert.adapter) if expert.adapter else None,
             "ignore_keys": list(expert.ignore_keys),
             "operator": expert.model_dump(mode="json")["operator"],
+            "quantization": [expert.quantization, maker(expert.quantization)],
             "of": {other: self._expert_identity(other) for other in sorted(named)},
         }
 

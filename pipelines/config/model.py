@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from fields.registry import FAMILIES
 from pipelines.config.base import Section
+from pipelines.config.quantization import Quantized
 
 if TYPE_CHECKING:
     import torch
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class ModelConfig(Section):
-    """The frozen base that student and experts share."""
+    """The frozen base that student and experts share; its quantization is of learner and rollout workers, not of experts."""
 
     family: str = Field(default="scene", description="kind of model; docs/add-a-family.md lists them")
     path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="in which networks compute")
+    quantization: Quantized = "none"
     width: PositiveInt | None = Field(
         default=None, description="of images in pixels, where a row doesn't say; none is the family's own"
     )

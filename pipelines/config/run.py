@@ -17,6 +17,7 @@ from pipelines.config.model import ModelConfig
 from pipelines.config.numerics import NumericsConfig
 from pipelines.config.operators import SELF, references
 from pipelines.config.presets import Preset, expand
+from pipelines.config.quantization import check_quantization
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
 from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
 from pipelines.config.training import CheckpointConfig, LearnerConfig, RolloutConfig
@@ -189,6 +190,11 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantized_weights_stay_as_they_are(self) -> "RunConfig":
+        check_quantization(self)
+        return self
+
+    @model_validator(mode="after")
     def _micro_batches_are_parts_of_groups(self) -> "RunConfig":
         micro_batch, group = self.learner.micro_batch, self.rollout.group_size
         if micro_batch != "auto" and micro_batch > group:
@@ -237,8 +243,12 @@ class RunConfig(Section):
                     raise ValueError(
                         f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
                     )
+                if (own := expert.quantization) != (other := self.experts[network].quantization):
+                    raise ValueError(
+                        f"experts.{name}.quantization: {own}, but experts.{network} has {other}; shared experts have one base"
+                    )
             first = next(iter(shared))
-            for key in ("replicas", "autoscaling", "num_cpus", "num_gpus", "node_labels"):
+            for key in ("quantization", "replicas", "autoscaling", "num_cpus", "num_gpus", "node_labels"):
                 own, others = getattr(expert, key), getattr(shared[first], key)
                 if own != others:
                     raise ValueError(

@@ -3,14 +3,28 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Section
 from pipelines.config.operators import SELF, Operator
+from pipelines.config.quantization import Quantized
 from services.resources import Resources
 
+
+def _at_most_one(num_gpus: float) -> float:
+    """A process computes on cuda:0 alone; what it reserved beside that would stand idle."""
+    if num_gpus > 1:
+        raise ValueError(
+            f"{num_gpus:g} GPUs for one process, which computes on one of them; allowed: 0 to 1. More replicas or workers use "
+            "more GPUs; a model that one can't hold takes less with model.quantization and experts.NAME.quantization"
+        )
+    return num_gpus
+
+
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
-Gpus = Annotated[float, Field(ge=0, description="GPUs of one process; a fraction shares one")]
+Gpus = Annotated[
+    float, Field(ge=0, description="GPUs of one process: at most 1; a fraction shares one"), AfterValidator(_at_most_one)
+]
 LabelKey = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(description="Ray labels that its node must carry; none is any node")]
@@ -59,6 +73,7 @@ class ExpertConfig(ServiceConfig):
     adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Operator = SELF
+    quantization: Quantized = "none"
     placement: Literal["separate", "shared"] = Field(
         default="separate",
         description="an application of its own, or one with the other shared experts and one copy of the base",

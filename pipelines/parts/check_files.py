@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 from torch import nn
 
 from actors.loggers import check_loggers
+from fields.families.quantization import maker
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
 from fields.tensors import check_shapes, shapes
@@ -51,9 +52,11 @@ def check_models(parts: RunParts) -> None:
     """
     config = parts.config
     family = _named("model", lambda: parts.family)
+    _named("model.quantization", maker, config.model.quantization)
     base = _named("model.path", family.skeleton, config.model.path)
     _named("model", parts.grid, None)
     for name, expert in config.experts.items():
+        _named(f"experts.{name}.quantization", maker, expert.quantization)
         _named(f"experts.{name}.operator", parts.experts.expression, name)
         transformer = _named(f"experts.{name}.checkpoint", _expert_network, parts, expert.checkpoint, base)
         if expert.adapter is not None:

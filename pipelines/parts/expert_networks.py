@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from fields.families.base import Family
+from fields.families.quantization import Quantization
 from fields.field import Field
 from fields.lora.adapter import Adapter
 from fields.lora.formats import load_adapter
@@ -36,8 +37,15 @@ class ExpertNetworks:
         return load_adapter(expert.adapter, transformer, expert.ignore_keys) if expert.adapter else None
 
     def network(self, name: str) -> tuple[nn.Module, Adapter | None]:
-        """An expert's bare network, the base or its own checkpoint, and its adapter."""
-        transformer = self._family.load_transformer(self._experts[name].checkpoint or self._base)
+        """An expert's bare network as it answers, the base or its own checkpoint, and its adapter."""
+        return self._load(name, self._experts[name].quantization)
+
+    def exact_network(self, name: str) -> tuple[nn.Module, Adapter | None]:
+        """The same with the weights of the files, whatever it answers with."""
+        return self._load(name, "none")
+
+    def _load(self, name: str, quantization: Quantization) -> tuple[nn.Module, Adapter | None]:
+        transformer = self._family.load_transformer(self._experts[name].checkpoint or self._base, quantization)
         return transformer, self.adapter(name, transformer)
 
     def expression(self, name: str, network: Callable[[str], Network] = Network) -> Expression:
@@ -66,7 +74,7 @@ class ExpertNetworks:
 
     def shared_field(self, names: list[str]) -> SharedField:
         """Experts that share one copy of the base, and the GPUs of the first of them."""
-        transformer = self._family.load_transformer(self._base)
+        transformer = self._family.load_transformer(self._base, self._experts[names[0]].quantization)
         members = {name: self._member(name) for name in names}
         named = dict.fromkeys(network for member in members.values() for network in member.networks)
         adapters = {name: self.adapter(name, transformer) for name in named}

@@ -54,7 +54,7 @@ def choose(footprints: Footprints) -> tuple[int, bool]:
     """
     config = footprints.config
     learner, group = config.learner, config.rollout.group_size
-    free = room(learner.gpu, min(1.0, learner.num_gpus)) - sum(footprints.learner_fixed())
+    free = room(learner.gpu, learner.num_gpus) - sum(footprints.learner_fixed())
     least = 0.0
     for recompute in (False, True) if learner.recompute == "auto" else (learner.recompute == "always",):
         fixed = None if learner.micro_batch == "auto" else learner.micro_batch

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 
-from torch import Tensor, nn
+from torch import nn
 
 from fields.carriers import GIVEN, Tensors
 from fields.families.folder import shapes_of
+from fields.families.quantization import Quantization
+from fields.families.quantized import largest_weight_bytes, stored_bytes, tensor_bytes
 from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
 from fields.student import LoraStudent
@@ -76,9 +78,10 @@ class Footprints:
         self.config = config
         self._parts = RunParts(config)
         self._family = self._parts.family
+        self._networks: dict[Quantization, nn.Module] = {}
         self._learners: dict[bool, tuple[nn.Module, Tensors]] = {}
         self._updates: dict[tuple[int, bool], Cost] = {}
-        self._forwards: dict[int, Cost] = {}
+        self._forwards: dict[tuple[int, Quantization], Cost] = {}
 
     def all(self, micro_batch: int, recompute: bool, merge: bool) -> list[Footprint]:
         """Of the learner with this micro-batch, the rollout workers, merging or not, every service, and the driver."""
@@ -91,15 +94,22 @@ class Footprints:
         """The largest group, as far as the files are here."""
         return self._parts.largest_pass
 
-    @cached_property
-    def _base(self) -> nn.Module:
-        """The base without values."""
-        return self._family.blueprint(self.config.model.path)
+    def _network(self, quantization: Quantization) -> nn.Module:
+        """The base without values, its weights in this kind of bits; an expert's checkpoint has the same shapes."""
+        if quantization not in self._networks:
+            self._networks[quantization] = self._family.blueprint(self.config.model.path, quantization)
+        return self._networks[quantization]
+
+    def _weights(self, quantization: Quantization) -> int:
+        """Bytes of the base, its weights in this kind of bits, with its buffers."""
+        return stored_bytes(self._network(quantization), quantization)
 
     def _learner(self, recompute: bool) -> tuple[nn.Module, Tensors]:
         """The network as the learner has it, without values, and what is trained."""
         if recompute not in self._learners:
-            network = deepcopy(self._base)  # a blueprint anew takes seconds where positions are computed
+            network = deepcopy(
+                self._network(self.config.model.quantization)
+            )  # a blueprint anew takes seconds where positions are computed
             self._learners[recompute] = network, self._parts.student.attach(network, seed=0)
             if recompute:
                 self._family.recompute_activations(network)
@@ -117,8 +127,13 @@ class Footprints:
 
     @cached_property
     def base_bytes(self) -> int:
-        """The base in the type that it computes in, with its buffers."""
-        return sum(map(_size, (*self._base.parameters(), *self._base.buffers())))
+        """The base in the type that it computes in, with its buffers, as it is in files and passes through the host."""
+        return self._weights("none")
+
+    @property
+    def _frozen_bytes(self) -> int:
+        """The base as learner and rollout workers have it."""
+        return self._weights(self.config.model.quantization)
 
     def learner_fixed(self) -> tuple[float, float]:
         """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student. Of
@@ -129,23 +144,32 @@ class Footprints:
             micro_batches = ceil(self.config.learner.batch_size / self.largest.samples)  # at least; each sends one gradient
             moments_and_average += trained * (1 + micro_batches / ranks)
         if isinstance(self._parts.student, LoraStudent):
-            return self.base_bytes + FLOAT32 * self._trained_values, moments_and_average
+            return self._frozen_bytes + FLOAT32 * self._trained_values, moments_and_average
         masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
         return self.base_bytes, moments_and_average + masters
 
     def update(self, micro_batch: int, recompute: bool) -> Cost:
         """Of the learner's forward and backward of one micro-batch."""
         if (micro_batch, recompute) not in self._updates:  # large models take seconds
-            what = replace(self.largest, samples=micro_batch)
-            self._updates[micro_batch, recompute] = update_cost(self._family, self._learner(recompute)[0], what)
+            what, network = replace(self.largest, samples=micro_batch), self._learner(recompute)[0]
+            cost = _with_restored_weight(update_cost(self._family, network, what), network, self.config.model.quantization)
+            self._updates[micro_batch, recompute] = cost
         return self._updates[micro_batch, recompute]
 
-    def forward(self, samples: int) -> Cost:
+    def forward(self, samples: int, quantization: Quantization = "none") -> Cost:
         """Of one forward of the base."""
-        if samples not in self._forwards:
-            what = replace(self.largest, samples=samples, branches=1)
-            self._forwards[samples] = forward_cost(self._family, self._base, what)
-        return self._forwards[samples]
+        if (samples, quantization) not in self._forwards:
+            what, network = replace(self.largest, samples=samples, branches=1), self._network(quantization)
+            cost = _with_restored_weight(forward_cost(self._family, network, what), network, quantization)
+            self._forwards[samples, quantization] = cost
+        return self._forwards[samples, quantization]
+
+    @property
+    def _fewer_bits(self) -> str:
+        """The key that makes the learner's and the workers' base smaller, where they can have it."""
+        if self.config.model.quantization != "none" or not isinstance(self._parts.student, LoraStudent):
+            return ""
+        return ", or model.quantization=int8" + (" with rollout.merge=false" if self.config.rollout.merges else "")
 
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""
@@ -157,8 +181,10 @@ class Footprints:
             weights=weights,
             kept=kept,
             working=self.update(micro_batch, recompute).peak_bytes,
-            host=PROCESS + weights + kept,
-            remedy="learner.recompute=always" if not recompute else "learner.micro_batch, or a smaller student.rank",
+            host=PROCESS + self.base_bytes + weights - self._frozen_bytes + kept,
+            remedy=f"learner.micro_batch, a smaller student.rank{self._fewer_bits}"
+            if recompute
+            else "learner.recompute=always",
         )
 
     def rollout(self, merge: bool) -> Footprint:
@@ -168,18 +194,19 @@ class Footprints:
         if isinstance(student, LoraStudent) and not merge:
             pristine = FLOAT32 * self._trained_values  # its products, beside the base's
         elif isinstance(student, LoraStudent):
-            modules = [self._base.get_parameter(f"{name}.weight") for name in adapted_modules(self._trained)]
-            pristine = sum(map(_size, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
+            base = self._network("none")
+            modules = [base.get_parameter(f"{name}.weight") for name in adapted_modules(self._trained)]
+            pristine = sum(map(tensor_bytes, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
         return Footprint(
             who="rollout",
             count=rollout.workers,
             num_gpus=rollout.num_gpus,
-            weights=self.base_bytes,
+            weights=self._frozen_bytes,
             kept=pristine,
-            working=self.forward(rollout.group_size).peak_bytes,
+            working=self.forward(rollout.group_size, self.config.model.quantization).peak_bytes,
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
             remedy="a smaller rollout.group_size"
-            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else ""),
+            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else self._fewer_bits),
         )
 
     def _service(self, name: str) -> Footprint:
@@ -191,7 +218,8 @@ class Footprints:
         networks = sorted({branch.network for own in branches for branch in own})
         at_once = max(sum(branch.network == network for branch in own) for own in branches for network in networks)
         adapters = sum(self._adapter_bytes(self.config.experts[network]) for network in networks)
-        weights = self.base_bytes * (1 if shared else len(networks)) + adapters
+        kinds: list[Quantization] = [self.config.experts[network].quantization for network in networks]
+        weights = sum(map(self._weights, kinds[:1] if shared else kinds)) + adapters
         section = self.config.services[name]
         return Footprint(
             who="shared experts" if shared else f"experts.{name}",
@@ -199,9 +227,10 @@ class Footprints:
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
-            working=self.forward(at_once * self.config.rollout.group_size).peak_bytes,
-            host=PROCESS + weights,
-            remedy="a smaller rollout.group_size" + ("" if shared or len(networks) == 1 else ", or placement: shared"),
+            working=max(self.forward(at_once * self.config.rollout.group_size, kind).peak_bytes for kind in set(kinds)),
+            host=PROCESS + len(kinds[:1] if shared else kinds) * self.base_bytes + adapters,
+            remedy=f"a smaller rollout.group_size{_fewer_bits_of(members) if 'none' in kinds else ''}"
+            + ("" if shared or len(networks) == 1 else ", or placement: shared"),
         )
 
     def _driver(self) -> Footprint:
@@ -240,5 +269,13 @@ class Footprints:
         )
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _fewer_bits_of(experts: list[str]) -> str:
+    return ", or " + " ".join(f"experts.{name}.quantization=int8" for name in experts)
+
+
+def _with_restored_weight(cost: Cost, network: nn.Module, quantization: Quantization) -> Cost:
+    """With the weight that bitsandbytes brings to the network's type for a module's product, and forgets; what torchao does
+    with its weights is measured."""
+    if quantization != "nf4":
+        return cost
+    return replace(cost, peak_bytes=cost.peak_bytes + largest_weight_bytes(network))

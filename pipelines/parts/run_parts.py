@@ -214,7 +214,7 @@ class RunParts:
         return Policy(self.family, self._versions(), self.rollouts, device(config.rollout.num_gpus))
 
     def _versions(self) -> Versions:
-        transformer = self.family.load_transformer(self.config.model.path)
+        transformer = self.family.load_transformer(self.config.model.path, self.config.model.quantization)
         if self.config.rollout.merges:
             return Merged(transformer, self.student)
         assert isinstance(self.student, LoraStudent)
@@ -228,7 +228,7 @@ class RunParts:
     def distiller(self, ranks: Ranks | None = None) -> Distiller:
         """The student as it learns, at its start, for one of these ranks; the start's values are rank 0's to compute."""
         config = self.config
-        transformer = self.family.load_transformer(config.model.path)
+        transformer = self.family.load_transformer(config.model.path, config.model.quantization)
         return Distiller(
             self.family,
             transformer,

@@ -50,7 +50,7 @@ class ConfiguredSources:
 
     def expert_weights(self, expert: str) -> Tensors:
         """An expert's network as a whole, its adapter merged in."""
-        return merged_network(*self._networks.network(expert))
+        return merged_network(*self._networks.exact_network(expert))
 
     def file_adapter(self, path: Path, ignore_keys: Sequence[str]) -> Adapter:
         """The adapter of a file."""

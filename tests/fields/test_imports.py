@@ -6,7 +6,10 @@ import sys
 import pytest
 
 HEAVY = ("peft", "transformers", "diffusers", "accelerate", "pyarrow", "torchvision")
-TORCH_FREE = ("fields.method.lag", "fields.method.query", "fields.method.routing", "fields.method.times", "fields.registry")
+TORCH_FREE = (
+    *("fields.method.lag", "fields.method.query", "fields.method.routing", "fields.method.times"),
+    *("fields.registry", "fields.families.quantization"),
+)
 METHOD = tuple(
     f"fields.method.{name}" for name in ("objective", "plan", "rollout", "solver", "states", "teaching", "time_grid")
 )

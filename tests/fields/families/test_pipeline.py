@@ -17,7 +17,6 @@ from fields.carriers import Condition, Variant
 from fields.data.images import decode_image, encode_png
 from fields.data.rows import Row
 from fields.families.pipeline import PipelineFamily
-from fields.lora.adapter import LoraShape, add_lora
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import rehearse_forward
 from fields.operators import Network, evaluate
@@ -216,15 +215,6 @@ def test_a_target_image_is_a_clean_state_in_the_size_of_its_row(tiny, name):
         assert "source" not in condition.variant(Variant(source=False)).tensors
     with pytest.raises(ValueError, match="row 'u7' has no target_image"):
         family.clean([row(family)])
-
-
-@pytest.mark.parametrize("name", PIPELINES)
-def test_default_lora_targets_are_linear_modules(tiny, name):
-    model = tiny(name)
-    skeleton = model.family.skeleton(model.folder)
-    assert all(parameter.is_meta for parameter in skeleton.parameters()), "a skeleton holds no values"
-    parameters = add_lora(skeleton, LoraShape(2, 2.0, model.family.default_lora_targets), seed=0)
-    assert len(parameters) >= 2 * 3
 
 
 def test_a_hub_id_that_was_downloaded_needs_no_network(tiny, tmp_path, monkeypatch):

@@ -71,7 +71,11 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ),
         ("student.start={type: adapter, adapter: nowhere}", "student: nowhere holds 0 adapters"),
         ("student.start.expert=text_to_image", "student: student.start: expert 'text_to_image' has no adapter to start from"),
-        ("learner.num_gpus=100", "num_gpus: the run needs 100 (learner 1 x 100); this machine has 0"),
+        ("learner.num_gpus=1", "num_gpus: the run needs 1 (learner 1 x 1); this machine has 0"),
+        ("learner.num_gpus=2", "learner.num_gpus: 2 GPUs for one process, which computes on one of them; allowed: 0 to 1."),
+        ("rollout.num_gpus=1.5", "rollout.num_gpus: 1.5 GPUs for one process, which computes on one of them; allowed: 0 to 1."),
+        ("experts.local_edit.num_gpus=2", "experts.local_edit.num_gpus: 2 GPUs for one process"),
+        ("encoder.num_gpus=8", "encoder.num_gpus: 8 GPUs for one process"),
         ("learner.node_labels={role: a b}", "learner.node_labels.role: String should match pattern"),
         ("rollout.num_cpus=1000", "num_cpus: the run needs 2000.5 (learner 1 x 0.1, rollout 2 x 1000"),
         (
@@ -243,9 +247,9 @@ def test_shared_experts_have_one_applications_resources(refuse):
 def test_shared_experts_are_counted_once(refuse):
     line = refuse(
         *(f"experts.{name}.placement=shared" for name in ("local_edit", "global_edit")),
-        *(f"experts.{name}.num_gpus=50" for name in ("local_edit", "global_edit")),
+        *(f"experts.{name}.num_gpus=0.5" for name in ("local_edit", "global_edit")),
     )
-    assert "num_gpus: the run needs 50 (shared experts 1 x 50); this machine has 0" in line
+    assert "num_gpus: the run needs 0.5 (shared experts 1 x 0.5); this machine has 0" in line
 
 
 def test_a_lora_cannot_start_as_a_checkpoint(refuse, tiny_models):

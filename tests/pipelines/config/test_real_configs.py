@@ -64,8 +64,8 @@ def test_a_configuration_of_a_real_model_is_valid_with_the_users_paths(name, wit
     assert "is valid; nothing was deployed" in capsys.readouterr().out
     assert distill([str(CONFIGS / name), *given, "student.rank=8", "--dry-run"]) == 2
     assert "error: experts.local_edit.adapter has rank 4, student.rank is 8: set student.rank=4" in capsys.readouterr().err
-    assert distill([str(CONFIGS / name), *given, "learner.num_gpus=1000", "--dry-run"]) == 2
-    assert "num_gpus: the run needs 1000 (learner 1 x 1000)" in capsys.readouterr().err
+    assert distill([str(CONFIGS / name), *given, "rollout.num_gpus=1", "rollout.workers=1000", "--dry-run"]) == 2
+    assert "num_gpus: the run needs 1000 (rollout 1000 x 1)" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import published
 import pytest
 import torch
+from torch import nn
 
 from fields.lora.adapter import LoraShape, add_lora
 from fields.memory.cost import Pass, encoding_cost, update_cost
@@ -15,9 +16,19 @@ from pipelines.config.load import load_config
 from pipelines.config.recipe import recipe
 from pipelines.parts.fit import choose, fitted, fitted_rollout
 from pipelines.parts.footprints import Footprints
+from pipelines.parts.run_parts import RunParts
 from pipelines.plan import main
 
 SD35 = Path("pipelines/configs/sd35.yaml")
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+MEASURED = {  # the modules that the review's adapters changed: fewer than some families' are by default
+    "sd3": FAMILIES["sd3"].default_lora_targets,
+    "flux": tuple(name for name in FAMILIES["flux"].default_lora_targets if name != "proj_mlp"),
+    "flux2": (*ATTENTION, "to_qkv_mlp_proj"),
+    "qwen_image": ATTENTION,
+    "z_image": ATTENTION,
+}
 
 
 @pytest.mark.slow
@@ -39,7 +50,7 @@ def test_activations_of_published_models_at_1024_pixels(tmp_path, model, family,
     """GB at the peak of a forward and backward, as an independent review measured them; within 10 %."""
     networks = FAMILIES[family](published.write(model, tmp_path), torch.bfloat16)
     network = networks.blueprint(tmp_path)
-    for parameter in add_lora(network, LoraShape(rank, float(rank), networks.default_lora_targets), seed=0).values():
+    for parameter in add_lora(network, LoraShape(rank, float(rank), MEASURED[family]), seed=0).values():
         parameter.requires_grad_(True)
     if recompute:
         networks.recompute_activations(network)
@@ -91,6 +102,63 @@ def test_auto_merges_where_the_copies_fit(make_config):
     assert chosen(merged - 1, "rollout.merge=true") is True
     assert chosen(merged - 1, "student={type: full, start: {type: base}}") is True
     assert recipe(make_config())["rollout"]["merge"] is True, "as of runs before there was `auto`"
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("int8", 5), ("fp8", 4)])
+def test_quantized_weights_are_counted_as_they_are_kept(make_config, kind, scale):
+    """A byte for each value of a linear weight and a few for each output, instead of four bytes a value."""
+    exact = make_config("rollout.merge=false")
+    quantized = make_config("rollout.merge=false", f"model.quantization={kind}", f"experts.local_edit.quantization={kind}")
+    network = RunParts(exact).family.blueprint(exact.model.path)
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+    saved = sum(3 * weight.numel() - scale * len(weight) for weight in weights)
+    before, after = ({one.who: one for one in Footprints(config).all(4, False, False)} for config in (exact, quantized))
+    less = {who: before[who].weights - after[who].weights for who in before}
+    none = dict.fromkeys(("experts.text_to_image", "experts.global_edit", "encoder", "driver"), 0)
+    assert less == {"learner": saved, "rollout": saved, "experts.local_edit": saved} | none
+    assert [after[who].host for who in before] == [before[who].host for who in before], "exact weights pass through the host"
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_backward_keeps_the_restored_weights_unless_it_computes_them_again(make_config, kind):
+    """Where torchao multiplies by a quantized weight it restores it first, and the backward needs it once more."""
+    quantized = Footprints(make_config("rollout.merge=false", f"model.quantization={kind}"))
+    exact = Footprints(make_config("rollout.merge=false"))
+    network = RunParts(exact.config).family.blueprint(exact.config.model.path)
+    reached = ("to_qkv", "to_out", "ff_in", "ff_out")  # by a gradient: of what the modulations see, nothing is trained
+    restored = sum(4 * module.weight.numel() for name, module in network.named_modules() if name.rpartition(".")[2] in reached)
+    kept, again = (quantized.update(1, how).peak_bytes - exact.update(1, how).peak_bytes for how in (False, True))
+    assert kept == pytest.approx(restored, rel=0.15)
+    assert again < 0.7 * kept, "one of two blocks"
+
+
+def test_a_process_that_does_not_fit_names_fewer_bits(make_config):
+    def remedies(*overrides: str) -> dict[str, str]:
+        config = make_config(*overrides)
+        return {one.who: one.remedy for one in Footprints(config).all(1, True, config.rollout.merges)}
+
+    merged = remedies()
+    assert (
+        merged["learner"] == "learner.micro_batch, a smaller student.rank, or model.quantization=int8 with rollout.merge=false"
+    )
+    assert merged["rollout"] == "a smaller rollout.group_size, or rollout.merge=false"
+    assert merged["experts.local_edit"] == "a smaller rollout.group_size, or experts.local_edit.quantization=int8"
+    assert remedies("rollout.merge=false")["rollout"] == "a smaller rollout.group_size, or model.quantization=int8"
+    small = remedies("rollout.merge=false", "model.quantization=int8", "experts.local_edit.quantization=fp8")
+    assert small["rollout"] == "a smaller rollout.group_size"
+    assert small["experts.local_edit"] == "a smaller rollout.group_size"
+
+
+def test_nf4_is_planned_without_what_makes_it(tmp_path, make_config):
+    """Half a byte a value and a float32 scale for every 64: 11.6 GB of Qwen-Image's 40.9."""
+    model = published.write("Qwen-Image", tmp_path)
+    base = f"family: qwen_image, path: {model}, dtype: bfloat16"
+    alike = ("rollout.merge=false", "learner.num_gpus=1", "rollout.num_gpus=1")
+    exact, nf4 = (Footprints(make_config(f"model={{{base}, quantization: {kind}}}", *alike)) for kind in ("none", "nf4"))
+    network = RunParts(exact.config).family.blueprint(model)
+    linear = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Linear))
+    assert exact.learner_fixed()[0] - nf4.learner_fixed()[0] == linear * (2 - 9 / 16)
+    assert nf4.base_bytes == exact.base_bytes
 
 
 def test_without_a_gpu_auto_stays(make_config):

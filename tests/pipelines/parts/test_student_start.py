@@ -50,6 +50,22 @@ def test_a_full_student_starts_as_an_expert(start_of, tiny_models):
     torch.testing.assert_close(both[f"{MODULE}.weight"].double(), weight(tiny_models.other_base) + local)
 
 
+def test_a_full_student_starts_from_the_exact_weights_of_a_quantized_expert(start_of):
+    full = "student={type: full, start: {type: expert, expert: local_edit}}"
+    exact, quantized = start_of(full), start_of(full, "experts.local_edit.quantization=int8")
+    assert all(torch.equal(quantized[name], tensor) for name, tensor in exact.items())
+
+
+def test_a_merge_by_regression_runs_the_experts_as_they_answer(start_of):
+    merge = "student.start={type: regression, rows: 4}"
+    quantized = [f"experts.{name}.quantization=int8" for name in ("local_edit", "global_edit")]
+    exact, found = (
+        tensors[f"{MODULE}.lora_B.weight"] @ tensors[f"{MODULE}.lora_A.weight"]
+        for tensors in (start_of(merge), start_of(merge, *quantized))
+    )
+    assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+
+
 def test_a_full_student_starts_as_a_checkpoint_to_the_last_bit(start_of, tiny_models):
     full = "student={type: full, start: {type: expert, expert: text_to_image}}"
     tensors = start_of(full, f"experts.text_to_image.checkpoint={tiny_models.other_base}")

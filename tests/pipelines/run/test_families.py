@@ -172,11 +172,27 @@ def test_a_student_over_a_bfloat16_base_is_float32(trained):
     assert outcome.weights.checksum != model.outcome.weights.checksum
 
 
-def changed(model: Trained, name: str, **sections: Any) -> RunConfig:
+def changed(model: Trained, name: str, /, **sections: Any) -> RunConfig:
     """The run with other settings and another name; what a preset fills is left to it."""
     filled = {"state", "query", "routing", "objective"}
     content = model.run.model_dump(mode="json", exclude_unset=True, exclude=filled)
     return RunConfig.model_validate({**content, **sections, "run": {**content["run"], "name": name}})
+
+
+@pytest.mark.slow
+def test_quantized_as_diffusers_loads_it_a_distributed_run_equals_the_reference(cluster, trained):
+    """`test_quantized_runs.py` has the quick one, of scenes."""
+    model = trained("sd3")
+    content = model.run.model_dump(mode="json", exclude_unset=True)
+    experts = {name: {**expert, "quantization": "int8"} for name, expert in content["experts"].items()}
+    quantized = {
+        "model": {**content["model"], "quantization": "fp8"},
+        "experts": experts,
+        "rollout": {**content["rollout"], "merge": False},
+    }
+    expected = reference(changed(model, "quantized-reference", **quantized)).weights
+    assert distributed(changed(model, "quantized", **quantized)).weights.checksum == expected.checksum
+    assert expected.checksum != model.outcome.weights.checksum
 
 
 @pytest.mark.parametrize(
