@@ -123,7 +123,12 @@ class Distiller:
             for _ in range(2):  # the second finds the gradients of the first in its way, as in a step of several groups
                 self.loss(example).sum().backward()
             del moments
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        """Of all parameters: the optimizer knows those alone that this rank owns."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def update(self, examples: Sequence[Example]) -> Update:
         """One optimizer step on the mean loss over all samples, by this process alone.
@@ -146,7 +151,7 @@ class Distiller:
             ValueError: if query and target are of different samples.
             FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         gradients = self.ranks.gradients(self.parameters, share.micro_batches(self.optimization.micro_batch))
         learned = []
         for place, example in sorted(share.examples.items()):

@@ -195,6 +195,18 @@ def test_quantized_as_diffusers_loads_it_a_distributed_run_equals_the_reference(
     assert expected.checksum != model.outcome.weights.checksum
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_over_a_network_of_diffusers_equal_the_reference(cluster, trained, ranks):
+    """With micro-batches and recomputed blocks; `test_learner_ranks.py` has the quick ones, of scenes."""
+    model = trained("sd3")
+    content = model.run.model_dump(mode="json", exclude_unset=True)
+    learner = {**content["learner"], "batch_size": 9, "micro_batch": 2, "recompute": "always"}
+    expected = reference(changed(model, f"alone-{ranks}", learner=learner)).weights
+    student = distributed(changed(model, f"ranks-{ranks}", learner={**learner, "ranks": ranks})).weights
+    assert student.checksum == expected.checksum
+
+
 @pytest.mark.parametrize(
     ("name", "preset"), [("qwen_image", "joint_sft"), ("z_image", "flowopd"), ("flux", "offpolicy"), ("sana", "diffusionopd")]
 )

@@ -5,6 +5,7 @@ import signal
 import threading
 
 import pytest
+import ray
 from ray.util.state import list_actors
 from waiting import wait_for
 
@@ -15,7 +16,8 @@ from runs import reference, trained, trained_ids
 
 def ranks(run: str):
     """Everybody who was rank 1 of a run."""
-    return [actor for actor in list_actors(limit=1000, detail=True) if actor.name == f"{run}/learner-rank-1"]
+    address = ray.get_runtime_context().gcs_address
+    return [actor for actor in list_actors(address=address, limit=1000, detail=True) if actor.name == f"{run}/learner-rank-1"]
 
 
 @pytest.fixture

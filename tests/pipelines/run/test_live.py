@@ -34,10 +34,11 @@ class Live:
         self.training.join()
 
 
-@pytest.fixture
-def live(on_standing) -> Iterator[Live]:
-    """After its first step."""
-    config = on_standing(*OVERRIDES, "run.name=live", "run.steps=100000")
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)])
+def live(on_standing, request: pytest.FixtureRequest) -> Iterator[Live]:
+    """After its first step; its learner has so many ranks."""
+    ranks = request.param
+    config = on_standing(*OVERRIDES, f"run.name=live-{ranks}", f"learner.ranks={ranks}", "run.steps=100000")
     write_config(config)
     training = threading.Thread(target=distributed, args=(config,))
     training.start()
