@@ -135,7 +135,7 @@ class RankGroup:
 
     async def velocity(self, query: Query) -> Tensor:
         """The student's velocity at the query's states, on the CPU."""
-        return (await self._all([self._first.velocity.remote(query)]))[0]
+        return (await self._all([rank.velocity.remote(query) for rank in self._ranks]))[0]  # all, if they share the weights
 
     async def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
         """Write a checkpoint."""

@@ -59,7 +59,7 @@ class Distiller:
         self.student = student
         self.optimization = optimization
         self.device = device or torch.device("cpu")
-        self.transformer = transformer.to(self.device)
+        self.transformer = transformer if self.ranks.shards else transformer.to(self.device)
         if optimization.recompute:
             family.recompute_activations(self.transformer)
         self.parameters = student.attach(self.transformer, seed)
@@ -74,11 +74,12 @@ class Distiller:
         self.updates = 0
 
     def begin(self) -> None:
-        """Take the start of rank 0, which alone has computed it; all ranks call this, once they are connected."""
+        """Take the start of rank 0, which alone has computed it, and share the base; all ranks call this, once connected."""
         self.ranks.copy_first(self.parameters)
         self.student.refresh(self.transformer, self.parameters)
         for name, average in self.ema.items():
             average.copy_(self.parameters[name].detach())
+        self.ranks.shard(self.transformer, self.parameters)
 
     def predict(self, query: Query) -> Prediction:
         """v_theta at the query's states, with gradient."""
@@ -116,10 +117,7 @@ class Distiller:
         at_once = replace(what, samples=min(what.samples, self.optimization.micro_batch or what.samples))
         with rehearsing(at_once):
             moments = [torch.empty_like(parameter) for parameter in self.parameters.values() for _ in range(2)]
-            query = largest_query(self.family, at_once)
-            zeros = torch.zeros_like(query.x_t)
-            answer = Target(sample_ids=query.sample_ids, expert=query.route, t=query.t, velocity=zeros, unconditional=zeros)
-            example = Example(query=query, target=answer, anchor=answer if self.anchor_weight else None)
+            example = self._blank(at_once)
             for _ in range(2):  # the second finds the gradients of the first in its way, as in a step of several groups
                 self.loss(example).sum().backward()
             del moments
@@ -152,7 +150,8 @@ class Distiller:
             FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
         """
         self._forget_gradients()
-        gradients = self.ranks.gradients(self.parameters, share.micro_batches(self.optimization.micro_batch))
+        micro_batches = share.micro_batches(self.optimization.micro_batch)
+        gradients = self.ranks.gradients(self.parameters, micro_batches)
         learned = []
         for place, example in sorted(share.examples.items()):
             losses = []
@@ -162,8 +161,24 @@ class Distiller:
                 gradients.take()
                 losses.append(loss.detach())
             learned.append(_learned(place, example, torch.cat(losses)))
+        for _ in range(self.ranks.padding(micro_batches)):
+            self._compute_for_nothing()
+            gradients.skip()
         gradients.add_up()
         return learned, self._step(sorted({example.query.route for example in share.examples.values()}))
+
+    def _compute_for_nothing(self) -> None:
+        """One sample, forward and backward: where weights are shared, a rank has to gather its part of them for the others."""
+        branches, edits = 2 if self.objective.both_branches else 1, self.family.source == "required"
+        self.loss(self._blank(Pass(1, self.family.default_size, edits, branches))).sum().backward()
+        self._forget_gradients()
+
+    def _blank(self, what: Pass) -> Example:
+        """An example as large as a pass, of zeros."""
+        query = largest_query(self.family, what)
+        zeros = torch.zeros_like(query.x_t)
+        answer = Target(sample_ids=query.sample_ids, expert=query.route, t=query.t, velocity=zeros, unconditional=zeros)
+        return Example(query=query, target=answer, anchor=answer if self.anchor_weight else None)
 
     def _finite_loss(self, example: Example) -> Tensor:
         query, target = example.query, example.target

@@ -13,8 +13,10 @@ from itertools import accumulate
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from fields.ranks.dealing import owners
 from fields.ranks.ranks import Gradients, Named, Parameters, Ranks
@@ -45,11 +47,13 @@ class ProcessGroup(Ranks):
         size: of the group.
         device: where the tensors are; a GPU's are exchanged by NCCL, a CPU's by gloo.
         timeout_s: of one exchange; a rank that takes longer to come is lost.
+        shards: whether the ranks share the frozen weights.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, timeout_s: float):
+    def __init__(self, rank: int, size: int, device: torch.device, timeout_s: float, shards: bool = False):
         self.rank = rank
         self.size = size
+        self.shards = shards
         self._device = device
         self._timeout = timedelta(seconds=timeout_s)
         self._store: TCPStore | None = None
@@ -65,6 +69,16 @@ class ProcessGroup(Ranks):
         with _meeting():
             store = self._store or TCPStore(host, port, self.size, is_master=False, timeout=self._timeout)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
+
+    def shard(self, transformer: nn.Module, trained: Parameters) -> None:
+        """By FSDP2 (PyTorch's `fully_shard`; ZeRO's third stage, for weights without gradients): a block's weights are gathered
+        when it computes, in its forward and again in its backward, and let go. They are gathered whole and added to nothing, so
+        the block computes what it does on one device, bit for bit."""
+        if not self.shards:
+            return
+        mesh, ignored = init_device_mesh(self._device.type, (self.size,)), set(trained.values())
+        for module in (*blocks(transformer), transformer):
+            fully_shard(module, mesh=mesh, ignored_params=ignored)
 
     def owned(self, parameters: Named) -> list[str]:
         return self.names_by_owner(parameters)[self.rank]
@@ -133,6 +147,7 @@ class _Exchange(Gradients):
         self._group = group
         self._parameters = parameters
         self._micro_batches = micro_batches
+        self._device = next(iter(parameters.values())).device
         self._names = group.names_by_owner(parameters)
         # A flag for each tensor: a sum with a zero that stands for no gradient may turn -0 into 0.
         self._lengths = [sum(parameters[name].numel() for name in names) + len(names) for names in self._names]
@@ -144,6 +159,9 @@ class _Exchange(Gradients):
         for parameter in self._parameters.values():
             parameter.grad = None
         self._exchange(message, self._lengths)
+
+    def skip(self) -> None:
+        self._exchange(torch.empty(0, device=self._device), [0] * self._group.size)
 
     def _message(self, names: Sequence[str]) -> list[Tensor]:
         """The gradients of one owner's tensors, and which of them are there."""
@@ -163,9 +181,8 @@ class _Exchange(Gradients):
 
     @torch.no_grad()
     def add_up(self) -> None:
-        device = next(iter(self._parameters.values())).device
         while len(self._rounds) < max(self._computed):
-            self._exchange(torch.empty(0, device=device), [0] * self._group.size)
+            self.skip()
         with _meeting():
             for _, work, _ in self._rounds:
                 work.wait()
@@ -181,6 +198,11 @@ class _Exchange(Gradients):
                 elif flag:
                     assert parameter.grad is not None
                     parameter.grad += gradient
+
+
+def blocks(transformer: nn.Module) -> list[nn.Module]:
+    """The network's repeated blocks: what its own lists of modules hold."""
+    return [block for child in transformer.children() if isinstance(child, nn.ModuleList) for block in child]
 
 
 def _parts(flat: Tensor, names: Sequence[str], like: Named) -> dict[str, Tensor]:

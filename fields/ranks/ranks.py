@@ -18,6 +18,10 @@ class Gradients(ABC):
         """A micro-batch's backward is done: its gradients are in the parameters."""
 
     @abstractmethod
+    def skip(self) -> None:
+        """A micro-batch was computed for nothing: others have computed one that counts."""
+
+    @abstractmethod
     def add_up(self) -> None:
         """All are done: the parameters that this rank owns have the step's gradient afterwards, the others none."""
 
@@ -28,10 +32,12 @@ class Ranks(ABC):
     Attributes:
         rank: of this process, from 0.
         size: how many there are.
+        shards: whether each holds a part of the frozen weights, so that all have to compute together.
     """
 
     rank: int
     size: int
+    shards: bool = False
 
     @abstractmethod
     def owned(self, parameters: Named) -> list[str]:
@@ -44,6 +50,15 @@ class Ranks(ABC):
     @abstractmethod
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         """The norms of all owners' gradients, in the order of the names; a tensor without a gradient has none."""
+
+    def padding(self, micro_batches: Sequence[int]) -> int:
+        """Micro-batches that this rank computes for nothing, so that all ranks compute as many."""
+        counts = [micro_batches.count(rank) for rank in range(self.size)]
+        return max(counts) - counts[self.rank] if self.shards else 0
+
+    @abstractmethod
+    def shard(self, transformer: nn.Module, trained: Parameters) -> None:
+        """Give every rank its part of the weights that aren't trained, if they are to be shared."""
 
     @abstractmethod
     def copy_first(self, parameters: Parameters) -> None:
@@ -78,11 +93,17 @@ class Alone(Ranks, Gradients):
     def take(self) -> None:
         """They stay where they are."""
 
+    def skip(self) -> None:
+        """Nobody else has computed one."""
+
     def add_up(self) -> None:
         """They are added."""
 
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         return [own[name] for name in names if name in own]
+
+    def shard(self, transformer: nn.Module, trained: Parameters) -> None:
+        """All parts are here."""
 
     def copy_first(self, parameters: Parameters) -> None:
         """It has them."""

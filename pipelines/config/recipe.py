@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.config.run import RunConfig
 
-_SAME_BITS = {"recompute", "gpu"}  # the micro-batch, which they may decide, stands beside them
+_SAME_BITS = {"recompute", "gpu", "shard"}  # the micro-batch, which they may decide, stands beside them
 _RESOURCES = {"replicas", "autoscaling", "workers", "ranks", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
 _BESIDE = {"checkpoint", "eval", "encoder", "preset"}
 

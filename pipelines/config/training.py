@@ -71,10 +71,21 @@ class LearnerConfig(Section):
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
 
+    shard: bool = Field(
+        default=False,
+        description="whether ranks share the frozen base instead of holding it each, where no GPU does; in the same bits",
+    )
+
     @property
     def rank_actors(self) -> int:
         """Ranks that have a process of their own, beside the learner's."""
         return self.ranks if self.ranks > 1 else 0
+
+    @model_validator(mode="after")
+    def _several_ranks_share(self) -> "LearnerConfig":
+        if self.shard and self.ranks == 1:
+            raise ValueError("shard: true shares the base among ranks, and ranks is 1; allowed: false, or more ranks")
+        return self
 
     @model_validator(mode="after")
     def _decay_ascends(self) -> "LearnerConfig":

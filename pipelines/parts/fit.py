@@ -47,7 +47,7 @@ def merges(footprints: Footprints) -> bool:
 
 def choose(footprints: Footprints) -> tuple[int, bool]:
     """Micro-batch and recomputation: kept activations where one sample's fit, and of the micro-batches that fit the one that
-    splits a group into the fewest, most equal parts.
+    splits a group into the fewest, most equal parts. One rank's memory decides, for any number: ranks must not change a sum.
 
     Raises:
         ConfigError: if nothing fits.

@@ -13,6 +13,7 @@ from fields.families.quantization import Quantization
 from fields.families.quantized import largest_weight_bytes, stored_bytes, tensor_bytes
 from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
+from fields.ranks.process_group import blocks
 from fields.student import LoraStudent
 from pipelines.config.gpus import CONTEXT, GIGABYTE, room
 from pipelines.config.run import ENCODER, SHARED, RunConfig
@@ -130,21 +131,30 @@ class Footprints:
         """The base in the type that it computes in, with its buffers, as it is in files and passes through the host."""
         return self._weights("none")
 
+    def _frozen_share(self, ranks: int) -> float:
+        """What a rank holds of the frozen base; where it is shared, also the block that computes and the one after it. For
+        `auto`, which asks for one rank, two share it: their number must not choose the micro-batch."""
+        if not self.config.learner.shard:
+            return self._frozen_bytes
+        largest = max(stored_bytes(block, "none") for block in blocks(self._network("none")))
+        return self._frozen_bytes / max(2, ranks) + 2 * largest
+
     @property
     def _frozen_bytes(self) -> int:
         """The base as learner and rollout workers have it."""
         return self._weights(self.config.model.quantization)
 
-    def learner_fixed(self) -> tuple[float, float]:
+    def learner_fixed(self, ranks: int = 1) -> tuple[float, float]:
         """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student. Of
-        several ranks each has its part of moments and average, and the gradients that it sends and gets."""
-        trained, ranks = FLOAT32 * self._trained_values, self.config.learner.ranks
+        several ranks each has its part of moments and average, and what it exchanges: a gradient that is sent, its part of each
+        group's, and the new values."""
+        trained = FLOAT32 * self._trained_values
         moments_and_average = 3 * trained / ranks
         if ranks > 1:
-            micro_batches = ceil(self.config.learner.batch_size / self.largest.samples)  # at least; each sends one gradient
-            moments_and_average += trained * (1 + micro_batches / ranks)
+            groups = ceil(self.config.learner.batch_size / self.largest.samples)
+            moments_and_average += trained * (1 + groups / ranks + 1)
         if isinstance(self._parts.student, LoraStudent):
-            return self._frozen_bytes + FLOAT32 * self._trained_values, moments_and_average
+            return self._frozen_share(ranks) + trained, moments_and_average
         masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
         return self.base_bytes, moments_and_average + masters
 
@@ -173,7 +183,7 @@ class Footprints:
 
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""
-        weights, kept = self.learner_fixed()
+        weights, kept = self.learner_fixed(self.config.learner.ranks)
         return Footprint(
             who="learner",
             count=self.config.learner.ranks,

@@ -61,7 +61,7 @@ class ClusterLearnerParts:
         options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus}
         place = self._reservation.place(1 + rank) if self._reservation else {}
         actor = ray.remote(LearnerRank).options(name=f"{self.run}/learner-rank-{rank}", **options, **place)
-        group = ProcessGroup(rank, size, self._parts.learner_device, _EXCHANGE_S)
+        group = ProcessGroup(rank, size, self._parts.learner_device, _EXCHANGE_S, learner.shard)
         return actor.remote(self._distiller, group, self.numerics)
 
     def _distiller(self, ranks: Ranks) -> Distiller:

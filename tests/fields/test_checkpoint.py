@@ -119,7 +119,7 @@ def test_student_and_average_are_adapters_of_their_own(trained, saved):
     student, _ = trained
     for folder, tensors in ((saved[0], student.parameters), (saved[0] / "ema", student.ema)):
         adapter = read_adapter(folder)
-        assert adapter.shape == LoraShape(4, 4.0, ("patch_out", "to_qkv"))
+        assert adapter.shape == LoraShape(4, 4.0, ("blocks.0.to_qkv", "blocks.1.to_qkv", "patch_out"))
         assert checksum(adapter.tensors) == checksum(tensors)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
+from torch.distributed.tensor import DTensor
 
 from fields.carriers import Example, Weights
 from fields.distiller import Distiller
@@ -42,18 +43,34 @@ class Held:
     averaged: Weights
     moments: dict[str, torch.Tensor]
     optimizer_values: int
+    frozen_values: int
 
 
-def take_steps(new_student: NewStudent, steps: Sequence[Sequence[Example]], size: int, folder: Path) -> list[Held]:
+def take_steps(
+    new_student: NewStudent, steps: Sequence[Sequence[Example]], size: int, folder: Path, shards: bool = False
+) -> list[Held]:
     """So many processes take the steps together; what each has, by rank."""
     ports = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_work, (size, ports, new_student, steps, folder), nprocs=size)
+    torch.multiprocessing.spawn(_work, (size, ports, new_student, steps, folder, shards), nprocs=size)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
-def _work(rank: int, size: int, ports: Any, new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path) -> None:
+def _here(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process has of a parameter."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def _work(
+    rank: int,
+    size: int,
+    ports: Any,
+    new_student: NewStudent,
+    steps: Sequence[Sequence[Example]],
+    folder: Path,
+    shards: bool,
+) -> None:
     Numerics().settle()
-    group = ProcessGroup(rank, size, torch.device("cpu"), timeout_s=60)
+    group = ProcessGroup(rank, size, torch.device("cpu"), timeout_s=60, shards=shards)
     if rank == 0:
         port = group.listen("127.0.0.1")
         for _ in range(size):
@@ -68,6 +85,7 @@ def _work(rank: int, size: int, ports: Any, new_student: NewStudent, steps: Sequ
         weights=student.weights(len(steps)),
         averaged=student.averaged_weights(len(steps)),
         moments=student.optimizer_tensors(),
+        frozen_values=sum(_here(p).numel() for p in student.transformer.parameters() if not p.requires_grad),
         optimizer_values=sum(state["exp_avg"].numel() for state in student.optimizer.state.values()),
     )
     torch.save(held, folder / f"{rank}.pt")

@@ -91,3 +91,18 @@ def test_a_sum_over_queries_is_divided_by_samples(ask, local_field, tiny_models,
     assert (share.divisor, share.rows) == (2, 4)
     assert Update.of(share, learned, ranks[0].learned[0][1]) == expected
     assert ranks[1].weights.checksum == alone.weights(1).checksum
+
+
+@pytest.mark.parametrize("case", ["micro-batches, recomputed", pytest.param("lora", marks=pytest.mark.slow)])
+def test_ranks_that_share_the_base_learn_what_one_process_learns(case, steps, tiny_models, tmp_path):
+    """Each holds half of it. Five groups for two ranks: the second has fewer micro-batches, and none in a step of one group."""
+    steps = [*steps, steps[0][:1]]
+    new_student = NewStudent(tiny_models.base, *CASES[case])
+    alone = new_student()
+    for examples in steps:
+        alone.update(examples)
+    ranks = take_steps(new_student, steps, 2, tmp_path, shards=True)
+    assert {rank.weights.checksum for rank in ranks} == {alone.weights(len(steps)).checksum}
+    frozen = sum(parameter.numel() for parameter in alone.transformer.parameters() if not parameter.requires_grad)
+    for rank in ranks:
+        assert 0.45 * frozen < rank.frozen_values < 0.55 * frozen

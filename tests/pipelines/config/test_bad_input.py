@@ -43,6 +43,10 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
             "learner.ranks: 4 is above the groups that a step may have: 12 samples (learner.batch_size) in groups of 4 "
             "(rollout.group_size); allowed: 1 to 3",
         ),
+        (
+            "learner.shard=true",
+            "learner: shard: true shares the base among ranks, and ranks is 1; allowed: false, or more ranks",
+        ),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
         ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),
         (

@@ -161,6 +161,21 @@ def test_nf4_is_planned_without_what_makes_it(tmp_path, make_config):
     assert nf4.base_bytes == exact.base_bytes
 
 
+def test_ranks_share_moments_and_average_and_keep_what_they_exchange(make_config):
+    """Twelve samples in groups of four are three gradients, of which each of three ranks gets a third; it sends whole ones."""
+    one, three = (Footprints(make_config("learner.num_gpus=1", f"learner.ranks={ranks}")) for ranks in (1, 3))
+    alone, shared = (footprints.learner(4, False) for footprints in (one, three))
+    trained = alone.kept / 3
+    assert (alone.count, shared.count) == (1, 3)
+    assert shared.kept == trained * (3 / 3 + 1 + 3 / 3 + 1)
+    sharded = Footprints(make_config("learner.num_gpus=1", "learner.ranks=3", "learner.shard=true")).learner(4, False)
+    network = RunParts(one.config).family.blueprint(one.config.model.path)
+    block = sum(parameter.numel() for parameter in network.blocks[0].parameters())
+    base = sum(parameter.numel() for parameter in network.parameters()) + sum(b.numel() for b in network.buffers())
+    assert sharded.weights - shared.weights == pytest.approx(4 * (2 * block - 2 / 3 * base), rel=1e-3)
+    assert choose(one) == choose(three), "or the number of ranks would order the sums of a gradient"
+
+
 def test_without_a_gpu_auto_stays(make_config):
     config = make_config()
     assert fitted(config) is config

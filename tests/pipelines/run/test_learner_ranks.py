@@ -27,12 +27,12 @@ def expected(make_config):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "lag", "micro_batch"),
-    [pytest.param(2, 0, 1, marks=pytest.mark.slow), pytest.param(3, 2, 2)],
+    ("ranks", "lag", "micro_batch", "shard"),
+    [pytest.param(2, 0, 1, True, marks=pytest.mark.slow), pytest.param(3, 2, 2, False)],
 )
-def test_ranks_give_the_student_of_the_reference(on_standing, expected, ranks, lag, micro_batch):
+def test_ranks_give_the_student_of_the_reference(on_standing, expected, ranks, lag, micro_batch, shard):
     settings = f"learner.lag={lag}", f"learner.micro_batch={micro_batch}", "learner.recompute=always"
-    config = on_standing(*settings, f"learner.ranks={ranks}", "run.name=ranks")
+    config = on_standing(*settings, f"learner.ranks={ranks}", f"learner.shard={shard}", "run.name=ranks")
     assert trained(config).checksum == expected(*settings)
     assert [row["loss"] for row in rows(config.folder / METRICS)] == [
         row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)
