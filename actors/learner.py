@@ -70,6 +70,7 @@ class Learner:
         self._journal = Journal(folder, start, parts.loggers)
         self._metrics = LearnerMetrics(parts.run)
         self._stopping = False
+        self._ended = False
         self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
         self._query: Query | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
@@ -81,28 +82,32 @@ class Learner:
             RanksLost: if ranks are lost again and again, with no checkpoint in between.
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
-        await self._load()
+        await self._load(self._resume)
         step, self._start = self._schedule.start, None  # its exam is before
         self._stream = self._parts.stream(self._rollouts, range(step, self._schedule.steps))
         while True:
             try:
                 return await self._train(step, self._stream)
             except RanksLost as lost:
+                if self._ended:
+                    raise
                 step = await self._recover(lost, self._stream)
 
-    async def _load(self) -> None:
-        """Load the ranks, unless they are."""
+    async def _load(self, path: Path | None) -> None:
+        """Load the ranks, unless they are, and let them continue from a checkpoint."""
         if not self._published:
             await self._ranks.load()
             self._start = await self._ranks.weights(0)
             self._published = {0: PublishedWeights.put(self._start)}
-            if self._resume is not None:
-                self._published = await self._ranks.restore(self._resume)
+            if path is not None:
+                self._published = await self._ranks.restore(path)
 
     async def _recover(self, lost: RanksLost, stream: TargetStream) -> int:
-        """Start the ranks anew, and return to the newest checkpoint; the step to continue at."""
-        newest = checkpoint.newest(self._folder / "checkpoints")
-        step = checkpoint.steps_of(newest) if newest else 0
+        """Start the ranks anew, and return to the newest checkpoint, or to what this run continued from; the next step."""
+        newest, step = self._resume, self._schedule.start
+        own = checkpoint.newest(self._folder / "checkpoints")
+        if own is not None and checkpoint.steps_of(own) > step:
+            newest, step = own, checkpoint.steps_of(own)
         _log.warning("%s; all ranks are started anew, and the run continues from step %d", lost, step)
         self._recoveries.append(step)
         if self._recoveries.count(step) > _MOST_RECOVERIES:
@@ -110,8 +115,8 @@ class Learner:
         self._metrics.recovered()
         self._ranks.end()
         self._ranks = self._parts.ranks()
-        self._resume, self._published = newest, {}
-        await self._load()
+        self._published, self._query = {}, None
+        await self._load(newest)
         self._journal.close()
         self._journal = Journal(self._folder, step, self._parts.loggers)
         self._progress = replace(self._progress, step=step, seconds=0.0, samples=0)
@@ -182,7 +187,7 @@ class Learner:
 
     async def ready(self) -> None:
         """Returns once the student and every rollout worker are loaded; before training alone."""
-        await asyncio.gather(self._rollouts.ready(), self._load())
+        await asyncio.gather(self._rollouts.ready(), self._load(self._resume))
 
     async def rehearse(self) -> None:
         """Compute the largest group once, forward and backward, and keep nothing; raises `DoesNotFit`. Before
@@ -226,7 +231,8 @@ class Learner:
 
     async def end_actors(self) -> None:
         """End all rollout workers and ranks at once; by themselves they go a little after the learner, and keep their names
-        till then."""
+        till then. No rank is replaced any more."""
+        self._ended = True
         self._rollouts.end()
         self._ranks.end()
 

@@ -58,13 +58,11 @@ class LearnerRank:
         self._ranks.connect(host, port)
         self._distiller.begin()
 
-    def restore(self, path: Path) -> dict[int, PublishedWeights]:
+    def restore(self, path: Path) -> dict[int, Weights]:
         """Continue from a checkpoint; the versions that coming steps roll out with, from rank 0."""
         saved = checkpoint.read(path)
         self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
-        if self._ranks.rank:
-            return {}
-        return {version: PublishedWeights.put(weights) for version, weights in saved.published.items()}
+        return {} if self._ranks.rank else dict(saved.published)
 
     def rehearse(self, what: Pass) -> None:
         """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
@@ -73,10 +71,6 @@ class LearnerRank:
     def update(self, share: Share) -> tuple[list[Learned], float]:
         """This rank's part of an optimizer step, and the norm of the step's gradient; raises as `Distiller.learn` does."""
         return self._distiller.learn(share)
-
-    def publish(self, version: int) -> PublishedWeights:
-        """The student's trainable tensors, in the object store."""
-        return PublishedWeights.put(self._distiller.weights(version))
 
     def weights(self, version: int) -> Weights:
         """The student's trainable tensors."""

@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
 from actors.learner_rank import LearnerRank
@@ -24,7 +24,10 @@ P = ParamSpec("P")
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
 
-_GRACE_S = 10.0  # after one rank failed, for the others to say what they know
+_GRACE_S = 5.0  # after one rank failed, for the others to say what they know
+
+
+_ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # a rank's process is gone, by the host's memory or otherwise
 
 
 class RanksLost(Exception):
@@ -46,10 +49,9 @@ class RankHandle(Protocol):
     device: RankMethod[[], str]
     listen: RankMethod[[], tuple[str, int]]
     connect: RankMethod[[str, int], None]
-    restore: RankMethod[[Path], dict[int, PublishedWeights]]
+    restore: RankMethod[[Path], dict[int, Weights]]
     rehearse: RankMethod[[Pass], None]
     update: RankMethod[[Share], tuple[list[Learned], float]]
-    publish: RankMethod[[int], PublishedWeights]
     weights: RankMethod[[int], Weights]
     averaged_weights: RankMethod[[int], Weights]
     velocity: RankMethod[[Query], Tensor]
@@ -77,7 +79,6 @@ class RankHere:
         self.restore = _Here(thread, rank.restore)
         self.rehearse = _Here(thread, rank.rehearse)
         self.update = _Here(thread, rank.update)
-        self.publish = _Here(thread, rank.publish)
         self.weights = _Here(thread, rank.weights)
         self.averaged_weights = _Here(thread, rank.averaged_weights)
         self.velocity = _Here(thread, rank.velocity)
@@ -109,7 +110,8 @@ class RankGroup:
 
     async def restore(self, path: Path) -> dict[int, PublishedWeights]:
         """Continue from a checkpoint; the versions that coming steps roll out with."""
-        return (await self._all([rank.restore.remote(path) for rank in self._ranks]))[0]
+        versions = (await self._all([rank.restore.remote(path) for rank in self._ranks]))[0]
+        return {version: PublishedWeights.put(weights) for version, weights in versions.items()}
 
     async def rehearse(self, what: Pass) -> None:
         """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
@@ -122,8 +124,8 @@ class RankGroup:
         return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
 
     async def publish(self, version: int) -> PublishedWeights:
-        """The student's trainable tensors, in the object store."""
-        return (await self._all([self._first.publish.remote(version)]))[0]
+        """The student's trainable tensors, in the object store; owned by this process, so that they outlive the ranks."""
+        return await asyncio.to_thread(PublishedWeights.put, await self.weights(version))
 
     async def weights(self, version: int) -> Weights:
         """The student's trainable tensors."""
@@ -164,10 +166,15 @@ class RankGroup:
             return [task.result() for task in tasks]
         await asyncio.wait(tasks, timeout=_GRACE_S)
         failures = {rank: task.exception() for rank, task in enumerate(tasks) if task.done()}
+        ended = [rank for rank, failure in failures.items() if isinstance(failure, _ENDED)]
         for failure in failures.values():
-            if failure is not None and not isinstance(failure, RayActorError | RankMissing):
-                raise failure
-        ended = [rank for rank, failure in failures.items() if isinstance(failure, RayActorError)]
+            if not ended and failure is not None and not isinstance(failure, RankMissing):
+                raise failure  # where a rank has ended, whatever the others say may follow from that
         hung = [rank for rank in range(len(tasks)) if rank not in failures]
-        said = "; ".join(str(failure) for failure in failures.values() if failure is not None)
+        said = "; ".join(_first_line(failure) for failure in failures.values() if failure is not None)
         raise RanksLost(f"learner ranks that ended: {ended or 'none'}, that did not come: {hung or 'none'} ({said})")
+
+
+def _first_line(failure: BaseException) -> str:
+    """What a rank raised, without where."""
+    return str(failure.cause if isinstance(failure, RayTaskError) else failure).strip().split("\n")[0]

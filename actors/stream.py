@@ -113,9 +113,13 @@ class TargetStream:
         groups = curriculum.plan.groups(step)
         asked = {group: asyncio.ensure_future(self._asked(group, weights, curriculum)) for group in groups}
         calls = _calls(groups, curriculum)
-        answers = await asyncio.gather(*(_answers(call, asked, curriculum) for call in calls))
+        try:
+            answers = await asyncio.gather(*(_answers(call, asked, curriculum) for call in calls))
+            queries = {group: (await task).queries for group, task in asked.items()}  # of routes without an expert, too
+        finally:
+            for task in asked.values():
+                task.cancel()  # where the step is given up: nobody waits for the rest
         targets = {question: own for answered in answers for question, own in answered.items()}
-        queries = {group: (await task).queries for group, task in asked.items()}  # of routes without an expert, too
         return [example for group in groups for example in _learned(group, queries[group], targets, curriculum.teaching)]
 
     async def _asked(self, group: Group, weights: PublishedWeights, curriculum: Curriculum) -> AskedGroup:

@@ -63,6 +63,8 @@ class Distiller:
         if optimization.recompute:
             family.recompute_activations(self.transformer)
         self.parameters = student.attach(self.transformer, seed)
+        for parameter in self.parameters.values():  # the base that is still to be shared isn't there yet
+            parameter.data = parameter.data.to(self.device)
         if start is not None:
             load_into(self.parameters, start, "the student's start")
             student.refresh(self.transformer, self.parameters)
@@ -79,7 +81,7 @@ class Distiller:
         self.student.refresh(self.transformer, self.parameters)
         for name, average in self.ema.items():
             average.copy_(self.parameters[name].detach())
-        self.ranks.shard(self.transformer, self.parameters)
+        self.ranks.shard(self.transformer, self.family.blocks(self.transformer), self.parameters)
 
     def predict(self, query: Query) -> Prediction:
         """v_theta at the query's states, with gradient."""

@@ -45,6 +45,7 @@ class Family(ABC):
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
     )
+    passed_over: ClassVar[tuple[str, ...]] = ()  # lists of modules that a forward may leave out
     truncated_prompts: int = 0  # prompts encoded so far that were longer than the encoder reads
 
     def __init__(
@@ -115,6 +116,11 @@ class Family(ABC):
         """Let the network's backward compute each block's activations again instead of keeping them."""
         network: Any = transformer  # every network of diffusers can
         network.enable_gradient_checkpointing()
+
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        """The network's repeated blocks, which every forward computes: what its own lists of modules hold."""
+        lists = {name: child for name, child in transformer.named_children() if isinstance(child, nn.ModuleList)}
+        return [block for name, blocks in lists.items() if name not in self.passed_over for block in blocks]
 
     def skeleton(self, path: Path) -> nn.Module:
         """The network for checks of names and shapes; a family of large models leaves its values out.

@@ -22,6 +22,7 @@ class ZImageOmniFamily(ZImageFamily):
     name = "z_image_omni"
     pipelines = ("ZImageOmniPipeline",)
     source = "optional"
+    passed_over = ("siglip_refiner",)  # a sample without a source image has nothing for it
 
     def text(self, prompt: str, source: Image.Image | None) -> Named:
         count = 0 if source is None else 1

@@ -35,6 +35,8 @@ def _meeting() -> Generator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError of this rank's own
+        raise
     except RuntimeError as error:
         raise RankMissing(str(error)) from error
 
@@ -70,14 +72,14 @@ class ProcessGroup(Ranks):
             store = self._store or TCPStore(host, port, self.size, is_master=False, timeout=self._timeout)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
-    def shard(self, transformer: nn.Module, trained: Parameters) -> None:
+    def shard(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
         """By FSDP2 (PyTorch's `fully_shard`; ZeRO's third stage, for weights without gradients): a block's weights are gathered
         when it computes, in its forward and again in its backward, and let go. They are gathered whole and added to nothing, so
         the block computes what it does on one device, bit for bit."""
         if not self.shards:
             return
         mesh, ignored = init_device_mesh(self._device.type, (self.size,)), set(trained.values())
-        for module in (*blocks(transformer), transformer):
+        for module in (*blocks, transformer):
             fully_shard(module, mesh=mesh, ignored_params=ignored)
 
     def owned(self, parameters: Named) -> list[str]:
@@ -152,7 +154,8 @@ class _Exchange(Gradients):
         # A flag for each tensor: a sum with a zero that stands for no gradient may turn -0 into 0.
         self._lengths = [sum(parameters[name].numel() for name in names) + len(names) for names in self._names]
         self._computed = [micro_batches.count(rank) for rank in range(group.size)]
-        self._rounds: list[tuple[list[Tensor], dist.Work, Tensor]] = []
+        self._rounds: list[list[Tensor]] = []  # each a message per rank, which are there once the next round begins
+        self._under_way: tuple[dist.Work, Tensor] | None = None  # with what is sent, which has to stay until it has arrived
 
     def take(self) -> None:
         message = torch.cat([part for names in self._names for part in self._message(names)])
@@ -174,21 +177,27 @@ class _Exchange(Gradients):
         number, own = len(self._rounds), self._lengths[self._group.rank]
         arriving = [own if number < count else 0 for count in self._computed]
         received = message.new_empty(sum(arriving))
+        self._let_arrive()
         with _meeting():
             work = dist.all_to_all_single(received, message, arriving, list(lengths), async_op=True)
         assert work is not None
-        self._rounds.append((list(received.split(arriving)), work, message))
+        self._under_way = work, message
+        self._rounds.append(list(received.split(arriving)))
+
+    def _let_arrive(self) -> None:
+        if self._under_way is not None:
+            with _meeting():
+                self._under_way[0].wait()
+            self._under_way = None
 
     @torch.no_grad()
     def add_up(self) -> None:
         while len(self._rounds) < max(self._computed):
             self.skip()
-        with _meeting():
-            for _, work, _ in self._rounds:
-                work.wait()
+        self._let_arrive()
         names, done = self._names[self._group.rank], [0] * self._group.size
         for rank in self._micro_batches:
-            message = self._rounds[done[rank]][0][rank]
+            message = self._rounds[done[rank]][rank]
             done[rank] += 1
             values, there = message.split([len(message) - len(names), len(names)])
             for flag, (name, gradient) in zip(there.tolist(), _parts(values, names, self._parameters).items(), strict=True):
@@ -198,11 +207,7 @@ class _Exchange(Gradients):
                 elif flag:
                     assert parameter.grad is not None
                     parameter.grad += gradient
-
-
-def blocks(transformer: nn.Module) -> list[nn.Module]:
-    """The network's repeated blocks: what its own lists of modules hold."""
-    return [block for child in transformer.children() if isinstance(child, nn.ModuleList) for block in child]
+        self._rounds.clear()
 
 
 def _parts(flat: Tensor, names: Sequence[str], like: Named) -> dict[str, Tensor]:

@@ -57,8 +57,14 @@ class Ranks(ABC):
         return max(counts) - counts[self.rank] if self.shards else 0
 
     @abstractmethod
-    def shard(self, transformer: nn.Module, trained: Parameters) -> None:
-        """Give every rank its part of the weights that aren't trained, if they are to be shared."""
+    def shard(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
+        """Give every rank its part of the weights that aren't trained, if they are to be shared.
+
+        Args:
+            transformer: the network.
+            blocks: of it, each gathered when it computes.
+            trained: what every rank keeps whole.
+        """
 
     @abstractmethod
     def copy_first(self, parameters: Parameters) -> None:
@@ -102,7 +108,7 @@ class Alone(Ranks, Gradients):
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         return [own[name] for name in names if name in own]
 
-    def shard(self, transformer: nn.Module, trained: Parameters) -> None:
+    def shard(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
         """All parts are here."""
 
     def copy_first(self, parameters: Parameters) -> None:

@@ -25,21 +25,22 @@ def check_node_files(config: RunConfig, say: Say) -> None:
     """Let every node that may run a process of the run compare the process's files with those here; Ray is connected.
 
     A model's id on the hub is no file. Of large files sizes and ends are compared (`fingerprint`). The run's folder must be
-    the same one for the learner and here, and both can write it.
+    the same one for the learner, for its ranks, which write the checkpoints, and here, and all can write it.
 
     Raises:
         ConfigError: names the key, the path, the node and what is wrong; or the process that no node has room for.
     """
     wanted, folder = _by_node(config), _existing(config.folder.absolute())
     prints = {key: fingerprint(path) for files in wanted.values() for key, path in files.items() if path.exists()}
-    learners = _candidates(RunDemands.of(config).learner)
+    demands = RunDemands.of(config)
+    writers = {node for demand in (demands.learner, demands.ranks) if demand for node in _candidates(demand)}
     try:
         with NamedTemporaryFile(prefix=".fieldweave-", dir=folder) as marker:
             asked = {
                 node: _ask(
                     node,
                     {key: (path, prints[key]) for key, path in files.items() if key in prints},
-                    Path(marker.name) if node in learners else None,
+                    Path(marker.name) if node in writers else None,
                 )
                 for node, files in wanted.items()
             }
@@ -55,7 +56,11 @@ def check_node_files(config: RunConfig, say: Say) -> None:
 def _by_node(config: RunConfig) -> dict[str, Files]:
     """Id of a node -> the files of all processes that it may run."""
     demands = RunDemands.of(config)
-    processes = [(demands.learner, _learner_files(config)), (demands.rollout, {"model.path": config.model.path})]
+    learners = [demand for demand in (demands.learner, demands.ranks) if demand]
+    processes = [
+        *((demand, _learner_files(config)) for demand in learners),
+        (demands.rollout, {"model.path": config.model.path}),
+    ]
     if demands.owns_services:
         processes += [(demand, _service_files(config, name)) for name, demand in demands.services.items()]
     wanted: dict[str, Files] = {}

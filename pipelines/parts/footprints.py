@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 
+import numpy as np
 from torch import nn
 
 from fields.carriers import GIVEN, Tensors
@@ -13,7 +14,6 @@ from fields.families.quantization import Quantization
 from fields.families.quantized import largest_weight_bytes, stored_bytes, tensor_bytes
 from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
-from fields.ranks.process_group import blocks
 from fields.student import LoraStudent
 from pipelines.config.gpus import CONTEXT, GIGABYTE, room
 from pipelines.config.run import ENCODER, SHARED, RunConfig
@@ -108,9 +108,7 @@ class Footprints:
     def _learner(self, recompute: bool) -> tuple[nn.Module, Tensors]:
         """The network as the learner has it, without values, and what is trained."""
         if recompute not in self._learners:
-            network = deepcopy(
-                self._network(self.config.model.quantization)
-            )  # a blueprint anew takes seconds where positions are computed
+            network = deepcopy(self._network(self.config.model.quantization))  # positions of a blueprint anew take seconds
             self._learners[recompute] = network, self._parts.student.attach(network, seed=0)
             if recompute:
                 self._family.recompute_activations(network)
@@ -136,7 +134,7 @@ class Footprints:
         `auto`, which asks for one rank, two share it: their number must not choose the micro-batch."""
         if not self.config.learner.shard:
             return self._frozen_bytes
-        largest = max(stored_bytes(block, "none") for block in blocks(self._network("none")))
+        largest = max(stored_bytes(block, "none") for block in self._family.blocks(self._network("none")))
         return self._frozen_bytes / max(2, ranks) + 2 * largest
 
     @property
@@ -146,17 +144,25 @@ class Footprints:
 
     def learner_fixed(self, ranks: int = 1) -> tuple[float, float]:
         """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student. Of
-        several ranks each has its part of moments and average, and what it exchanges: a gradient that is sent, its part of each
-        group's, and the new values."""
+        several ranks each has its part of moments and average."""
         trained = FLOAT32 * self._trained_values
         moments_and_average = 3 * trained / ranks
-        if ranks > 1:
-            groups = ceil(self.config.learner.batch_size / self.largest.samples)
-            moments_and_average += trained * (1 + groups / ranks + 1)
         if isinstance(self._parts.student, LoraStudent):
             return self._frozen_share(ranks) + trained, moments_and_average
         masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
         return self.base_bytes, moments_and_average + masters
+
+    def _exchanged(self, micro_batch: int) -> float:
+        """What a rank of several keeps for the others: a gradient that is sent, its part of each micro-batch's, and the new
+        values."""
+        learner, query = self.config.learner, self.config.query.build()
+        if learner.ranks == 1:
+            return 0.0
+        times = self._parts.grid(self.largest.size).tolist()
+        queries = len(query.draw(0, np.random.default_rng(0), times))
+        groups = ceil(learner.batch_size / self.largest.samples)
+        micro_batches = groups * queries * ceil(self.largest.samples / micro_batch)
+        return FLOAT32 * self._trained_values * (1 + micro_batches / learner.ranks + 1)
 
     def update(self, micro_batch: int, recompute: bool) -> Cost:
         """Of the learner's forward and backward of one micro-batch."""
@@ -184,6 +190,7 @@ class Footprints:
     def learner(self, micro_batch: int, recompute: bool) -> Footprint:
         """The learner's."""
         weights, kept = self.learner_fixed(self.config.learner.ranks)
+        kept += self._exchanged(micro_batch)
         return Footprint(
             who="learner",
             count=self.config.learner.ranks,
@@ -191,7 +198,7 @@ class Footprints:
             weights=weights,
             kept=kept,
             working=self.update(micro_batch, recompute).peak_bytes,
-            host=PROCESS + self.base_bytes + weights - self._frozen_bytes + kept,
+            host=PROCESS + self.base_bytes + weights - self._frozen_share(self.config.learner.ranks) + kept,
             remedy=f"learner.micro_batch, a smaller student.rank{self._fewer_bits}"
             if recompute
             else "learner.recompute=always",

@@ -71,6 +71,17 @@ def test_a_rank_that_hangs_is_named(ranks):
         asyncio.run(learn())
 
 
+def test_a_rank_that_ended_is_named_whatever_the_others_say(ranks):
+    async def learn() -> None:
+        group = RankGroup(ranks, "mean")
+        await group.load()
+        os.kill(ray.get(ranks[1].pid.remote()), signal.SIGKILL)
+        await group.update([example(0, 1, velocity=3e38), example(2)])
+
+    with pytest.raises(RanksLost, match=r"ended: \[1\], that did not come: none .*loss is not finite"):
+        asyncio.run(learn())
+
+
 def test_what_a_rank_refuses_is_raised_as_it_is_and_not_as_a_lost_rank(ranks):
     """The other rank waits for it, and says so; but it isn't the one to blame."""
 

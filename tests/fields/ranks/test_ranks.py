@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from distiller_cases import SHAPE, answered
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from fields.carriers import Example, checksum
 from fields.method.objective import TransitionKl
 from fields.method.optimization import Optimization
 from fields.ranks.dealing import deal, owners
+from fields.ranks.process_group import RankMissing, _meeting
 from fields.ranks.share import Share
 from fields.student import FullStudent, LoraStudent
 from fields.update import Update
@@ -30,6 +32,16 @@ def test_dealt_loads_differ_by_no_more_than_the_largest_piece(costs, ranks):
 
 def test_owners_hold_the_same_number_of_values_as_far_as_whole_tensors_allow():
     assert owners({"a": 8, "b": 5, "c": 4, "d": 1}, 2) == {"a": 0, "b": 1, "c": 1, "d": 0}
+
+
+def test_the_memory_of_a_rank_is_its_own_matter():
+    """torch's error for it is a RuntimeError, as is whatever a backend says of a rank that is gone."""
+    for raised, seen in (
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("peer"), RankMissing),
+    ):
+        with pytest.raises(seen), _meeting():
+            raise raised
 
 
 @pytest.fixture

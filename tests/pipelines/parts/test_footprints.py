@@ -168,11 +168,14 @@ def test_ranks_share_moments_and_average_and_keep_what_they_exchange(make_config
     trained = alone.kept / 3
     assert (alone.count, shared.count) == (1, 3)
     assert shared.kept == trained * (3 / 3 + 1 + 3 / 3 + 1)
+    small = Footprints(make_config("learner.num_gpus=1", "learner.ranks=3", "query={type: uniform, k: 2}")).learner(2, False)
+    assert small.kept == trained * (3 / 3 + 1 + 3 * 2 * 2 / 3 + 1), "each query of a sample is a gradient, in two micro-batches"
     sharded = Footprints(make_config("learner.num_gpus=1", "learner.ranks=3", "learner.shard=true")).learner(4, False)
     network = RunParts(one.config).family.blueprint(one.config.model.path)
     block = sum(parameter.numel() for parameter in network.blocks[0].parameters())
     base = sum(parameter.numel() for parameter in network.parameters()) + sum(b.numel() for b in network.buffers())
     assert sharded.weights - shared.weights == pytest.approx(4 * (2 * block - 2 / 3 * base), rel=1e-3)
+    assert sharded.host == shared.host, "every rank loads the whole base before it gives the others theirs"
     assert choose(one) == choose(three), "or the number of ranks would order the sums of a gradient"
 
 

@@ -1,8 +1,10 @@
 """A learner of several processes: the student of the reference loop to the last bit, also when one of them is lost."""
 
 import os
+import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import ray
@@ -47,18 +49,38 @@ def test_a_checkpoint_of_two_ranks_continues_on_three(on_standing, expected):
     assert trained(longer, resume=saved).checksum == expected()
 
 
-def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expected):
-    config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed", "run.steps=16")
+def killing(run: str, metrics: Path, after: int) -> threading.Thread:
+    """Kills a run's rank 1 once so many steps are recorded; started."""
 
     def kill() -> None:
-        (rank,) = wait_for(lambda: [rank for rank in ranks("killed") if rank.pid], "rank 1")
-        wait_for(lambda: len(rows(config.folder / METRICS)) >= 4, "four steps")
+        (rank,) = wait_for(lambda: [rank for rank in ranks(run) if rank.pid and rank.state == "ALIVE"], "rank 1")
+        wait_for(lambda: len(rows(metrics)) >= after, f"{after} steps")
         os.kill(rank.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
+    return killer
+
+
+def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expected):
+    config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed", "run.steps=16")
+    killer = killing("killed", config.folder / METRICS, after=4)
     student = trained(config)
     killer.join()
     assert len(ranks("killed")) == 2, "the killed one and its successor"
     assert student.checksum == expected("run.steps=16")
     assert sorted(trained_ids(config.folder)) == list(range(16 * 12))
+
+
+@pytest.mark.slow
+def test_a_rank_lost_before_the_first_checkpoint_returns_to_what_the_run_continues_from(on_standing, expected, tmp_path):
+    first = on_standing("run.steps=4", "checkpoint.every=4", "learner.ranks=2", "run.name=first")
+    trained(first)
+    saved = shutil.move(checkpoint.newest(first.folder / "checkpoints"), tmp_path)
+    config = on_standing("learner.ranks=2", "checkpoint.every=16", "run.name=continued", "run.steps=16")
+    killer = killing("continued", config.folder / METRICS, after=2)
+    student = trained(config, resume=Path(saved))
+    killer.join()
+    assert len(ranks("continued")) == 2, "the killed one and its successor"
+    assert student.checksum == expected("run.steps=16")
+    assert sorted(trained_ids(config.folder)) == list(range(4 * 12, 16 * 12))
