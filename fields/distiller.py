@@ -1,13 +1,13 @@
 """The student as it learns: its trainable parameters, their optimizer, and their moving average."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fields.carriers import Condition, Example, Query, Target, Tensors, Variant, Weights
+from fields.carriers import Condition, Example, Outline, Query, Target, Tensors, Variant, Weights
 from fields.families.base import Family
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query, rehearsing
@@ -135,14 +135,18 @@ class Distiller:
 
         Raises: as `learn` does.
         """
-        (share,) = Share.all(examples, 1, self.objective.over_queries)
-        return Update.of(share, *self.learn(share))
+        (share,) = Share.all([Outline.of(example.query) for example in examples], 1, self.objective.over_queries)
+        return Update.of(share, *self.learn(share, examples))
 
-    def learn(self, share: Share) -> tuple[list[Learned], float]:
+    def learn(self, share: Share, examples: Iterable[Example]) -> tuple[list[Learned], float]:
         """This rank's part of one optimizer step on the mean loss over all samples; every rank has the new student after it.
 
         Each micro-batch's graph is freed before the next is built, so memory doesn't grow with the number of samples, nor
         with the queries that each has.
+
+        Args:
+            share: of this rank.
+            examples: at the places of the share, each taken when it is needed.
 
         Returns:
             What was learned of each of this rank's examples, and the norm of the step's gradient.
@@ -155,7 +159,7 @@ class Distiller:
         micro_batches = share.micro_batches(self.optimization.micro_batch)
         gradients = self.ranks.gradients(self.parameters, micro_batches)
         learned = []
-        for place, example in sorted(share.examples.items()):
+        for place, example in zip(share.places, examples, strict=True):
             losses = []
             for part in example.split(self.optimization.micro_batch):
                 loss = self._finite_loss(part)
@@ -167,7 +171,7 @@ class Distiller:
             self._compute_for_nothing()
             gradients.skip()
         gradients.add_up()
-        return learned, self._step(sorted({example.query.route for example in share.examples.values()}))
+        return learned, self._step(sorted({one.route for one in learned}))
 
     def _compute_for_nothing(self) -> None:
         """One sample, forward and backward: where weights are shared, a rank has to gather its part of them for the others."""

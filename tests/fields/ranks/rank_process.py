@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing
 from torch.distributed.tensor import DTensor
 
-from fields.carriers import Example, Weights
+from fields.carriers import Example, Outline, Weights
 from fields.distiller import Distiller
 from fields.memory.cost import Pass
 from fields.numerics import Numerics
@@ -60,6 +60,15 @@ def _here(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
+def outlines(examples: Sequence[Example]) -> list[Outline]:
+    """What a step's shares are made of."""
+    return [Outline.of(example.query) for example in examples]
+
+
+def _learn(student: Distiller, examples: Sequence[Example], share: Share) -> tuple[list[Learned], float]:
+    return student.learn(share, [examples[place] for place in share.places])
+
+
 def _work(
     rank: int,
     size: int,
@@ -81,7 +90,7 @@ def _work(
     student.rehearse(Pass(2, (24, 24), edits=True))  # which leaves nothing behind
     reduction = student.objective.over_queries
     held = Held(
-        learned=[student.learn(Share.all(examples, size, reduction)[rank]) for examples in steps],
+        learned=[_learn(student, examples, Share.all(outlines(examples), size, reduction)[rank]) for examples in steps],
         weights=student.weights(len(steps)),
         averaged=student.averaged_weights(len(steps)),
         moments=student.optimizer_tensors(),
