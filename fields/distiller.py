@@ -34,6 +34,7 @@ class Distiller:
         anchor_weight: of the squared distance to the anchor's velocity; 0 without an anchor.
         device: where it computes.
         ranks: the processes that share its updates; each has a distiller like this one.
+        largest: pass of a run, of which ranks that share weights compute a sample for nothing; None is of the family's size.
 
     Raises:
         ValueError: if `start` doesn't fit the student in full.
@@ -51,6 +52,7 @@ class Distiller:
         anchor_weight: float = 0.0,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
+        largest: Pass | None = None,
     ):
         self.ranks = ranks or Alone()
         self.objective = objective or VelocityMse()
@@ -74,6 +76,8 @@ class Distiller:
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.updates = 0
+        edits, branches = family.source == "required", 2 if self.objective.both_branches else 1
+        self._padding = replace(largest or Pass(1, family.default_size, edits, branches), samples=1)
 
     def begin(self) -> None:
         """Take the start of rank 0, which alone has computed it, and share the base; all ranks call this, once connected."""
@@ -175,8 +179,7 @@ class Distiller:
 
     def _compute_for_nothing(self) -> None:
         """One sample, forward and backward: where weights are shared, a rank has to gather its part of them for the others."""
-        branches, edits = 2 if self.objective.both_branches else 1, self.family.source == "required"
-        self.loss(self._blank(Pass(1, self.family.default_size, edits, branches))).sum().backward()
+        self.loss(self._blank(self._padding)).sum().backward()
         self._forget_gradients()
 
     def _blank(self, what: Pass) -> Example:
