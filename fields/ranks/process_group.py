@@ -5,6 +5,7 @@ gradient travels by itself to the owner of each tensor, and the owner adds them 
 process, whoever computed what. A step takes a memory of one owner's share of the gradients for each micro-batch.
 """
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,21 +27,6 @@ class RankMissing(RuntimeError):
     """Another rank did not come to an exchange: it has ended, or took too long."""
 
 
-@contextmanager
-def _meeting() -> Generator[None]:
-    """Within it this rank waits for others.
-
-    Raises:
-        RankMissing: for whatever the backend says of them; neither gloo nor NCCL has a class of its own for it.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:  # a RuntimeError of this rank's own
-        raise
-    except RuntimeError as error:
-        raise RankMissing(str(error)) from error
-
-
 class ProcessGroup(Ranks):
     """This process in the group, which exchanges nothing before `connect`. Every exchange raises `RankMissing` if not all come.
 
@@ -60,6 +46,23 @@ class ProcessGroup(Ranks):
         self._timeout = timedelta(seconds=timeout_s)
         self._store: TCPStore | None = None
 
+    @contextmanager
+    def meeting(self) -> Generator[None]:
+        """Within it this rank waits for others.
+
+        Raises:
+            RankMissing: for whatever the backend says of them; neither gloo nor NCCL has a class of its own for it.
+        """
+        began = time.perf_counter()
+        try:
+            yield
+        except torch.OutOfMemoryError:  # a RuntimeError of this rank's own
+            raise
+        except RuntimeError as error:
+            raise RankMissing(str(error)) from error
+        finally:
+            self.waited_s += time.perf_counter() - began
+
     def listen(self, host: str) -> int:
         """Listen for the others, on rank 0; returns the port of this host."""
         self._store = TCPStore(host, 0, self.size, is_master=True, timeout=self._timeout, wait_for_workers=False)
@@ -68,7 +71,7 @@ class ProcessGroup(Ranks):
     def connect(self, host: str, port: int) -> None:
         """Meet the others, where rank 0 listens."""
         backend = "nccl" if self._device.type == "cuda" else "gloo"
-        with _meeting():
+        with self.meeting():
             store = self._store or TCPStore(host, port, self.size, is_master=False, timeout=self._timeout)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
@@ -98,14 +101,14 @@ class ProcessGroup(Ranks):
         for place, name in enumerate(names):
             if name in own:
                 norms[0, place], norms[1, place] = own[name], 1
-        with _meeting():
+        with self.meeting():
             dist.all_reduce(norms)
         return [norm for norm, there in zip(norms[0], norms[1].tolist(), strict=True) if there]
 
     @torch.no_grad()
     def copy_first(self, parameters: Parameters) -> None:
         flat = torch.cat([parameter.flatten() for parameter in parameters.values()])
-        with _meeting():
+        with self.meeting():
             dist.broadcast(flat, src=0)
         for name, values in _parts(flat, list(parameters), parameters).items():
             parameters[name].copy_(values)
@@ -114,7 +117,7 @@ class ProcessGroup(Ranks):
     def spread(self, parameters: Parameters) -> None:
         by_owner = self.names_by_owner(parameters)
         sent = [torch.cat([parameters[name].flatten() for name in names]) if names else None for names in by_owner]
-        with _meeting():
+        with self.meeting():
             works = [dist.broadcast(flat, src=rank, async_op=True) for rank, flat in enumerate(sent) if flat is not None]
             for work in works:
                 assert work is not None
@@ -128,14 +131,14 @@ class ProcessGroup(Ranks):
         by_owner = self.names_by_owner(like)
         if self.rank != 0:
             if own:
-                with _meeting():
+                with self.meeting():
                     dist.send(torch.cat([own[name].flatten() for name in by_owner[self.rank]]), dst=0)
             return {}
         collected = dict(own)
         for rank, names in enumerate(by_owner):
             if rank and names:
                 flat = torch.empty(sum(like[name].numel() for name in names), device=like[names[0]].device)
-                with _meeting():
+                with self.meeting():
                     dist.recv(flat, src=rank)
                 collected |= _parts(flat, names, like)
         return {name: collected[name] for name in like}
@@ -178,7 +181,7 @@ class _Exchange(Gradients):
         arriving = [own if number < count else 0 for count in self._computed]
         received = message.new_empty(sum(arriving))
         self._let_arrive()
-        with _meeting():
+        with self._group.meeting():
             work = dist.all_to_all_single(received, message, arriving, list(lengths), async_op=True)
         assert work is not None
         self._under_way = work, message
@@ -186,7 +189,7 @@ class _Exchange(Gradients):
 
     def _let_arrive(self) -> None:
         if self._under_way is not None:
-            with _meeting():
+            with self._group.meeting():
                 self._under_way[0].wait()
             self._under_way = None
 

@@ -33,11 +33,13 @@ class Ranks(ABC):
         rank: of this process, from 0.
         size: how many there are.
         shards: whether each holds a part of the frozen weights, so that all have to compute together.
+        waited_s: seconds for which this process has waited for the others so far.
     """
 
     rank: int
     size: int
     shards: bool = False
+    waited_s: float = 0.0
 
     @abstractmethod
     def owned(self, parameters: Named) -> list[str]:

@@ -52,7 +52,7 @@ class ClusterLearnerParts:
         """The processes that hold the student, started: the learner's own for one, actors for more."""
         size, reduction = self._config.learner.ranks, self._parts.objective.over_queries
         if size == 1:
-            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics))], reduction)
+            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics, self.run))], reduction)
         return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction)
 
     def _start_rank(self, rank: int, size: int) -> Actor:
@@ -62,7 +62,7 @@ class ClusterLearnerParts:
         place = self._reservation.place(1 + rank) if self._reservation else {}
         actor = ray.remote(LearnerRank).options(name=f"{self.run}/learner-rank-{rank}", **options, **place)
         group = ProcessGroup(rank, size, self._parts.learner_device, _EXCHANGE_S, learner.shard)
-        return actor.remote(self._distiller, group, self.numerics)
+        return actor.remote(self._distiller, group, self.numerics, self.run)
 
     def _distiller(self, ranks: Ranks) -> Distiller:
         prepare_missing(self._config)  # this may be another node than the driver's

@@ -79,7 +79,7 @@ async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> 
 
     rank: Any = ray.remote(LearnerRank).options(num_cpus=0.001)
     members = [ProcessGroup(number, size, torch.device("cpu"), timeout_s=600) for number in range(size)]
-    group = RankGroup([rank.remote(build, member, Numerics()) for member in members], "mean")
+    group = RankGroup([rank.remote(build, member, Numerics(), "scaling") for member in members], "mean")
     try:
         await group.load()
         examples = [_example(number) for number in range(GROUPS * size)]

@@ -13,7 +13,7 @@ from fields.carriers import Example, checksum
 from fields.method.objective import TransitionKl
 from fields.method.optimization import Optimization
 from fields.ranks.dealing import deal, owners
-from fields.ranks.process_group import RankMissing, _meeting
+from fields.ranks.process_group import ProcessGroup, RankMissing
 from fields.ranks.share import Share
 from fields.student import FullStudent, LoraStudent
 from fields.update import Update
@@ -40,7 +40,7 @@ def test_the_memory_of_a_rank_is_its_own_matter():
         (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
         (RuntimeError("peer"), RankMissing),
     ):
-        with pytest.raises(seen), _meeting():
+        with pytest.raises(seen), ProcessGroup(0, 1, torch.device("cpu"), 1.0).meeting():
             raise raised
 
 
