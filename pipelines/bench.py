@@ -4,8 +4,8 @@ Times the parts of a step in one process (rollout, expert, learner), then whole 
 the distributed run at lag 0, 1 and 2. Prints medians with their spread, the ratio to the reference loop run by run, and how
 much of the limit is reached that the parts set: every core busy with them alone, or the one learner busy all the time.
 
-With `--ranks 1 2 4 8` it times learners of so many ranks instead, each with the same work in a step. The model's own time is simulated
-there (`--model-seconds`), so that this machine's cores don't limit it; what ranks send each other, and what they compute with it, is real.
+With `--ranks 1 2 4 8` it times learners of so many ranks instead, each with the same work in a step. The model's own time is
+simulated there (`--model-seconds`), so that this machine's cores don't limit it; what ranks send each other is real.
 """
 
 import argparse
@@ -33,11 +33,10 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(
                 f"--steps {options.steps} --repeats {options.repeats}: allowed are steps above {WARM_STEPS}, repeats above 0"
             )
-        if options.ranks and (min(options.ranks) < 1 or options.model_seconds <= 0):
-            raise ConfigError(
-                f"--ranks {' '.join(map(str, options.ranks))} --model-seconds {options.model_seconds:g}: allowed are numbers above 0"
-            )
         if options.ranks:
+            if min(options.ranks) < 1 or options.model_seconds <= 0:
+                given = f"--ranks {' '.join(map(str, options.ranks))} --model-seconds {options.model_seconds:g}"
+                raise ConfigError(f"{given}: allowed are numbers above 0")
             Console().print(scaling_table(options.ranks, options.model_seconds, options.steps - WARM_STEPS))
             return 0
         config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
@@ -57,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps of a timed run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ranks", type=int, nargs="+", help="numbers of ranks of the learner, to be timed instead")
-    parser.add_argument(
-        "--model-seconds", type=float, default=4.0, help="of a rank's forward and backward in a step, with --ranks"
-    )
+    parser.add_argument("--model-seconds", type=float, default=4.0, help="that a rank's model takes in a step, with --ranks")
     return parser
 
 
