@@ -23,6 +23,16 @@ from fields.scene.family import SceneFamily
 KINDS = ("student", "ema", "optimizer/exp_avg/", "optimizer/exp_avg_sq/")
 
 
+class HalfFamily(SceneFamily):
+    """The scene's network in bfloat16."""
+
+    def velocity(self, transformer, x_t, t, condition):
+        inputs = {
+            name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in condition.tensors.items()
+        }
+        return transformer(x_t.bfloat16(), t.bfloat16(), **inputs).float()
+
+
 @dataclass(frozen=True)
 class NewStudent:
     """Builds a student over the base in a folder, in any process."""
@@ -31,10 +41,13 @@ class NewStudent:
     student: Any
     optimization: Any
     objective: Any = None
+    half: bool = False
 
     def __call__(self, ranks: Any = None) -> Distiller:
-        family = SceneFamily()
+        family = HalfFamily() if self.half else SceneFamily()
         network = family.load_transformer(self.base)
+        if self.half:
+            network.to(torch.bfloat16)
         seed = ranks.rank if ranks else 0  # of another rank it doesn't matter: all begin as rank 0 does
         return Distiller(family, network, self.student, self.optimization, seed, objective=self.objective, ranks=ranks)
 
@@ -100,11 +113,11 @@ def _work(
         checkpoint.restore(together.resume, student)
     student.rehearse(Pass(2, (24, 24), edits=True))  # which leaves nothing behind
     reduction, learned = student.objective.over_queries, []
-    for number, examples in enumerate(steps, start=1):
-        learned.append(student.learn(Share.all(examples, together.size, reduction)[rank]))
+    for number in range(len(steps) + 1):
+        if number:
+            learned.append(student.learn(Share.all(steps[number - 1], together.size, reduction)[rank]))
         if number == together.save_after:
-            version = student.weights(number)
-            checkpoint.save(folder / "checkpoints", number, student, {number: version}, {})
+            checkpoint.save(folder / "checkpoints", number, student, {number: student.weights(number)}, {})
     whole = student.weights(len(steps)) if group.shards_student else Weights.of(len(steps), student.parameters)
     kinds = {kind: [_here(t) for name, t in student.state().items() if name.startswith(kind)] for kind in KINDS}
     held = Held(
