@@ -24,6 +24,7 @@ import numpy as np
 
 from actors.curriculum import Change
 from actors.examiner import Examiner
+from actors.example_reference import ExampleReference
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
 from actors.learner_parts import LearnerParts
@@ -32,7 +33,7 @@ from actors.rank_group import RanksLost
 from actors.rollout_worker import PublishedWeights
 from actors.stream import TargetStream
 from fields import checkpoint
-from fields.carriers import Example, Query, Weights
+from fields.carriers import Weights
 from fields.evaluation.base import ExamResult, Skills
 from fields.update import Update
 from services.expert_client import ExpertClient
@@ -72,7 +73,7 @@ class Learner:
         self._stopping = False
         self._ended = False
         self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
-        self._query: Query | None = None  # the first of the last step
+        self._example: ExampleReference | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
 
     async def train(self) -> None:
@@ -115,7 +116,7 @@ class Learner:
         self._metrics.recovered()
         self._ranks.end()
         self._ranks = self._parts.ranks()
-        self._published, self._query = {}, None
+        self._published, self._example = {}, None
         await self._load(newest)
         self._journal.close()
         self._journal = Journal(self._folder, step, self._parts.loggers)
@@ -135,7 +136,7 @@ class Learner:
             examples = await stream.examples(step)
             waited = time.monotonic() - asked
             update = await self._ranks.update(examples)
-            self._query = examples[0].query
+            self._example = examples[0]
             await self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began)
             if schedule.saves_after(step + 1) or self._stopping:
@@ -166,9 +167,9 @@ class Learner:
         await self._ranks.save(folder, step, self._published, self._recipe)
         await asyncio.to_thread(checkpoint.prune, folder, self._schedule.keep_checkpoints)
 
-    def _record(self, step: int, examples: list[Example], update: Update, waited: float, seconds: float) -> None:
+    def _record(self, step: int, examples: list[ExampleReference], update: Update, waited: float, seconds: float) -> None:
         version = self._schedule.lag.version(step)
-        ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.query.sample_ids))
+        ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.outline.sample_ids))
         self._journal.record(step, update, version, ids, seconds)
         self._progress = Progress(
             step=step + 1,
@@ -190,13 +191,11 @@ class Learner:
         await asyncio.gather(self._rollouts.ready(), self._load(self._resume))
 
     async def rehearse(self) -> None:
-        """Compute the largest group once, forward and backward, and keep nothing; raises `DoesNotFit`. Before
-        training alone."""
+        """Compute the largest group once, forward and backward, for nothing; before training alone. Raises `DoesNotFit`."""
         await self._ranks.rehearse(self._largest)
 
     async def rehearse_rollouts(self) -> None:
-        """Let every rollout worker compute the largest group once, with the student's start; raises `DoesNotFit`. Before
-        training alone."""
+        """Let every rollout worker do likewise with the student's start; before training alone. Raises `DoesNotFit`."""
         assert self._start is not None, "training has begun"
         await self._rollouts.rehearse(self._largest, PublishedWeights.put(self._start))
 
@@ -273,9 +272,10 @@ class Learner:
         """Write an exam that was taken after `step` steps into the run's journal, with how far the student that rolls out is
         from this one at the first states of the step before; a run that has just begun or continued has none yet."""
         apart = None
-        if self._query is not None:
-            learned = await self._ranks.velocity(self._query)
-            apart = await self._examiner.mismatch(self._query, self._published[step], learned)
+        if self._example is not None:
+            learned = await self._ranks.velocity(self._example)
+            query = await asyncio.to_thread(self._example.fetch_query)
+            apart = await self._examiner.mismatch(query, self._published[step], learned)
         self._journal.record_skills(step, skills, picture, apart)
 
     async def stop(self) -> None:

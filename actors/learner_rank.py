@@ -1,15 +1,16 @@
 """One process of the learner: a student that it updates together with the other ranks, or alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from torch import Tensor
 
+from actors.example_reference import ExampleReference, fetched
 from actors.rollout_worker import PublishedWeights
 from fields import checkpoint
-from fields.carriers import Query, Weights
+from fields.carriers import Weights
 from fields.distiller import Distiller
 from fields.memory.cost import Pass
 from fields.numerics import Numerics, device_name
@@ -70,9 +71,9 @@ class LearnerRank:
         """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
         self._distiller.rehearse(what)
 
-    def update(self, share: Share) -> tuple[list[Learned], float]:
+    def update(self, share: Share, examples: Sequence[ExampleReference]) -> tuple[list[Learned], float]:
         """This rank's part of an optimizer step, and the norm of the step's gradient; raises as `Distiller.learn` does."""
-        return self._distiller.learn(share)
+        return self._distiller.learn(share, fetched(examples))
 
     def weights(self, version: int) -> Weights:
         """The student's trainable tensors, from rank 0."""
@@ -82,9 +83,9 @@ class LearnerRank:
         """Their moving average, from rank 0."""
         return self._distiller.averaged_weights(version)
 
-    def velocity(self, query: Query) -> Tensor:
-        """The student's velocity at the query's states, on the CPU."""
-        return self._distiller.velocity(query)
+    def velocity(self, example: ExampleReference) -> Tensor:
+        """The student's velocity at the states of the example's query, on the CPU."""
+        return self._distiller.velocity(example.fetch_query())
 
     def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
         """Write a checkpoint; where ranks share the student, each its shards, otherwise rank 0 alone."""

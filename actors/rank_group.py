@@ -11,9 +11,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
+from actors.example_reference import ExampleReference
 from actors.learner_rank import LearnerRank
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Example, Query, Weights
+from fields.carriers import Weights
 from fields.memory.cost import Pass
 from fields.method.objective import Reduction
 from fields.ranks.process_group import RankMissing
@@ -52,10 +53,10 @@ class RankHandle(Protocol):
     begin: RankMethod[[], None]
     restore: RankMethod[[Path], dict[int, Weights]]
     rehearse: RankMethod[[Pass], None]
-    update: RankMethod[[Share], tuple[list[Learned], float]]
+    update: RankMethod[[Share, Sequence[ExampleReference]], tuple[list[Learned], float]]
     weights: RankMethod[[int], Weights]
     averaged_weights: RankMethod[[int], Weights]
-    velocity: RankMethod[[Query], Tensor]
+    velocity: RankMethod[[ExampleReference], Tensor]
     save: RankMethod[[Path, int, Mapping[int, PublishedWeights], Mapping[str, Any]], None]
 
 
@@ -120,10 +121,15 @@ class RankGroup:
         """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
         await self._all([rank.rehearse.remote(what) for rank in self._ranks])
 
-    async def update(self, examples: Sequence[Example]) -> Update:
-        """One optimizer step; raises as `Distiller.learn` does."""
-        shares = Share.all(examples, len(self._ranks), self._over_queries)
-        answers = await self._all([rank.update.remote(own) for rank, own in zip(self._ranks, shares, strict=True)])
+    async def update(self, examples: Sequence[ExampleReference]) -> Update:
+        """One optimizer step, for which every rank fetches its own examples; raises as `Distiller.learn` does."""
+        shares = Share.all([example.outline for example in examples], len(self._ranks), self._over_queries)
+        answers = await self._all(
+            [
+                rank.update.remote(share, [examples[place] for place in share.places])
+                for rank, share in zip(self._ranks, shares, strict=True)
+            ]
+        )
         return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
 
     async def publish(self, version: int) -> PublishedWeights:
@@ -138,9 +144,9 @@ class RankGroup:
         """Their moving average."""
         return (await self._all([rank.averaged_weights.remote(version) for rank in self._ranks]))[0]
 
-    async def velocity(self, query: Query) -> Tensor:
-        """The student's velocity at the query's states, on the CPU."""
-        return (await self._all([rank.velocity.remote(query) for rank in self._ranks]))[0]  # all, if they share the weights
+    async def velocity(self, example: ExampleReference) -> Tensor:
+        """The student's velocity at the states of the example's query, on the CPU."""
+        return (await self._all([rank.velocity.remote(example) for rank in self._ranks]))[0]  # all, if they share the weights
 
     async def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
         """Write a checkpoint."""

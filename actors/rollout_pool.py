@@ -11,7 +11,7 @@ from ray.util.metrics import Gauge
 from torch import Tensor
 
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Condition, Query
+from fields.carriers import Condition, Query, SealedQueries
 from fields.memory.cost import Pass
 from fields.method.plan import Group
 from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
@@ -33,7 +33,7 @@ class WorkerHandle(Protocol):
 
     ready: ActorMethod[[], None]
     rehearse: ActorMethod[[Pass, PublishedWeights], None]
-    queries: ActorMethod[[Group, Condition, PublishedWeights], tuple[Query, ...]]
+    queries: ActorMethod[[Group, Condition, PublishedWeights], SealedQueries]
     velocity: ActorMethod[[Query, PublishedWeights | None], Tensor]
     generate: ActorMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
 
@@ -138,7 +138,7 @@ class RolloutPool:
 
     async def queries(
         self, group: Group, condition: Condition, weights: PublishedWeights
-    ) -> tuple[tuple[Query, ...], ray.ObjectRef[Any]]:
+    ) -> tuple[SealedQueries, "ray.ObjectRef[SealedQueries]"]:
         """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
         without the bytes. Raises as `_call` does."""
         return await self._call(lambda worker: worker.queries.remote(group, condition, weights))
@@ -155,7 +155,7 @@ class RolloutPool:
         x_0, _ = await self._call(lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
         return x_0
 
-    async def _call(self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"]) -> tuple[A, ray.ObjectRef[Any]]:
+    async def _call(self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"]) -> "tuple[A, ray.ObjectRef[A]]":
         """A free worker's answer to a request, and its reference.
 
         Raises:
@@ -163,7 +163,7 @@ class RolloutPool:
             Exception: whatever the worker raised.
         """
 
-        async def attempt() -> tuple[A, ray.ObjectRef[Any]]:
+        async def attempt() -> "tuple[A, ray.ObjectRef[A]]":
             number = await self._idle.get()
             reference = request(self._workers[number])
             try:

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from torch import Tensor
 
-from fields.carriers import Condition, Query, Weights
+from fields.carriers import Condition, Query, SealedQueries, Weights
 from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.numerics import Numerics
@@ -64,7 +64,7 @@ class RolloutWorker:
         self._load(weights)
         self._policy.rehearse(what)
 
-    def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
+    def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> SealedQueries:
         """The group's states at their query points, rolled out with these weights."""
 
         def rolled_out() -> tuple[Query, ...]:
@@ -73,7 +73,7 @@ class RolloutWorker:
 
         queries = self._faults.survive(rolled_out)
         self._metrics.record_memory()
-        return queries
+        return SealedQueries.of(queries)
 
     def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0

@@ -14,14 +14,15 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.curriculum import Curriculum
+from actors.example_reference import AnswerReference, ExampleReference, GroupReference
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
-from fields.carriers import Condition, Example, Query, Target
+from fields.carriers import Condition, Outline
 from fields.method.lag import Lag
 from fields.method.plan import Group
 from fields.method.teaching import Teaching
 from services.encoder_client import EncoderClient
-from services.expert_client import ExpertClient, SentQueries
+from services.expert_client import ExpertClient, QueriesReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ class ExpertQuestion:
 
 @dataclass(frozen=True, slots=True)
 class AskedGroup:
-    """A group's queries, and what an expert is sent for them: they themselves, or their reference."""
+    """What is known here of a group's queries, and their reference: their bytes stay where they are."""
 
-    queries: tuple[Query, ...]
-    payload: SentQueries
+    outlines: tuple[Outline, ...]
+    queries: QueriesReference
 
 
 class TargetStream:
@@ -66,7 +67,7 @@ class TargetStream:
         self._lag = lag
         self._waiting = iter(steps)
         self._next = next(self._waiting, None)
-        self._in_flight: dict[int, asyncio.Task[list[Example]]] = {}
+        self._in_flight: dict[int, asyncio.Task[list[ExampleReference]]] = {}
 
     @property
     def depth(self) -> int:
@@ -98,7 +99,7 @@ class TargetStream:
             self._in_flight[self._next] = asyncio.create_task(examples)
             self._next = next(self._waiting, None)
 
-    async def examples(self, step: int) -> list[Example]:
+    async def examples(self, step: int) -> list[ExampleReference]:
         """The step's examples, in plan order.
 
         Raises:
@@ -109,13 +110,13 @@ class TargetStream:
         finally:
             del self._in_flight[step]
 
-    async def _examples(self, step: int, weights: PublishedWeights, curriculum: Curriculum) -> list[Example]:
+    async def _examples(self, step: int, weights: PublishedWeights, curriculum: Curriculum) -> list[ExampleReference]:
         groups = curriculum.plan.groups(step)
         asked = {group: asyncio.ensure_future(self._asked(group, weights, curriculum)) for group in groups}
         calls = _calls(groups, curriculum)
         try:
             answers = await asyncio.gather(*(_answers(call, asked, curriculum) for call in calls))
-            queries = {group: (await task).queries for group, task in asked.items()}  # of routes without an expert, too
+            queries = {group: await task for group, task in asked.items()}  # of routes without an expert, too
         finally:
             for task in asked.values():
                 task.cancel()  # where the step is given up: nobody waits for the rest
@@ -129,21 +130,21 @@ class TargetStream:
             return await self._student_rollout(group, condition, weights)
         (expert,) = curriculum.teaching.shares[group.route]
         settings = curriculum.expert_rollouts(group.size)
-        queries = await curriculum.experts[expert].queries(expert, group, condition, settings)
-        return AskedGroup(queries, payload=queries)
+        queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)
+        return AskedGroup(queries.outlines, reference)
 
     async def _student_rollout(self, group: Group, condition: Condition, weights: PublishedWeights) -> AskedGroup:
-        """The workers' queries; experts find them by reference, so the bytes aren't sent from here.
+        """The workers' queries.
 
         Raises:
             RuntimeError: if a worker used other weights than it was asked to.
         """
         queries, reference = await self._rollouts.queries(group, condition, weights)
-        for query in queries:
+        for query in queries.outlines:
             answered = (query.sample_ids, query.policy_version, query.checksum)
             if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
                 raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
-        return AskedGroup(queries, payload=reference)
+        return AskedGroup(queries.outlines, reference)
 
 
 def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQuestion]]:
@@ -165,18 +166,19 @@ def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQ
 
 async def _answers(
     call: Sequence[ExpertQuestion], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
-) -> dict[ExpertQuestion, tuple[Target, ...]]:
+) -> dict[ExpertQuestion, AnswerReference]:
     """The targets of one call's questions, which are all to one application."""
-    payloads = [(await asked[question.group]).payload for question in call]
+    queries = [(await asked[question.group]).queries for question in call]
     client = curriculum.experts[call[0].expert]
-    targets = await client.answer([question.expert for question in call], payloads)
-    return dict(zip(call, targets, strict=True))
+    answer = await client.answer([question.expert for question in call], queries)
+    return {question: AnswerReference(answer, place) for place, question in enumerate(call)}
 
 
 def _learned(
-    group: Group, queries: Sequence[Query], targets: Mapping[ExpertQuestion, Sequence[Target]], teaching: Teaching
-) -> Iterator[Example]:
+    group: Group, asked: AskedGroup, targets: Mapping[ExpertQuestion, AnswerReference], teaching: Teaching
+) -> Iterator[ExampleReference]:
     """The group's queries, each with what the experts of its route said to it."""
-    names = teaching.asked(group.route)
-    for n, query in enumerate(queries):
-        yield teaching.example(query, {name: targets[ExpertQuestion(group, name)][n] for name in names})
+    answers = {name: targets[ExpertQuestion(group, name)] for name in teaching.asked(group.route)}
+    reference = GroupReference(queries=asked.queries, answers=answers, teaching=teaching)
+    for place, outline in enumerate(asked.outlines):
+        yield ExampleReference(group=reference, place=place, outline=outline)

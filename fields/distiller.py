@@ -1,13 +1,13 @@
 """The student as it learns: its trainable parameters, their optimizer, and their moving average."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fields.carriers import Condition, Example, Query, Target, Tensors, Variant, Weights
+from fields.carriers import Condition, Example, Outline, Query, Target, Tensors, Variant, Weights
 from fields.families.base import Family
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query, rehearsing
@@ -36,6 +36,7 @@ class Distiller:
         anchor_weight: of the squared distance to the anchor's velocity; 0 without an anchor.
         device: where it computes.
         ranks: the processes that share its updates, connected; each has a distiller like this one.
+        largest: pass of a run, of which ranks that share weights compute a sample for nothing; None is of the family's size.
 
     Raises:
         ValueError: if `start` doesn't fit the student in full.
@@ -53,6 +54,7 @@ class Distiller:
         anchor_weight: float = 0.0,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
+        largest: Pass | None = None,
     ):
         self.ranks = ranks or Alone()
         self.objective = objective or VelocityMse()
@@ -76,6 +78,8 @@ class Distiller:
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.updates = 0
+        edits, branches = family.source == "required", 2 if self.objective.both_branches else 1
+        self._padding = replace(largest or Pass(1, family.default_size, edits, branches), samples=1)
 
     def begin(self) -> None:
         """Take the start of rank 0, where it alone has computed it; all ranks call this before anything else."""
@@ -136,14 +140,18 @@ class Distiller:
 
         Raises: as `learn` does.
         """
-        (share,) = Share.all(examples, 1, self.objective.over_queries)
-        return Update.of(share, *self.learn(share))
+        (share,) = Share.all([Outline.of(example.query) for example in examples], 1, self.objective.over_queries)
+        return Update.of(share, *self.learn(share, examples))
 
-    def learn(self, share: Share) -> tuple[list[Learned], float]:
+    def learn(self, share: Share, examples: Iterable[Example]) -> tuple[list[Learned], float]:
         """This rank's part of one optimizer step on the mean loss over all samples; every rank has the new student after it.
 
         Each micro-batch's graph is freed before the next is built, so memory doesn't grow with the number of samples, nor
         with the queries that each has.
+
+        Args:
+            share: of this rank.
+            examples: at the places of the share, each taken when it is needed.
 
         Returns:
             What was learned of each of this rank's examples, and the norm of the step's gradient.
@@ -156,7 +164,7 @@ class Distiller:
         micro_batches = share.micro_batches(self.optimization.micro_batch)
         gradients = self.ranks.gradients(self.parameters, micro_batches)
         learned = []
-        for place, example in sorted(share.examples.items()):
+        for place, example in zip(share.places, examples, strict=True):
             losses = []
             for part in example.split(self.optimization.micro_batch):
                 loss = self._finite_loss(part)
@@ -168,12 +176,11 @@ class Distiller:
             self._compute_for_nothing()
             gradients.skip()
         gradients.add_up()
-        return learned, self._step(sorted({example.query.route for example in share.examples.values()}))
+        return learned, self._step(sorted({one.route for one in learned}))
 
     def _compute_for_nothing(self) -> None:
         """One sample of no weight, forward and backward: where weights are shared, a rank gathers its part for the others."""
-        branches, edits = 2 if self.objective.both_branches else 1, self.family.source == "required"
-        (0 * self.loss(self._blank(Pass(1, self.family.default_size, edits, branches))).sum()).backward()
+        (0 * self.loss(self._blank(self._padding)).sum()).backward()
 
     def _blank(self, what: Pass) -> Example:
         """An example as large as a pass, of zeros."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, Protocol, TypeVar, cast
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentResponse
 
@@ -56,8 +57,10 @@ class ServiceClient(Generic[Handle]):
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._calls = RepeatedCalls("field_call", {"run": run, "service": service}, limits.patience_s)
 
-    async def _call(self, request: Callable[[], "DeploymentResponse[A]"], answer_within_s: float | None) -> A:
-        """The answer to a request.
+    async def _call(
+        self, request: Callable[[], "DeploymentResponse[A]"], answer_within_s: float | None
+    ) -> "tuple[A, ray.ObjectRef[A]]":
+        """The answer to a request, and its reference: to pass it on without the bytes.
 
         Args:
             request: sends the call; ObjectRefs among its arguments are resolved at the replica.
@@ -69,13 +72,13 @@ class ServiceClient(Generic[Handle]):
             Exception: whatever the service raised.
         """
 
-        async def attempt() -> A:
+        async def attempt() -> "tuple[A, ray.ObjectRef[A]]":
             response = request()
             try:
                 with self._calls.timed():
                     if answer_within_s is None:
                         await asyncio.wait_for(taken(response), self._limits.timeout_s)
-                    return await asyncio.wait_for(response, answer_within_s)
+                    return await asyncio.wait_for(response, answer_within_s), await taken(response)
             except (*LOST_CALL_ERRORS, asyncio.CancelledError):
                 response.cancel()  # neither a timeout nor the end of who waited stops the replica
                 raise

@@ -1,6 +1,7 @@
 """The client of the condition encoder."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -27,8 +28,11 @@ class EncoderClient(ServiceClient[_Handle]):
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
-        return await self._call(lambda: self._handle.encode.remote(rows, with_clean, with_empty), self._limits.timeout_s)
+        request = partial(self._handle.encode.remote, rows, with_clean, with_empty)
+        condition, _ = await self._call(request, self._limits.timeout_s)
+        return condition
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
-        return await self._call(lambda: self._handle.decode.remote(x_0), self._limits.timeout_s)
+        images, _ = await self._call(lambda: self._handle.decode.remote(x_0), self._limits.timeout_s)
+        return images

@@ -7,7 +7,7 @@ from ray import serve
 from ray.serve import Application
 from torch import Tensor
 
-from fields.carriers import Condition, Query, Target
+from fields.carriers import Condition, Sealed, SealedQueries, Target
 from fields.field import Field
 from fields.memory.cost import Pass
 from fields.method.plan import Group
@@ -38,15 +38,18 @@ class ExpertService(Replica):
     def device(self) -> torch.device:
         return self._field.device
 
-    async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
-        """What the expert says to each query of each tuple, in order."""
+    async def answer(self, experts: Sequence[str], *queries: SealedQueries) -> list[Sealed[tuple[Target, ...]]]:
+        """What the expert says to each query of each group, in order."""
         self._require_own(*experts)
-        return await self._compute(lambda: [tuple(self._field.answer(query) for query in asked) for asked in queries])
+        return await self._compute(lambda: [self._answer(asked) for asked in queries])
 
-    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
+    def _answer(self, asked: SealedQueries) -> Sealed[tuple[Target, ...]]:
+        return Sealed.of(tuple(self._field.answer(query) for query in asked.sealed.open()))
+
+    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> SealedQueries:
         """States of the field's own rollout, for students that learn off-policy."""
         self._require_own(expert)
-        return await self._compute(self._field.queries, group, condition, settings)
+        return await self._compute(lambda: SealedQueries.of(self._field.queries(group, condition, settings)))
 
     async def rehearse(self, what: Pass) -> None:
         """Compute the largest call once; raises `DoesNotFit`."""

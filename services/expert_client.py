@@ -1,30 +1,32 @@
 """The client of an application of experts: of one, or of several that share a base. Both answer alike."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import ray
 from ray.serve.handle import DeploymentResponse
 from torch import Tensor
 
-from fields.carriers import Condition, Query, Target
+from fields.carriers import Condition, Sealed, SealedQueries, Target
 from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.states import RolloutSettings
 from services.client import CallLimits, RemoteMethod, ServiceClient
 
-SentQueries = tuple[Query, ...] | ray.ObjectRef[Any]  # a reference to such a tuple is resolved at the replica
+QueriesReference = ray.ObjectRef[SealedQueries]  # resolved at the replica
+Answer = Sequence[Sealed[tuple[Target, ...]]]
 
 
 class _Answer(Protocol):
-    def remote(self, experts: Sequence[str], *queries: SentQueries) -> "DeploymentResponse[list[tuple[Target, ...]]]": ...
+    def remote(self, experts: Sequence[str], *queries: QueriesReference) -> "DeploymentResponse[Answer]": ...
 
 
 class _Handle(Protocol):
     """`ExpertService` and `SharedExpertsService`, seen from elsewhere."""
 
     answer: _Answer
-    queries: RemoteMethod[[str, Group, Condition, RolloutSettings], tuple[Query, ...]]
+    queries: RemoteMethod[[str, Group, Condition, RolloutSettings], SealedQueries]
     rehearse: RemoteMethod[[Pass], None]
     generate: RemoteMethod[[str, Tensor, Tensor, Condition], Tensor]
 
@@ -41,9 +43,11 @@ class ExpertClient(ServiceClient[_Handle]):
         super().__init__(application, service, run, limits)
         self.shared = shared
 
-    async def answer(self, experts: Sequence[str], queries: Sequence[SentQueries]) -> list[tuple[Target, ...]]:
-        """What each expert says to each query of its tuple, in order; one tuple per expert."""
-        return await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
+    async def answer(self, experts: Sequence[str], queries: Sequence[QueriesReference]) -> "ray.ObjectRef[Answer]":
+        """What each expert says to each query of its group, in order; for each expert one tuple of targets. It stays where it
+        is until it is fetched."""
+        _, reference = await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
+        return reference
 
     async def rehearse(self, what: Pass) -> None:
         """Let a replica, which is like every other, compute the largest call.
@@ -53,8 +57,10 @@ class ExpertClient(ServiceClient[_Handle]):
         """
         await self._call(lambda: self._handle.rehearse.remote(what), answer_within_s=None)
 
-    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
-        """States of an expert's own rollout, for students that learn off-policy."""
+    async def queries(
+        self, expert: str, group: Group, condition: Condition, settings: RolloutSettings
+    ) -> tuple[SealedQueries, QueriesReference]:
+        """States of an expert's own rollout, for students that learn off-policy, and their reference."""
         return await self._call(
             lambda: self._handle.queries.remote(expert, group, condition, settings),
             answer_within_s=None,
@@ -62,4 +68,6 @@ class ExpertClient(ServiceClient[_Handle]):
 
     async def generate(self, expert: str, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by an expert's own ODE from the given noise."""
-        return await self._call(lambda: self._handle.generate.remote(expert, noise, grid, condition), answer_within_s=None)
+        request = partial(self._handle.generate.remote, expert, noise, grid, condition)
+        x_0, _ = await self._call(request, answer_within_s=None)
+        return x_0

@@ -24,9 +24,9 @@ def metrics_export_s() -> float:
     return Config.metrics_report_interval_ms() / 1000 + _EXPORT_TAKES_S
 
 
-async def taken(response: DeploymentResponse[Any]) -> None:
-    """Returns when a replica has taken the call: its answer has a reference from then on."""
-    await response._to_object_ref()
+async def taken(response: DeploymentResponse[Any]) -> "ray.ObjectRef[Any]":
+    """The answer's reference, which it has from when a replica has taken the call."""
+    return await response._to_object_ref()
 
 
 def http_listener() -> tuple[str, int]:

@@ -8,7 +8,7 @@ from ray import serve
 from ray.serve import Application
 from torch import Tensor
 
-from fields.carriers import Condition, Query, Target
+from fields.carriers import Condition, Sealed, SealedQueries, Target
 from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.rollout import generate
@@ -37,13 +37,16 @@ class SharedExpertsService(Replica):
     def device(self) -> torch.device:
         return self._field.device
 
-    async def answer(self, experts: Sequence[str], *queries: tuple[Query, ...]) -> list[tuple[Target, ...]]:
-        """What each expert says to each query of its tuple, in order; mixed in one forward where they can be."""
-        return await self._compute(self._field.answer, experts, queries)
+    async def answer(self, experts: Sequence[str], *queries: SealedQueries) -> list[Sealed[tuple[Target, ...]]]:
+        """What each expert says to each query of its group, in order; mixed in one forward where they can be."""
+        return await self._compute(self._answers, experts, queries)
 
-    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> tuple[Query, ...]:
+    def _answers(self, experts: Sequence[str], queries: Sequence[SealedQueries]) -> list[Sealed[tuple[Target, ...]]]:
+        return list(map(Sealed.of, self._field.answer(experts, [asked.sealed.open() for asked in queries])))
+
+    async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> SealedQueries:
         """States of one expert's own rollout, for students that learn off-policy."""
-        return await self._compute(self._field.queries, expert, group, condition, settings)
+        return await self._compute(lambda: SealedQueries.of(self._field.queries(expert, group, condition, settings)))
 
     async def rehearse(self, what: Pass) -> None:
         """Compute the largest call once; raises `DoesNotFit`."""

@@ -19,4 +19,5 @@ class StudentClient(ServiceClient[_Handle]):
 
     async def generate(self, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
         """Clean states (batch, ...) by the student's own ODE from the given noise."""
-        return await self._call(lambda: self._handle.generate.remote(noise, grid, condition), answer_within_s=None)
+        x_0, _ = await self._call(lambda: self._handle.generate.remote(noise, grid, condition), answer_within_s=None)
+        return x_0

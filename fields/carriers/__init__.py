@@ -3,6 +3,7 @@
 from fields.carriers.carrier import Tensors
 from fields.carriers.condition import DISTILLED_GUIDANCE, GIVEN, Condition, Variant
 from fields.carriers.example import Example, Query, Target
+from fields.carriers.sealed import Outline, Sealed, SealedQueries
 from fields.carriers.weights import Weights, checksum
 
 __all__ = [
@@ -10,7 +11,10 @@ __all__ = [
     "GIVEN",
     "Condition",
     "Example",
+    "Outline",
     "Query",
+    "Sealed",
+    "SealedQueries",
     "Target",
     "Tensors",
     "Variant",

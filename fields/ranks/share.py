@@ -1,13 +1,13 @@
 """A rank's share of an optimizer step, and what it says about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from jaxtyping import Float
 from torch import Tensor
 
-from fields.carriers import Example
+from fields.carriers import Outline
 from fields.method.objective import Reduction
 from fields.ranks.dealing import deal
 
@@ -17,32 +17,32 @@ class Share:
     """What one rank computes of a step, and what it has to know of the rest.
 
     Attributes:
-        examples: this rank's, by their place in the step's examples, which are in the plan's order.
+        places: of this rank's examples among the step's, which are in the plan's order.
         sizes: the samples of each of the step's examples, by place.
         ranks: who computes each of them, by place.
         divisor: of the sum of all losses of the step.
     """
 
-    examples: Mapping[int, Example]
+    places: tuple[int, ...]
     sizes: tuple[int, ...]
     ranks: tuple[int, ...]
     divisor: int
 
     @staticmethod
-    def all(examples: Sequence[Example], ranks: int, over_queries: Reduction) -> "list[Share]":
+    def all(queries: Sequence[Outline], ranks: int, over_queries: Reduction) -> "list[Share]":
         """The shares of a step, by rank: examples are dealt whole, by the values of their states.
 
         Args:
-            examples: of the step, in the plan's order.
+            queries: of the step's examples, in the plan's order.
             ranks: how many there are.
             over_queries: whether a sample's loss is the mean or the sum over its queries.
         """
-        sizes = tuple(len(example.query.sample_ids) for example in examples)
-        dealt = deal([example.query.x_t.numel() for example in examples], ranks)
-        samples = len({sample_id for example in examples for sample_id in example.query.sample_ids})
+        sizes = tuple(len(query.sample_ids) for query in queries)
+        dealt = deal([query.values for query in queries], ranks)
+        samples = len({sample_id for query in queries for sample_id in query.sample_ids})
         return [
             Share(
-                examples={place: example for place, example in enumerate(examples) if dealt[place] == rank},
+                places=tuple(place for place, owner in enumerate(dealt) if owner == rank),
                 sizes=sizes,
                 ranks=dealt,
                 divisor=samples if over_queries == "sum" else sum(sizes),

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
-import numpy as np
 from torch import nn
 
 from fields.carriers import GIVEN, Tensors
@@ -14,6 +13,7 @@ from fields.families.quantization import Quantization
 from fields.families.quantized import largest_weight_bytes, stored_bytes, tensor_bytes
 from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
+from fields.method.plan import Stream, generator
 from fields.student import LoraStudent
 from pipelines.config.gpus import GIGABYTE
 from pipelines.config.run import ENCODER, SHARED, RunConfig
@@ -132,7 +132,7 @@ class Footprints:
         if learner.ranks == 1 or shares_student(self.config):
             return 0.0
         times = self._parts.grid(self.largest.size).tolist()
-        queries = len(query.draw(0, np.random.default_rng(0), times))
+        queries = len(query.draw(0, generator(0, Stream.QUERY, 0), times))
         groups = ceil(learner.batch_size / self.largest.samples)
         micro_batches = groups * queries * ceil(self.largest.samples / micro_batch)
         return FLOAT32 * self._trained_values * (1 + micro_batches / learner.ranks + 1)

@@ -1,6 +1,5 @@
 """The largest group that a run's rows can make."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,19 +25,16 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     absent = len(files) < len(config.routes)
     edits = family.source != "none" and (absent or any("source_image" in pq.read_schema(path).names for path in files))
     samples = min(config.rollout.group_size, config.learner.batch_size)
-    return Pass(samples, _largest(family, files), edits, branches)
+    sizes = {size or family.default_size for path in files for size in _sizes(path)}
+    if absent:
+        sizes.add(family.default_size)
+    return Pass(samples, max(sizes, key=lambda size: (size[0] * size[1], size)), edits, branches)
 
 
-def _largest(family: Family, files: list[Path]) -> Size:
-    """Width and height in pixels of the largest image."""
-    sizes = [family.default_size, *(size for path in files for size in _sizes(path))]
-    return max(sizes, key=lambda size: (size[0] * size[1], size))
-
-
-def _sizes(path: Path) -> Iterator[Size]:
+def _sizes(path: Path) -> set[Size | None]:
+    """Width and height in pixels that the rows of a file ask for; None is a row that doesn't say."""
     if not all(name in pq.read_schema(path).names for name in SIZES):
-        return
+        return {None}
     table = pq.read_table(path, columns=list(SIZES)).to_pydict()
-    for width, height in set(zip(table["width"], table["height"], strict=True)):
-        if width and height:
-            yield width, height
+    pairs = set(zip(table["width"], table["height"], strict=True))
+    return {(width, height) if width and height else None for width, height in pairs} or {None}

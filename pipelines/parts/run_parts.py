@@ -240,6 +240,7 @@ class RunParts:
             anchor_weight=config.anchor.weight if config.anchor else 0.0,
             device=self.learner_device,
             ranks=ranks,
+            largest=self.largest_pass,
         )
 
     def start_tensors(self, transformer: nn.Module | None = None) -> Tensors | None:

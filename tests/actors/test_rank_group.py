@@ -11,16 +11,18 @@ import ray
 import torch
 from ray import cloudpickle
 
+from actors.example_reference import AnswerReference, ExampleReference, GroupReference
 from actors.learner_rank import LearnerRank
 from actors.rank_group import RankGroup, RanksLost
-from fields.carriers import Example, Target
+from fields.carriers import Outline, Sealed, SealedQueries, Target
 from fields.distiller import Distiller
 from fields.lora.adapter import LoraShape
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
+from fields.method.teaching import Teaching
 from fields.numerics import Numerics
-from fields.ranks.process_group import ProcessGroup
+from fields.ranks.ordered import OrderedRanks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
 
@@ -45,17 +47,20 @@ def ranks(cluster, tiny_models):
         shape = LoraShape(4, 4.0, ("to_qkv",))
         return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
 
-    group = [ProcessGroup(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
+    group = [OrderedRanks(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
     actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics()) for own in group]
     yield actors
     RankGroup(actors, "mean").end()
 
 
-def example(*sample_ids: int, velocity: float = 1.0) -> Example:
+def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
     query = largest_query(SceneFamily(), Pass(len(sample_ids), (24, 24)))
     query = replace(query, sample_ids=sample_ids)
-    answer = torch.full_like(query.x_t, velocity)
-    return Example(query=query, target=Target(sample_ids=sample_ids, expert="x", t=query.t, velocity=answer))
+    target = Target(sample_ids=sample_ids, expert="x", t=query.t, velocity=torch.full_like(query.x_t, velocity))
+    answer = AnswerReference(ray.put([Sealed.of((target,))]), 0)
+    teaching = Teaching(shares={query.route: {"x": 1.0}})
+    group = GroupReference(queries=ray.put(SealedQueries.of((query,))), answers={"x": answer}, teaching=teaching)
+    return ExampleReference(group=group, place=0, outline=Outline.of(query))
 
 
 def test_a_rank_that_hangs_is_named(ranks):

@@ -73,7 +73,8 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
         pool.end()
         return answers
 
-    for (query,), (undisturbed,) in zip(asyncio.run(live()), expected(versions, tiny_models), strict=True):
+    for answer, (undisturbed,) in zip(asyncio.run(live()), expected(versions, tiny_models), strict=True):
+        (query,) = answer.sealed.open()
         assert torch.equal(query.x_t, undisturbed.x_t)
         assert query.checksum == undisturbed.checksum
     first, last = processes(calls)[0], processes(calls)[-1]
@@ -89,7 +90,8 @@ def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(vers
     async def live():
         pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
         published = PublishedWeights.put(versions[0])
-        (query,), _ = await pool.queries(GROUP, CONDITION, published)
+        queries, _ = await pool.queries(GROUP, CONDITION, published)
+        (query,) = queries.sealed.open()
         velocity = await pool.velocity(query, published)
         pool.end()
         return query, velocity

@@ -8,8 +8,9 @@ import ray
 import torch
 
 from actors.curriculum import Curriculum
+from actors.example_reference import fetched
 from actors.stream import TargetStream
-from fields.carriers import Condition, Query, Target, Weights
+from fields.carriers import Condition, Query, Sealed, SealedQueries, Target, Weights
 from fields.data.rows import Row
 from fields.method.lag import Lag
 from fields.method.plan import SamplePlan
@@ -52,7 +53,8 @@ class Rollouts:
             t_next=torch.full((len(group.ids),), 0.4),
             condition=condition,
         )
-        return (query,), ray.put((query,))
+        queries = SealedQueries.of((query,))
+        return queries, ray.put(queries)
 
 
 class Experts:
@@ -63,13 +65,15 @@ class Experts:
         self.calls = []
 
     async def answer(self, names, references):
-        queries = [ray.get(reference)[0] for reference in references]
+        queries = [ray.get(reference).sealed.open()[0] for reference in references]
         self.calls.append([(name, query.sample_ids) for name, query in zip(names, queries, strict=True)])
         await asyncio.sleep(0.01 * len(self.calls))  # later calls are answered later
-        return [
-            (Target(sample_ids=q.sample_ids, expert=name, t=q.t, velocity=q.x_t**2),)
-            for name, q in zip(names, queries, strict=True)
-        ]
+        return ray.put(
+            [
+                Sealed.of((Target(sample_ids=q.sample_ids, expert=name, t=q.t, velocity=q.x_t**2),))
+                for name, q in zip(names, queries, strict=True)
+            ]
+        )
 
 
 @pytest.mark.parametrize("shared", ["", "bc", "abcd"])
@@ -92,7 +96,7 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
             lag=Lag(0),
         )
         stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
-        return await stream.examples(0)
+        return list(fetched(await stream.examples(0)))
 
     examples = asyncio.run(first_step())
     groups = PLAN.groups(0)
@@ -137,7 +141,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
             lag=Lag(0),
         )
         stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
-        return await stream.examples(0)
+        return list(fetched(await stream.examples(0)))
 
     examples = asyncio.run(first_step())
     assert [example.query.sample_ids for example in examples] == [group.ids for group in PLAN.groups(0)]
@@ -175,6 +179,6 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
         for version in (1, 2):
             stream.publish(Weights.of(version, {"w": torch.zeros(1)}))
         assert stream.first_open is None
-        return [{example.query.route for example in await stream.examples(step)} for step in range(4)]
+        return [{example.query.route for example in fetched(await stream.examples(step))} for step in range(4)]
 
     assert asyncio.run(four_steps()) == [{"a"}, {"a"}, {"b"}, {"b"}]

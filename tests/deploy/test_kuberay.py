@@ -14,7 +14,7 @@ import yaml
 from schemas import errors, pod_errors
 from shipped import LARGE
 
-from pipelines.cluster.demands import RunDemands
+from pipelines.cluster.demands import Demand, RunDemands
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.distill import parser
@@ -22,7 +22,8 @@ from pipelines.parts.needs import Needs
 
 FILES = sorted(Path("deploy/kuberay").glob("*.yaml"))
 JOBS = [path for path in FILES if path.name.startswith("ray-job.")]
-GPU = [path for path in FILES if path.stem in ("ray-job.distill-gpu", "ray-cluster.experts")]
+GPU = [path for path in FILES if path.stem in ("ray-job.distill-gpu", "ray-job.distill-8gpu", "ray-cluster.experts")]
+EIGHT = Path("deploy/kuberay/ray-job.distill-8gpu.yaml")
 FREE_OF_STORE = 0.7  # Ray's object store takes 30 % of a pod's memory
 DEMO = Path("deploy/kuberay/ray-job.distill.yaml")
 
@@ -184,21 +185,40 @@ def _assert_pods_hold(path: Path, config: RunConfig) -> None:
     """Each kind of pod has the memory of what Ray can put into it beside its object store, and all pods together the GPUs."""
     footprints = {footprint.who: footprint for footprint in Needs.of(config).footprints}
     demands, groups = RunDemands.of(config).started, _cluster(path)["workerGroupSpecs"]
+
+    def need(demand: Demand) -> float:
+        """Host memory; the learner's is that of each of its ranks, and a learner of several holds what the driver does."""
+        if demand.who == "learner" and config.learner.rank_actors:
+            return footprints["driver"].host
+        return footprints["learner" if demand.who == "learner.ranks" else demand.who].host
+
     head = next(_ray_pods(path))["containers"][0]["resources"]
     assert footprints["driver"].host <= FREE_OF_STORE * _bytes(head["requests"]["memory"])
     for group in groups:
         cpus, gpus, host = _limits(group)["cpu"], _limits(group)["nvidia.com/gpu"], 0.0
-        mine = [demand for demand in demands if demand.node_labels.items() <= group["labels"].items()]
-        for demand in sorted(mine, key=lambda demand: footprints[demand.who].host, reverse=True):
+        mine = [demand for demand in demands if demand.node_labels.items() <= group.get("labels", {}).items()]
+        for demand in sorted(mine, key=need, reverse=True):
             for _ in range(demand.count):
                 if demand.num_cpus <= cpus and demand.num_gpus <= gpus + 1e-9:
-                    cpus, gpus, host = cpus - demand.num_cpus, gpus - demand.num_gpus, host + footprints[demand.who].host
-        sharing = sum(footprints[demand.who].host * demand.count for demand in mine if 0 < demand.num_gpus < 1)
+                    cpus, gpus, host = cpus - demand.num_cpus, gpus - demand.num_gpus, host + need(demand)
+        sharing = sum(need(demand) * demand.count for demand in mine if 0 < demand.num_gpus < 1)
         host = max(host, sharing)  # in one pod, as every shipped configuration has them
         requested = group["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
         assert host <= FREE_OF_STORE * _bytes(requested), f"{group['groupName']}: {host / 1e9:.0f} GB of {requested}"
     most = sum(group["maxReplicas"] * _limits(group)["nvidia.com/gpu"] for group in groups)
     assert sum(demand.count * demand.num_gpus for demand in demands) <= most
+
+
+def test_two_nodes_of_eight_are_filled_by_what_the_manifest_says():
+    (line,) = [line for line in EIGHT.read_text().splitlines() if line.startswith("#   learner.ranks=")]
+    config, _ = _run(EIGHT)
+    asked = [sum(demand.count * demand.num_gpus for demand in RunDemands.of(c).started) for c in (config, _wider(line))]
+    assert asked == [8, 16]
+    assert (config.learner.batch_size, _wider(line).learner.ranks) == (64, 4), "two groups for each of four ranks"
+
+
+def _wider(line: str) -> RunConfig:
+    return load_config(Path("pipelines/configs/sd35_eight_gpus.yaml"), line.removeprefix("#").split())
 
 
 def _bytes(quantity: str) -> float:

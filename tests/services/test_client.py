@@ -78,7 +78,9 @@ class MoodyClient(ServiceClient):
 
     async def ask(self, method: str, *arguments):
         patience = None if method == "generate" else self._limits.timeout_s
-        return await self._call(lambda: getattr(self._handle, method).remote(*arguments), patience)
+        answer, reference = await self._call(lambda: getattr(self._handle, method).remote(*arguments), patience)
+        assert await reference == answer
+        return answer
 
 
 def call(limits: CallLimits, *calls: tuple, together: bool = False) -> list:

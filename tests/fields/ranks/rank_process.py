@@ -10,7 +10,7 @@ import torch.multiprocessing
 from torch.distributed.tensor import DTensor
 
 from fields import checkpoint
-from fields.carriers import Example, Weights
+from fields.carriers import Example, Outline, Weights
 from fields.distiller import Distiller
 from fields.memory.cost import Pass
 from fields.numerics import Numerics
@@ -27,10 +27,8 @@ class HalfFamily(SceneFamily):
     """The scene's network in bfloat16."""
 
     def velocity(self, transformer, x_t, t, condition):
-        inputs = {
-            name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in condition.tensors.items()
-        }
-        return transformer(x_t.bfloat16(), t.bfloat16(), **inputs).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().velocity(transformer, x_t, t, condition).float()
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,15 @@ def _group(rank: int, together: Together) -> ProcessGroup:
     return OrderedRanks(rank, together.size, cpu, timeout_s=60, shards=together.kind == "frozen shared")
 
 
+def outlines(examples: Sequence[Example]) -> list[Outline]:
+    """What a step's shares are made of."""
+    return [Outline.of(example.query) for example in examples]
+
+
+def _learn(student: Distiller, examples: Sequence[Example], share: Share) -> tuple[list[Learned], float]:
+    return student.learn(share, [examples[place] for place in share.places])
+
+
 def _work(
     rank: int, ports: Any, new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path, together: Together
 ) -> None:
@@ -115,7 +122,8 @@ def _work(
     reduction, learned = student.objective.over_queries, []
     for number in range(len(steps) + 1):
         if number:
-            learned.append(student.learn(Share.all(steps[number - 1], together.size, reduction)[rank]))
+            share = Share.all(outlines(steps[number - 1]), together.size, reduction)[rank]
+            learned.append(_learn(student, steps[number - 1], share))
         if number == together.save_after:
             checkpoint.save(folder / "checkpoints", number, student, {number: student.weights(number)}, {})
     whole = student.weights(len(steps)) if group.shards_student else Weights.of(len(steps), student.parameters)

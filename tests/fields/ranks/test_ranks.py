@@ -7,7 +7,7 @@ import torch
 from distiller_cases import SHAPE, answered
 from hypothesis import given
 from hypothesis import strategies as st
-from rank_process import NewStudent, Together, take_steps
+from rank_process import NewStudent, Together, outlines, take_steps
 
 from fields.carriers import checksum
 from fields.method.objective import TransitionKl
@@ -64,7 +64,7 @@ def test_ranks_learn_what_one_process_learns(case, size, steps, tiny_models, tmp
     for step, (examples, expected) in enumerate(zip(steps, updates, strict=True)):
         learned = [one for rank in ranks for one in rank.learned[step][0]]
         assert {rank.learned[step][1] for rank in ranks} == {expected.gradient_norm}
-        assert Update.of(Share.all(examples, size, "mean")[0], learned, expected.gradient_norm) == expected
+        assert Update.of(Share.all(outlines(examples), size, "mean")[0], learned, expected.gradient_norm) == expected
     assert {rank.weights.checksum for rank in ranks} == {alone.weights(3).checksum}
     assert ranks[0].averaged.checksum == alone.averaged_weights(3).checksum
     assert checksum(ranks[0].moments) == checksum(alone.optimizer_tensors())
@@ -83,7 +83,7 @@ def test_a_sum_over_queries_is_divided_by_samples(ask, local_field, tiny_models,
     ranks = take_steps(new_student, [examples], tmp_path, Together(2))
     learned = [one for rank in ranks for one in rank.learned[0][0]]
     assert [len(rank.learned[0][0]) for rank in ranks] == [1, 1]
-    share = Share.all(examples, 2, TransitionKl.over_queries)[0]
+    share = Share.all(outlines(examples), 2, TransitionKl.over_queries)[0]
     assert (share.divisor, share.rows) == (2, 4)
     assert Update.of(share, learned, ranks[0].learned[0][1]) == expected
     assert ranks[1].weights.checksum == alone.weights(1).checksum

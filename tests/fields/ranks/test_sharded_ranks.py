@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_process import NewStudent, Together, take_steps
+from rank_process import NewStudent, Together, outlines, take_steps
 
 from fields import checkpoint
 from fields.carriers import checksum
@@ -58,7 +58,7 @@ def check(ranks, steps, alone):
         learned = [one for rank in ranks for one in rank.learned[step][0]]
         (norm,) = {rank.learned[step][1] for rank in ranks}
         assert norm == pytest.approx(expected.gradient_norm, rel=GRADIENTS)
-        share = Share.all(examples, len(ranks), "mean")[0]
+        share = Share.all(outlines(examples), len(ranks), "mean")[0]
         assert Update.of(share, learned, norm).loss == pytest.approx(expected.loss, rel=GRADIENTS)
     assert apart(ranks[0].weights.tensors, student.parameters, start) < WEIGHTS
     assert apart(ranks[0].averaged.tensors, student.ema, start) < WEIGHTS

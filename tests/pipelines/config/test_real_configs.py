@@ -56,7 +56,13 @@ def overrides(name: str, tmp_path: Path, edits_have_sources: bool) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "with_sources"),
-    [("sd35.yaml", False), ("sd35_one_gpu.yaml", False), ("flux_kontext.yaml", True), ("qwen_image_edit.yaml", True)],
+    [
+        ("sd35.yaml", False),
+        ("sd35_one_gpu.yaml", False),
+        ("sd35_eight_gpus.yaml", False),
+        ("flux_kontext.yaml", True),
+        ("qwen_image_edit.yaml", True),
+    ],
 )
 def test_a_configuration_of_a_real_model_is_valid_with_the_users_paths(name, with_sources, tmp_path, capsys):
     given = overrides(name, tmp_path, with_sources)

@@ -1,0 +1,86 @@
+"""Where an example's tensors are: the learner's loop deals examples to ranks by it, and never opens one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import ray
+
+from fields.carriers import Example, Outline, Query, Sealed, SealedQueries, Target
+from fields.method.teaching import Teaching
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReference:
+    """One expert's targets for a group: a place in the answer to a call, which may be about several groups.
+
+    Attributes:
+        reference: of the answer.
+        place: of the group in it.
+    """
+
+    reference: "ray.ObjectRef[Sequence[Sealed[tuple[Target, ...]]]]"
+    place: int
+
+    def fetch(self) -> tuple[Target, ...]:
+        """The targets, one per query of the group."""
+        return ray.get(self.reference)[self.place].open()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupReference:
+    """A group's queries and what the experts of its route said to them.
+
+    Attributes:
+        queries: of the group's `SealedQueries`.
+        answers: by the expert's name.
+        teaching: what is learned from them.
+    """
+
+    queries: "ray.ObjectRef[SealedQueries]"
+    answers: Mapping[str, AnswerReference]
+    teaching: Teaching
+
+    def fetch_queries(self) -> tuple[Query, ...]:
+        """The queries, from the object store of this node."""
+        return ray.get(self.queries).sealed.open()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleReference:
+    """One query of a group with its targets.
+
+    Attributes:
+        group: where they are.
+        place: of the query in the group.
+        outline: of the query.
+    """
+
+    group: GroupReference
+    place: int
+    outline: Outline
+
+    def fetch_query(self) -> Query:
+        """The query, from the object store of this node."""
+        return self.group.fetch_queries()[self.place]
+
+
+def fetched(references: Sequence[ExampleReference]) -> Iterator[Example]:
+    """The examples, in order, each group of them opened once and when it is needed; until then the objects of all are on their
+    way to this node.
+
+    Raises:
+        ObjectLostError: if the node that held one is gone.
+        ValueError: if a value is not finite.
+    """
+    groups = [reference.group for reference in references]
+    objects = {answer.reference for group in groups for answer in group.answers.values()} | {g.queries for g in groups}
+    if objects:
+        ray.wait(list(objects), num_returns=len(objects), timeout=0)  # which begins to bring them
+    for _, own in groupby(references, key=lambda reference: reference.group.queries):
+        first, *rest = own
+        queries = first.group.fetch_queries()
+        targets = {name: answer.fetch() for name, answer in first.group.answers.items()}
+        for reference in (first, *rest):
+            answers = {name: own_targets[reference.place] for name, own_targets in targets.items()}
+            yield first.group.teaching.example(queries[reference.place], answers)

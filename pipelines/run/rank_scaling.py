@@ -1,0 +1,124 @@
+"""How the learner grows with its ranks, where the model's own time is simulated: the machine's cores don't limit it then."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from actors.example_reference import AnswerReference, ExampleReference, GroupReference
+from actors.learner_rank import LearnerRank
+from actors.rank_group import RankGroup
+from fields.carriers import Condition, Outline, Sealed, SealedQueries, Target
+from fields.distiller import Distiller
+from fields.lora.adapter import LoraShape
+from fields.memory.cost import Pass
+from fields.memory.rehearsal import largest_query
+from fields.method.optimization import Optimization
+from fields.method.teaching import Teaching
+from fields.numerics import Numerics
+from fields.ranks.ordered import OrderedRanks
+from fields.ranks.ranks import Ranks
+from fields.scene.family import SceneFamily, save_transformer
+from fields.scene.transformer import SceneTransformer
+from fields.student import LoraStudent
+from pipelines.cluster import connect
+
+GROUPS = 4  # of each rank in a step, a sample each
+WARM_STEPS = 1
+_SHAPE = LoraShape(128, 128.0, ("to_qkv", "to_out", "ff_in", "ff_out"))
+_EXPERT = "simulated"
+
+
+class SimulatedFamily(SceneFamily):
+    """A small network whose forward takes the time of a large one's forward and backward.
+
+    Args:
+        seconds: of a sample.
+    """
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+
+    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        time.sleep(self.seconds * len(t))
+        return super().velocity(transformer, x_t, t, condition)
+
+
+def scaling_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
+    """Samples per second of so many ranks, each with the same work in a step.
+
+    Args:
+        sizes: numbers of ranks; ratios are to the first.
+        step_seconds: that a rank's model takes for its samples of a step.
+        steps: timed for each number of ranks.
+    """
+    if not ray.is_initialized():
+        connect.start(print, include_dashboard=False)
+    with tempfile.TemporaryDirectory() as folder:
+        save_transformer(SceneTransformer(width=256, depth=4, heads=4), Path(folder))
+        family = SimulatedFamily(step_seconds / GROUPS)
+        seconds = {size: asyncio.run(_timed(Path(folder), family, size, steps)) for size in sizes}
+    return _table(seconds, step_seconds)
+
+
+async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> list[float]:
+    """Seconds of each step, from its references to the published student."""
+
+    def build(ranks: Ranks) -> Distiller:
+        return Distiller(family, family.load_transformer(base), LoraStudent(_SHAPE), Optimization(), 0, ranks=ranks)
+
+    rank: Any = ray.remote(LearnerRank).options(num_cpus=0.001)
+    members = [OrderedRanks(number, size, torch.device("cpu"), timeout_s=600) for number in range(size)]
+    group = RankGroup([rank.remote(build, member, Numerics()) for member in members], "mean")
+    try:
+        await group.load()
+        examples = [_example(number) for number in range(GROUPS * size)]
+        seconds = []
+        for step in range(WARM_STEPS + steps):
+            began = time.perf_counter()
+            await group.update(examples)
+            await group.publish(step + 1)
+            seconds.append(time.perf_counter() - began)
+        return seconds[WARM_STEPS:]
+    finally:
+        group.end()
+
+
+def _example(sample_id: int) -> ExampleReference:
+    query = replace(largest_query(SceneFamily(), Pass(1, SceneFamily().default_size)), sample_ids=(sample_id,))
+    target = Target(sample_ids=query.sample_ids, expert=_EXPERT, t=query.t, velocity=torch.ones_like(query.x_t))
+    group = GroupReference(
+        queries=ray.put(SealedQueries.of((query,))),
+        answers={_EXPERT: AnswerReference(ray.put([Sealed.of((target,))]), 0)},
+        teaching=Teaching(shares={query.route: {_EXPERT: 1.0}}),
+    )
+    return ExampleReference(group=group, place=0, outline=Outline.of(query))
+
+
+def _table(seconds: dict[int, list[float]], step_seconds: float) -> Table:
+    first = min(seconds)
+    each = statistics.median(seconds[first]) / first  # seconds a step, by rank
+    simulated = f"{GROUPS} samples per rank and step, {step_seconds:g} s of simulated model time"
+    table = Table(title=f"Ranks of the learner, samples per second ({simulated})")
+    for column in ("ranks", "median", "lowest", "highest", "of linear", "beside the model, s per step"):
+        table.add_column(column, justify="right")
+    for size, taken in seconds.items():
+        rates = [GROUPS * size / one for one in taken]
+        linear = size * GROUPS / (each * first)
+        table.add_row(
+            str(size),
+            *(f"{value:.2f}" for value in (statistics.median(rates), min(rates), max(rates))),
+            f"{statistics.median(rates) / linear:.2f}",
+            f"{statistics.median(taken) - step_seconds:.2f}",
+        )
+    return table

@@ -1,0 +1,39 @@
+"""The largest group, by what the rows ask for: the family's own size counts only where a row leaves it open."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fields.memory.cost import Pass
+from fields.registry import FAMILIES
+from pipelines.parts.largest_pass import largest_pass
+
+OWN = FAMILIES["sd3"].own_size
+
+
+def write(path, sizes):
+    columns = {"uid": [str(n) for n in range(len(sizes))], "task": "t", "prompt": "p"}
+    rows = pa.table({name: values if isinstance(values, list) else [values] * len(sizes) for name, values in columns.items()})
+    for place, name in enumerate(("width", "height")):
+        rows = rows.append_column(name, pa.array([size[place] if size else None for size in sizes], pa.int64()))
+    pq.write_table(rows, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(64, 64), (32, 96), (16, 16)], (64, 64)),
+        ([(32, 96), (96, 32)], (96, 32)),
+        ([(64, 64), None], OWN),
+        ([(2 * OWN[0], OWN[1]), None], (2 * OWN[0], OWN[1])),
+        (None, OWN),
+    ],
+)
+def test_the_largest_image_is_one_that_a_row_asks_for(make_config, tmp_path, sizes, expected):
+    data = tmp_path / "rows.parquet"
+    if sizes is not None:
+        write(data, sizes)
+    routes = f"routes={{text_to_image: {{expert: text_to_image, data: {data}}}}}"
+    config = make_config(routes, "rollout.group_size=4", "learner.batch_size=3")
+    assert largest_pass(config, FAMILIES["sd3"](), branches=2) == Pass(3, expected, False, 2)
