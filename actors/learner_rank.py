@@ -47,10 +47,6 @@ class LearnerRank:
         """What the student learns on: kind and model."""
         return device_name(self._distiller.device)
 
-    def load(self) -> None:
-        """Load the student."""
-        self._loaded = self._build(self._ranks)
-
     def listen(self) -> tuple[str, int]:
         """Wait for the other ranks, as rank 0; host and port."""
         assert isinstance(self._ranks, ProcessGroup)
@@ -58,15 +54,21 @@ class LearnerRank:
         return host, self._ranks.listen(host)
 
     def connect(self, host: str, port: int) -> None:
-        """Meet the other ranks where rank 0 listens, and begin as it does; raises `RankMissing`."""
+        """Meet the other ranks where rank 0 listens; raises `RankMissing`."""
         assert isinstance(self._ranks, ProcessGroup)
         self._ranks.connect(host, port)
+
+    def load(self) -> None:
+        """Load the student, waiting for nobody."""
+        self._loaded = self._build(self._ranks)
+
+    def begin(self) -> None:
+        """Begin as the other ranks do, once all have loaded; raises `RankMissing`."""
         self._distiller.begin()
 
     def restore(self, path: Path) -> dict[int, Weights]:
         """Continue from a checkpoint; the versions that coming steps roll out with, from rank 0."""
-        saved = checkpoint.read(path)
-        self._distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
+        saved = checkpoint.restore(path, self._distiller)
         return {} if self._ranks.rank else dict(saved.published)
 
     def rehearse(self, what: Pass) -> None:
@@ -81,7 +83,7 @@ class LearnerRank:
         return learned
 
     def weights(self, version: int) -> Weights:
-        """The student's trainable tensors."""
+        """The student's trainable tensors, from rank 0."""
         return self._distiller.weights(version)
 
     def averaged_weights(self, version: int) -> Weights:
@@ -93,6 +95,6 @@ class LearnerRank:
         return self._distiller.velocity(example.fetch_query())
 
     def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
-        """Write a checkpoint, which rank 0 does."""
+        """Write a checkpoint; where ranks share the student, each its shards, otherwise rank 0 alone."""
         versions = {} if self._ranks.rank else {version: ray.get(own.reference) for version, own in published.items()}
         checkpoint.save(folder, step, self._distiller, versions, recipe)

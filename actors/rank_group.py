@@ -50,6 +50,7 @@ class RankHandle(Protocol):
     device: RankMethod[[], str]
     listen: RankMethod[[], tuple[str, int]]
     connect: RankMethod[[str, int], None]
+    begin: RankMethod[[], None]
     restore: RankMethod[[Path], dict[int, Weights]]
     rehearse: RankMethod[[Pass], None]
     update: RankMethod[[Share, Sequence[ExampleReference]], tuple[list[Learned], float]]
@@ -77,6 +78,7 @@ class RankHere:
         self.device = _Here(thread, rank.device)
         self.listen = _Here(thread, rank.listen)
         self.connect = _Here(thread, rank.connect)
+        self.begin = _Here(thread, rank.begin)
         self.restore = _Here(thread, rank.restore)
         self.rehearse = _Here(thread, rank.rehearse)
         self.update = _Here(thread, rank.update)
@@ -99,11 +101,12 @@ class RankGroup:
         self._over_queries: Reduction = over_queries
 
     async def load(self) -> None:
-        """Load every rank, and let them meet."""
-        await self._all([rank.load.remote() for rank in self._ranks])
+        """Let the ranks meet, load every one, and begin alike."""
         if len(self._ranks) > 1:
             ((host, port),) = await self._all([self._first.listen.remote()])
             await self._all([rank.connect.remote(host, port) for rank in self._ranks])
+        await self._all([rank.load.remote() for rank in self._ranks])
+        await self._all([rank.begin.remote() for rank in self._ranks])
 
     async def device(self) -> str:
         """What the student learns on: kind and model."""
@@ -135,7 +138,7 @@ class RankGroup:
 
     async def weights(self, version: int) -> Weights:
         """The student's trainable tensors."""
-        return (await self._all([self._first.weights.remote(version)]))[0]
+        return (await self._all([rank.weights.remote(version) for rank in self._ranks]))[0]
 
     async def averaged_weights(self, version: int) -> Weights:
         """Their moving average."""

@@ -22,7 +22,7 @@ def replacing(path: Path) -> Generator[Path]:
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
-                _flush(file)
+                flush(file)
         if path.is_dir():  # a file is replaced by the renaming itself, a folder isn't
             shutil.rmtree(path)
         temporary.replace(path)
@@ -36,7 +36,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
+    """Bring what was written to a file to the disk."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
 

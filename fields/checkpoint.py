@@ -8,6 +8,10 @@ step-000200/
     optimizer.safetensors                              AdamW's moments
     published/version-000199.safetensors               the versions that coming steps roll out with
     state.json                                         step, checksums, size and SHA-256 of every file; written last
+
+Where ranks share a full student, each writes its shards of student, average and moments:
+    shards/                                            a distributed checkpoint of torch's, for any number of ranks
+and the model folders come when somebody asks for them (`consolidate`).
 """
 
 import hashlib
@@ -15,47 +19,91 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from fields.atomic import replacing
+from fields import shards
+from fields.atomic import flush, replacing, write_text
 from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
+from fields.families.base import Family
 from fields.numerics import device_name
-from fields.student import read_student
+from fields.student import Student, read_student
 
 _STATE = "state.json"
+_SHARDS = "shards"
+_EMA = "ema"
+_OPTIMIZER = "optimizer.safetensors"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state of a run after `step` optimizer steps.
+    """The state of a run after `step` optimizer steps; tensors are read, whole and to the host, when they are asked for.
 
     `recipe` holds the settings that decide the result; a run only continues with the same ones. `device` is where the student
     learned, as `fields.numerics.device_name` calls it: on another the last bits may differ. None in an earlier version's.
+    `trained` names the trainable tensors, `checksums` the published versions that coming steps roll out with.
     """
 
+    path: Path
     step: int
-    student: Tensors
-    ema: Tensors
-    optimizer: Tensors
-    published: Mapping[int, Weights]
     recipe: Mapping[str, Any]
     device: str | None
+    trained: tuple[str, ...]
+    checksums: Mapping[int, str]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks wrote their shards of student, average and moments."""
+        return (self.path / _SHARDS).is_dir()
+
+    @cached_property
+    def student(self) -> Tensors:
+        """The trainable tensors."""
+        return shards.read(self.path / _SHARDS, "student/") if self.sharded else read_student(self.path, self.trained)
+
+    @cached_property
+    def ema(self) -> Tensors:
+        """Their moving average."""
+        return shards.read(self.path / _SHARDS, "ema/") if self.sharded else read_student(self.path / _EMA, self.trained)
+
+    @cached_property
+    def optimizer(self) -> Tensors:
+        """AdamW's moments, as `Distiller.optimizer_tensors` calls them."""
+        return shards.read(self.path / _SHARDS, "optimizer/") if self.sharded else load_file(self.path / _OPTIMIZER)
+
+    @cached_property
+    def published(self) -> Mapping[int, Weights]:
+        """The versions that coming steps roll out with."""
+        return {
+            version: Weights(policy_version=version, checksum=checksum, tensors=load_file(_version_file(self.path, version)))
+            for version, checksum in self.checksums.items()
+        }
 
 
 def save(folder: Path, step: int, distiller: Distiller, published: Mapping[int, Weights], recipe: Mapping[str, Any]) -> Path:
-    """Write `folder/step-NNNNNN`, whole or not at all; returns it. Of many ranks all call this, and rank 0 writes."""
-    final = folder / f"step-{step:06d}"
-    averaged, moments = distiller.averaged_weights(step).tensors, distiller.optimizer_tensors()
-    if distiller.ranks.rank == 0:
-        with replacing(final) as temporary:
-            for place, tensors in ((temporary, distiller.weights(step).tensors), (temporary / "ema", averaged)):
+    """Write the checkpoint's folder, whole or not at all; returns it. Of many ranks all call this, and rank 0 writes; where
+    they share the student, all write."""
+    final, ranks = folder_of(folder, step), distiller.ranks
+    if ranks.shards_student and ranks.rank:
+        shards.write(ranks.told(None) / _SHARDS, distiller.state())
+        return final
+    whole = None if ranks.shards_student else (distiller.averaged_weights(step).tensors, distiller.optimizer_tensors())
+    if ranks.rank:
+        return final
+    with replacing(final) as temporary:
+        if whole is None:
+            shards.write(ranks.told(temporary) / _SHARDS, distiller.state())
+        else:
+            averaged, moments = whole
+            for place, tensors in ((temporary, distiller.weights(step).tensors), (temporary / _EMA, averaged)):
                 distiller.student.save(place, distiller.family, distiller.transformer, tensors)
-            save_file(moments, temporary / "optimizer.safetensors")
-            _write(temporary, step, distiller, published, recipe)
+            save_file(moments, temporary / _OPTIMIZER)
+        _write(temporary, step, distiller, published, recipe)
     return final
 
 
@@ -63,16 +111,26 @@ def _write(folder: Path, step: int, distiller: Distiller, published: Mapping[int
     """What stands beside the student: the versions that are needed, and the state, last."""
     (folder / "published").mkdir()
     for version, weights in published.items():
-        save_file(dict(weights.tensors), folder / "published" / f"version-{version:06d}.safetensors")
+        save_file(dict(weights.tensors), _version_file(folder, version))
     state = {
         "step": step,
         "trained": sorted(distiller.parameters),
         "checksums": {str(version): weights.checksum for version, weights in published.items()},
         "recipe": recipe,
         "device": device_name(distiller.device),
-        "files": {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
+        "files": _digests(folder),
     }
     (folder / _STATE).write_text(json.dumps(state, indent=2) + "\n")
+
+
+def _version_file(folder: Path, version: int) -> Path:
+    return folder / "published" / f"version-{version:06d}.safetensors"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Every file of a checkpoint but its state -> SHA-256."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _STATE)
+    return {str(path.relative_to(folder)): _digest(path) for path in files}
 
 
 def read(path: Path) -> Checkpoint:
@@ -84,23 +142,64 @@ def read(path: Path) -> Checkpoint:
     if problem := _damage(path):
         raise ValueError(f"{path} is no complete checkpoint: {problem}")
     state = json.loads((path / _STATE).read_text())
-    published = {
-        int(version): Weights(
-            policy_version=int(version),
-            checksum=checksum,
-            tensors=load_file(path / "published" / f"version-{int(version):06d}.safetensors"),
-        )
-        for version, checksum in state["checksums"].items()
-    }
     return Checkpoint(
+        path=path,
         step=state["step"],
-        student=read_student(path, state["trained"]),
-        ema=read_student(path / "ema", state["trained"]),
-        optimizer=load_file(path / "optimizer.safetensors"),
-        published=published,
         recipe=state["recipe"],
         device=state.get("device"),
+        trained=tuple(state["trained"]),
+        checksums={int(version): checksum for version, checksum in state["checksums"].items()},
     )
+
+
+def restore(path: Path, distiller: Distiller) -> Checkpoint:
+    """Let a student continue from a checkpoint, whoever shared it then and whoever shares it now.
+
+    Raises:
+        ValueError: if the checkpoint is not complete, or doesn't fit the student.
+    """
+    saved = read(path)
+    if saved.sharded:
+        distiller.restore_in_place(saved.step, lambda state: shards.read_into(path / _SHARDS, state))
+    else:
+        distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
+    return saved
+
+
+def consolidate(path: Path, student: Student, family: Family, transformer: nn.Module) -> None:
+    """Write the model folders of student and average that a checkpoint of shards lacks; every other checkpoint has them. Until
+    the state names them, it is what it was.
+
+    Args:
+        path: of the checkpoint.
+        student: what was trained.
+        family: of the network.
+        transformer: the base, on the host.
+
+    Raises:
+        ValueError: if the checkpoint is not complete.
+    """
+    read(path)
+    student.save(path, family, transformer, shards.read(path / _SHARDS, "student/"))
+    student.save(path / _EMA, family, transformer, shards.read(path / _SHARDS, "ema/"))
+    state = json.loads((path / _STATE).read_text())
+    files = _digests(path) | state["files"]
+    for name in files.keys() - state["files"].keys():
+        flush(path / name)
+    write_text(path / _STATE, json.dumps(state | {"files": files}, indent=2) + "\n")
+
+
+def lacks_models(path: Path) -> bool:
+    """Whether a folder is a checkpoint of shards that nobody has consolidated."""
+    if not (path / _SHARDS).is_dir() or not (path / _STATE).is_file():
+        return False
+    files = json.loads((path / _STATE).read_text())["files"]
+    return not any(name.startswith(f"{_EMA}/") for name in files)
+
+
+def folder_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint after so many optimizer steps is written."""
+    return folder / f"step-{step:06d}"
 
 
 def steps_of(path: Path) -> int:

@@ -1,6 +1,6 @@
 """The student as it learns: its trainable parameters, their optimizer, and their moving average."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,8 @@ from fields.student import Student
 from fields.tensors import check_shapes, load_into, shapes
 from fields.update import Update
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW calls the means of a gradient and of its square
+
 
 class Distiller:
     """Updates the student towards the experts' velocities at the student's own states.
@@ -33,7 +35,7 @@ class Distiller:
         objective: what is minimised.
         anchor_weight: of the squared distance to the anchor's velocity; 0 without an anchor.
         device: where it computes.
-        ranks: the processes that share its updates; each has a distiller like this one.
+        ranks: the processes that share its updates, connected; each has a distiller like this one.
         largest: pass of a run, of which ranks that share weights compute a sample for nothing; None is of the family's size.
 
     Raises:
@@ -61,12 +63,12 @@ class Distiller:
         self.student = student
         self.optimization = optimization
         self.device = device or torch.device("cpu")
-        self.transformer = transformer if self.ranks.shards else transformer.to(self.device)
+        self.transformer, blocks = transformer, family.blocks(transformer)
+        self.ranks.place(transformer, blocks, self.device)
         if optimization.recompute:
             family.recompute_activations(self.transformer)
         self.parameters = student.attach(self.transformer, seed)
-        for parameter in self.parameters.values():  # the base that is still to be shared isn't there yet
-            parameter.data = parameter.data.to(self.device)
+        self.ranks.share_frozen(self.transformer, blocks, self.parameters)
         if start is not None:
             load_into(self.parameters, start, "the student's start")
             student.refresh(self.transformer, self.parameters)
@@ -80,12 +82,11 @@ class Distiller:
         self._padding = replace(largest or Pass(1, family.default_size, edits, branches), samples=1)
 
     def begin(self) -> None:
-        """Take the start of rank 0, which alone has computed it, and share the base; all ranks call this, once connected."""
+        """Take the start of rank 0, where it alone has computed it; all ranks call this before anything else."""
         self.ranks.copy_first(self.parameters)
         self.student.refresh(self.transformer, self.parameters)
         for name, average in self.ema.items():
             average.copy_(self.parameters[name].detach())
-        self.ranks.shard(self.transformer, self.family.blocks(self.transformer), self.parameters)
 
     def predict(self, query: Query) -> Prediction:
         """v_theta at the query's states, with gradient."""
@@ -178,9 +179,8 @@ class Distiller:
         return learned, self._step(sorted({one.route for one in learned}))
 
     def _compute_for_nothing(self) -> None:
-        """One sample, forward and backward: where weights are shared, a rank has to gather its part of them for the others."""
-        self.loss(self._blank(self._padding)).sum().backward()
-        self._forget_gradients()
+        """One sample of no weight, forward and backward: where weights are shared, a rank gathers its part for the others."""
+        (0 * self.loss(self._blank(self._padding)).sum()).backward()
 
     def _blank(self, what: Pass) -> Example:
         """An example as large as a pass, of zeros."""
@@ -226,8 +226,8 @@ class Distiller:
         return norm.item()
 
     def weights(self, policy_version: int) -> Weights:
-        """The student's trainable tensors as they are now."""
-        return Weights.of(policy_version, self.parameters)
+        """The student's trainable tensors as they are now; of many ranks all call this, and rank 0 has them."""
+        return Weights.of(policy_version, self.ranks.whole(self.parameters))
 
     def averaged_weights(self, policy_version: int) -> Weights:
         """The moving average of the student's trainable tensors; of many ranks all call this, and rank 0 has it."""
@@ -238,9 +238,8 @@ class Distiller:
         if not self.updates:
             return {}
         moments: dict[str, Tensor] = {}
-        for kind in ("exp_avg", "exp_avg_sq"):
-            own = {name: self.optimizer.state[self.parameters[name]][kind] for name in self.ema}
-            collected = self.ranks.collect(own, self.parameters)
+        for kind in MOMENTS:
+            collected = self.ranks.collect(self._moments(kind), self.parameters)
             moments |= {f"{kind}/{name}": moment.clone() for name, moment in collected.items()}
         return moments
 
@@ -254,17 +253,44 @@ class Distiller:
         self.student.refresh(self.transformer, self.parameters)
         check_shapes(shapes(ema), shapes(self.parameters), "checkpoint's moving average")
         load_into(self.ema, {name: ema[name] for name in self.ema}, "checkpoint's moving average")
+        self._begin_moments(updates)
+        for kind in MOMENTS if updates else ():
+            found = {n.removeprefix(f"{kind}/"): t for n, t in optimizer_tensors.items() if n.startswith(f"{kind}/")}
+            check_shapes(shapes(found), shapes(self.parameters), f"checkpoint's optimizer ({kind})")
+            load_into(self._moments(kind), {name: found[name] for name in self.ema}, f"checkpoint's optimizer ({kind})")
+
+    def restore_in_place(self, updates: int, read: Callable[[Tensors], None]) -> None:
+        """The same from a checkpoint that is read into the tensors that this rank has: its shards, where it shares them.
+
+        Args:
+            updates: that were made before.
+            read: fills the tensors of `state`.
+        """
+        self._begin_moments(updates)
+        read(self.state())
+        self.student.refresh(self.transformer, self.parameters)
+
+    def state(self) -> dict[str, Float[Tensor, "..."]]:
+        """All that the next update depends on, beside their number, as far as this rank holds it: the tensors themselves, as
+        `student/NAME`, `ema/NAME` and `optimizer/MOMENT/NAME`."""
+        state: dict[str, Tensor] = {f"student/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        state |= {f"ema/{name}": average for name, average in self.ema.items()}
+        for kind in MOMENTS if self.updates else ():
+            state |= {f"optimizer/{kind}/{name}": moment for name, moment in self._moments(kind).items()}
+        return state
+
+    def _moments(self, kind: str) -> dict[str, Tensor]:
+        """AdamW's moments of the tensors that this rank owns."""
+        return {name: self.optimizer.state[self.parameters[name]][kind] for name in self.ema}
+
+    def _begin_moments(self, updates: int) -> None:
+        """Make room for what AdamW has after so many updates."""
         self.updates = updates
         self.optimizer.state.clear()
-        for kind in ("exp_avg", "exp_avg_sq"):
-            found = {n.removeprefix(f"{kind}/"): t for n, t in optimizer_tensors.items() if n.startswith(f"{kind}/")}
-            if updates == 0 and not found:
-                continue
-            moments = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-            load_into(moments, found, f"checkpoint's optimizer ({kind})")
-            for name in self.ema:
-                self.optimizer.state[self.parameters[name]]["step"] = torch.tensor(float(updates))
-                self.optimizer.state[self.parameters[name]][kind] = moments[name]
+        for name in self.ema if updates else ():
+            parameter = self.parameters[name]
+            zeros = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
+            self.optimizer.state[parameter] |= {"step": torch.tensor(float(updates))} | zeros
 
 
 def _learned(place: int, example: Example, losses: Tensor) -> Learned:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fields.carriers import Tensors
 
@@ -14,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def load_into(parameters: Mapping[str, Float[Tensor, "..."]], tensors: Tensors, source: str) -> None:
-    """Copy tensors into parameters of the same names.
+    """Copy tensors into parameters of the same names; a parameter that is shared takes this process's shard.
 
     Raises:
         ValueError: unless names and shapes match in full; says how many don't, and lists them.
@@ -22,7 +23,14 @@ def load_into(parameters: Mapping[str, Float[Tensor, "..."]], tensors: Tensors, 
     check_shapes(shapes(tensors), shapes(parameters), source)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(_placed(tensors[name], parameter))
+
+
+def _placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, of which each process that shares a parameter has the same, as shards like that parameter's."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.detach(), like.device_mesh, like.placements, src_data_rank=None)  # sends nothing
 
 
 def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:

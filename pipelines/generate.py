@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.generate", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the base")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the base, or a full student's checkpoint")
     parser.add_argument("--family", required=True, help="kind of model")
     parser.add_argument(
         "--adapter", type=Path, help="a checkpoint of a run, its ema/ folder, or any adapter; default: the base"
@@ -60,9 +60,11 @@ def _generate(options: argparse.Namespace) -> int:
 
     from fields.data.images import encode_png
     from fields.numerics import Numerics
+    from pipelines.parts.consolidation import consolidate
     from pipelines.parts.sampler import Sampler
 
     _check(options)
+    consolidate(options.model)
     if not sum(1 for _ in _plates(options)):
         raise ValueError(f"{options.prompts} has no prompts")
     Numerics(threads=torch.get_num_threads()).settle()

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class Gradients(ABC):
 
     @abstractmethod
     def skip(self) -> None:
-        """A micro-batch was computed for nothing: others have computed one that counts."""
+        """A micro-batch was computed for nothing, its gradients are zeros: others have computed one that counts."""
 
     @abstractmethod
     def add_up(self) -> None:
@@ -32,7 +34,9 @@ class Ranks(ABC):
     Attributes:
         rank: of this process, from 0.
         size: how many there are.
-        shards: whether each holds a part of the frozen weights, so that all have to compute together.
+        shards: whether each holds a part of the network's weights, so that all have to compute together.
+        shards_student: whether what is trained is among them: each then holds a shard of every tensor, of its gradient, its
+            moments and its average.
         waited_s: seconds for which this process has waited for the others so far.
     """
 
@@ -40,6 +44,12 @@ class Ranks(ABC):
     size: int
     shards: bool = False
     waited_s: float = 0.0
+    shards_student: bool = False
+
+    @property
+    def computes_start(self) -> bool:
+        """Whether this rank needs the student's start: one for all, or each for its shards."""
+        return self.rank == 0 or self.shards_student
 
     @abstractmethod
     def owned(self, parameters: Named) -> list[str]:
@@ -59,8 +69,18 @@ class Ranks(ABC):
         return max(counts) - counts[self.rank] if self.shards else 0
 
     @abstractmethod
-    def shard(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
-        """Give every rank its part of the weights that aren't trained, if they are to be shared.
+    def place(self, transformer: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
+        """Bring to the device what this rank holds of a network that has just been loaded; what is shared later stays.
+
+        Args:
+            transformer: the network.
+            blocks: of it, each gathered when it computes, where they are shared.
+            device: of this rank.
+        """
+
+    @abstractmethod
+    def share_frozen(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
+        """Give every rank its part of the weights that aren't trained, if these alone are shared.
 
         Args:
             transformer: the network.
@@ -77,6 +97,10 @@ class Ranks(ABC):
         """Give every rank the values of each tensor's owner."""
 
     @abstractmethod
+    def whole(self, parameters: Parameters) -> Named:
+        """What is trained, whole, on rank 0; the others get nothing."""
+
+    @abstractmethod
     def collect(self, own: Named, like: Named) -> dict[str, Float[Tensor, "..."]]:
         """What the owners hold of each tensor, on rank 0; the others get nothing.
 
@@ -84,6 +108,10 @@ class Ranks(ABC):
             own: this rank's tensors.
             like: all tensors of which somebody has one, of the same names and shapes.
         """
+
+    @abstractmethod
+    def told(self, path: Path | None) -> Path:
+        """The path that rank 0 names, on every rank."""
 
 
 class Alone(Ranks, Gradients):
@@ -110,7 +138,10 @@ class Alone(Ranks, Gradients):
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         return [own[name] for name in names if name in own]
 
-    def shard(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
+    def place(self, transformer: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
+        transformer.to(device)
+
+    def share_frozen(self, transformer: nn.Module, blocks: Sequence[nn.Module], trained: Parameters) -> None:
         """All parts are here."""
 
     def copy_first(self, parameters: Parameters) -> None:
@@ -119,5 +150,12 @@ class Alone(Ranks, Gradients):
     def spread(self, parameters: Parameters) -> None:
         """Nobody else needs them."""
 
+    def whole(self, parameters: Parameters) -> Named:
+        return parameters
+
     def collect(self, own: Named, like: Named) -> dict[str, Float[Tensor, "..."]]:
         return dict(own)
+
+    def told(self, path: Path | None) -> Path:
+        assert path is not None, "rank 0 names one"
+        return path

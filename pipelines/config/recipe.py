@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config.run import RunConfig
+from pipelines.config.sharing import summing_ranks
 
 _SAME_BITS = {"recompute", "gpu", "shard"}  # the micro-batch, which they may decide, stands beside them
 _RESOURCES = {"replicas", "autoscaling", "workers", "ranks", "num_cpus", "num_gpus", "node_labels", "cache_bytes"}
 _BESIDE = {"checkpoint", "eval", "encoder", "preset"}
+_SUMMING_RANKS = "summing_ranks"  # where they share a full student; otherwise their number changes no bit
 
 Recipe = Mapping[str, Any]
 
@@ -27,7 +29,14 @@ def recipe(config: RunConfig) -> dict[str, Any]:
     recipe = {key: essential(value) for key, value in everything.items() if key not in _BESIDE}
     recipe["run"] = {"seed": recipe["run"]["seed"]}
     recipe["rollout"]["merge"] = config.rollout.merges
+    if (ranks := summing_ranks(config)) > 1:
+        recipe[_SUMMING_RANKS] = ranks
     return recipe
+
+
+def recorded_ranks(recipe: Recipe) -> int:
+    """Into how many ranks' parts the sums of a gradient were split: 1 if they are the sums of one process."""
+    return recipe.get(_SUMMING_RANKS, 1)
 
 
 def until(recipe: Recipe, step: int) -> Recipe:
@@ -41,9 +50,13 @@ def until(recipe: Recipe, step: int) -> Recipe:
 
 
 def recipe_differences(now: Recipe, saved: Recipe, step: int) -> list[str]:
-    """Where the recipe of a run differs from that of its checkpoint after `step` steps, as `dotted.key: saved -> now`."""
+    """Where the recipe of a run differs from that of its checkpoint after `step` steps, as `dotted.key: saved -> now`.
+
+    Another number of ranks that order sums is no difference: the student is as good, and only its last bits are others.
+    """
     known = {name: expert for name, expert in now["experts"].items() if name in saved["experts"]}  # others may have come since
-    return differences({**until(now, step), "experts": known}, until(saved, step))
+    ranks = {_SUMMING_RANKS: recorded_ranks(saved)}
+    return differences({**until(now, step), "experts": known, **ranks}, {**until(saved, step), **ranks})
 
 
 def differences(now: Any, saved: Any, key: str = "") -> list[str]:

@@ -187,8 +187,6 @@ class RunConfig(Section):
     def _only_an_adapter_has_a_frozen_base(self) -> "RunConfig":
         if not self.rollout.merges and isinstance(self.student, FullStudentConfig):
             raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
-        if self.learner.shard and isinstance(self.student, FullStudentConfig):
-            raise ValueError("learner.shard: true shares a frozen base; allowed for student.type full: false")
         return self
 
     @model_validator(mode="after")

@@ -65,15 +65,17 @@ class LearnerConfig(Section):
         default="h100", description="what its GPU is, for auto: a name of pipelines.plan, or NAME=GB"
     )
     ranks: PositiveInt = Field(
-        default=1, description="processes that update the student together, each with num_cpus and num_gpus; in the same bits"
+        default=1,
+        description="processes that update the student together, each with num_cpus and num_gpus; in the same bits, "
+        "unless they share a full student",
     )
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
     node_labels: NodeLabels = Field(default={})
-
     shard: bool = Field(
         default=False,
-        description="whether ranks share the frozen base instead of holding it each, where no GPU does; in the same bits",
+        description="whether ranks share the network instead of holding it each, where no GPU does: a frozen base in the same "
+        "bits, a full student with sums in the order of that many ranks",
     )
 
     @property
@@ -84,7 +86,7 @@ class LearnerConfig(Section):
     @model_validator(mode="after")
     def _several_ranks_share(self) -> "LearnerConfig":
         if self.shard and self.ranks == 1:
-            raise ValueError("shard: true shares the base among ranks, and ranks is 1; allowed: false, or more ranks")
+            raise ValueError("shard: true shares the network among ranks, and ranks is 1; allowed: false, or more ranks")
         return self
 
     @model_validator(mode="after")

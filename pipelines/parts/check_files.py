@@ -14,6 +14,7 @@ from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.parts.check_rows import checked_rows
+from pipelines.parts.consolidation import consolidate
 from pipelines.parts.fit import fitted
 from pipelines.parts.run_parts import RunParts
 
@@ -58,6 +59,8 @@ def check_models(parts: RunParts) -> None:
     for name, expert in config.experts.items():
         _named(f"experts.{name}.quantization", maker, expert.quantization)
         _named(f"experts.{name}.operator", parts.experts.expression, name)
+        if expert.checkpoint is not None:
+            _named(f"experts.{name}.checkpoint", consolidate, expert.checkpoint)
         transformer = _named(f"experts.{name}.checkpoint", _expert_network, parts, expert.checkpoint, base)
         if expert.adapter is not None:
             adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)

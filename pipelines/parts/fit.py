@@ -48,6 +48,7 @@ def merges(footprints: Footprints) -> bool:
 def choose(footprints: Footprints) -> tuple[int, bool]:
     """Micro-batch and recomputation: kept activations where one sample's fit, and of the micro-batches that fit the one that
     splits a group into the fewest, most equal parts. One rank's memory decides, for any number: ranks must not change a sum.
+    Where they share a full student, they do so anyway, and what each of them holds decides.
 
     Raises:
         ConfigError: if nothing fits.

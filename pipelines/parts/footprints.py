@@ -1,7 +1,7 @@
 """What each kind of process of a run keeps in memory, measured on networks without values: no weights are read."""
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
@@ -15,51 +15,15 @@ from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
 from fields.method.plan import Stream, generator
 from fields.student import LoraStudent
-from pipelines.config.gpus import CONTEXT, GIGABYTE, room
+from pipelines.config.gpus import GIGABYTE
 from pipelines.config.run import ENCODER, SHARED, RunConfig
 from pipelines.config.services import ExpertConfig
+from pipelines.config.sharing import shares_student
+from pipelines.parts.footprint import Footprint
 from pipelines.parts.run_parts import RunParts
+from pipelines.parts.shards import FLOAT32, RankShare, rank_share, train_without_gradients
 
 PROCESS = 3 * GIGABYTE  # host memory of a process beside tensors: Python, torch, Ray, and CUDA's libraries
-FLOAT32 = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
-    """Memory of one process, in bytes.
-
-    Attributes:
-        who: as the configuration calls it.
-        count: processes of this kind.
-        num_gpus: of each.
-        weights: of networks and adapters, on its device.
-        kept: what else stays on its device: an optimizer's moments, an average, copies of the base's weights.
-        working: the most that a forward, or a forward and backward, needs beside that.
-        host: of the host's memory, at most: weights pass through it.
-        remedy: what to set if it doesn't fit.
-    """
-
-    who: str
-    count: int
-    num_gpus: float
-    weights: float
-    kept: float
-    working: float
-    host: float
-    remedy: str
-
-    @property
-    def device(self) -> float:
-        """Bytes of a GPU's memory; 0 for a process without one."""
-        return self.weights + self.kept + self.working + CONTEXT if self.num_gpus else 0.0
-
-    def room(self, gpu: str) -> float:
-        """Bytes that it may fill of a GPU, without what CUDA takes for itself."""
-        return room(gpu, min(1.0, self.num_gpus)) if self.num_gpus else 0.0
-
-    def fits(self, gpu: str) -> bool:
-        """Whether its share of a GPU has room for it."""
-        return self.device <= self.room(gpu) + CONTEXT
 
 
 class Footprints:
@@ -109,7 +73,9 @@ class Footprints:
         """The network as the learner has it, without values, and what is trained."""
         if recompute not in self._learners:
             network = deepcopy(self._network(self.config.model.quantization))  # positions of a blueprint anew take seconds
-            self._learners[recompute] = network, self._parts.student.attach(network, seed=0)
+            shared = shares_student(self.config)
+            trained = train_without_gradients(network) if shared else self._parts.student.attach(network, seed=0)
+            self._learners[recompute] = network, trained
             if recompute:
                 self._family.recompute_activations(network)
         return self._learners[recompute]
@@ -144,7 +110,9 @@ class Footprints:
 
     def learner_fixed(self, ranks: int = 1) -> tuple[float, float]:
         """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student. Of
-        several ranks each has its part of moments and average."""
+        several ranks each has its part of moments and average; of a student that they share, which is for that many, of all."""
+        if shares_student(self.config):
+            return self._share.weights, self._share.kept
         trained = FLOAT32 * self._trained_values
         moments_and_average = 3 * trained / ranks
         if isinstance(self._parts.student, LoraStudent):
@@ -152,11 +120,16 @@ class Footprints:
         masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
         return self.base_bytes, moments_and_average + masters
 
+    @property
+    def _share(self) -> RankShare:
+        """A rank's of a full student that the ranks share."""
+        return rank_share(self._family, self._network("none"), self.config.learner.ranks)
+
     def _exchanged(self, micro_batch: int) -> float:
         """What a rank of several keeps for the others: a gradient that is sent, its part of each micro-batch's, and the new
         values."""
         learner, query = self.config.learner, self.config.query.build()
-        if learner.ranks == 1:
+        if learner.ranks == 1 or shares_student(self.config):
             return 0.0
         times = self._parts.grid(self.largest.size).tolist()
         queries = len(query.draw(0, generator(0, Stream.QUERY, 0), times))
@@ -191,6 +164,7 @@ class Footprints:
         """The learner's."""
         weights, kept = self.learner_fixed(self.config.learner.ranks)
         kept += self._exchanged(micro_batch)
+        host = weights - self._frozen_share(self.config.learner.ranks) + kept
         return Footprint(
             who="learner",
             count=self.config.learner.ranks,
@@ -198,7 +172,7 @@ class Footprints:
             weights=weights,
             kept=kept,
             working=self.update(micro_batch, recompute).peak_bytes,
-            host=PROCESS + self.base_bytes + weights - self._frozen_share(self.config.learner.ranks) + kept,
+            host=PROCESS + self.base_bytes + (self._share.host if shares_student(self.config) else host),
             remedy=f"learner.micro_batch, a smaller student.rank{self._fewer_bits}"
             if recompute
             else "learner.recompute=always",

@@ -226,7 +226,7 @@ class RunParts:
         return device(self.config.learner.num_gpus)
 
     def distiller(self, ranks: Ranks | None = None) -> Distiller:
-        """The student as it learns, at its start, for one of these ranks; the start's values are rank 0's to compute."""
+        """The student as it learns, at its start, for one of these ranks."""
         config = self.config
         transformer = self.family.load_transformer(config.model.path, config.model.quantization)
         return Distiller(
@@ -235,7 +235,7 @@ class RunParts:
             self.student,
             config.learner.optimization(),
             seed=int(generator(config.run.seed, Stream.INITIALISATION, 0).integers(2**63)),
-            start=self.start_tensors(transformer) if ranks is None or ranks.rank == 0 else None,
+            start=self.start_tensors(transformer) if ranks is None or ranks.computes_start else None,
             objective=self.objective,
             anchor_weight=config.anchor.weight if config.anchor else 0.0,
             device=self.learner_device,

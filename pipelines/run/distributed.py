@@ -16,11 +16,12 @@ from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.cluster.waiting import waiting_for
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
+from pipelines.config.sharing import summing_ranks
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.learner_parts import Actor, ClusterLearnerParts
 from pipelines.run.origin import Origin
-from pipelines.run.promise import device_warnings
+from pipelines.run.promise import device_warnings, rank_warnings
 from pipelines.run.rehearsal import rehearse
 from pipelines.run.stopping import stop_requests
 from pipelines.run_folder.changes import recorded_config
@@ -53,7 +54,8 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
                 services.deploy()
         with waiting_for("the learner and the rollout workers to load", display.say):
             ray.get(loading)
-        for line in device_warnings(ray.get(learner.device.remote()), services.devices(), origin):
+        devices = device_warnings(ray.get(learner.device.remote()), services.devices(), origin)
+        for line in (*devices, *rank_warnings(summing_ranks(config), origin)):
             display.say(line)
         return asyncio.run(_Driver(parts, learner, display).train_and_evaluate(origin.step))
     finally:

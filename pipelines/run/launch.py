@@ -14,6 +14,7 @@ from fields.scene.exam import Exam
 from pipelines.cluster.address import named
 from pipelines.cluster.demands import RunDemands, check_demands
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
+from pipelines.parts.consolidation import consolidate
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import write_report
 from pipelines.reports.tables import skill_table
@@ -99,9 +100,10 @@ def run(parts: RunParts, origin: Origin, display: Display, reservation: "Reserva
 
 
 def finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
-    """Write summary.json and report.html, and print the skills."""
+    """Write summary.json and report.html, give the last checkpoint its model folders, and print the skills."""
     summary = write_summary(config, outcome)
     write_report(config, outcome, summary)
+    consolidate(checkpoint.folder_of(config.folder / "checkpoints", outcome.steps))
     if outcome.results and isinstance(outcome.exam, Exam):
         order = [BASE, *config.experts, BEFORE, AFTER]
         skills = {name: outcome.results[name].skills for name in order}

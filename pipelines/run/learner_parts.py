@@ -13,11 +13,14 @@ from actors.rollout_worker import RolloutWorker
 from actors.schedule import Schedule
 from actors.stream import TargetStream
 from fields.distiller import Distiller
+from fields.ranks.ordered import OrderedRanks
 from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Alone, Ranks
+from fields.ranks.sharded import ShardedRanks
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.config.recipe import recipe
+from pipelines.config.sharing import shares_student
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.run_parts import RunParts
 
@@ -61,8 +64,14 @@ class ClusterLearnerParts:
         options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus}
         place = self._reservation.place(1 + rank) if self._reservation else {}
         actor = ray.remote(LearnerRank).options(name=f"{self.run}/learner-rank-{rank}", **options, **place)
-        group = ProcessGroup(rank, size, self._parts.learner_device, _EXCHANGE_S, learner.shard)
-        return actor.remote(self._distiller, group, self.numerics, self.run)
+        return actor.remote(self._distiller, self._process_group(rank, size), self.numerics, self.run)
+
+    def _process_group(self, rank: int, size: int) -> ProcessGroup:
+        """How this rank computes with the others."""
+        device = self._parts.learner_device
+        if shares_student(self._config):
+            return ShardedRanks(rank, size, device, _EXCHANGE_S)
+        return OrderedRanks(rank, size, device, _EXCHANGE_S, self._config.learner.shard)
 
     def _distiller(self, ranks: Ranks) -> Distiller:
         prepare_missing(self._config)  # this may be another node than the driver's

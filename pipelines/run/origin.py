@@ -5,17 +5,19 @@ from pathlib import Path
 
 from fields import checkpoint
 from pipelines.config.errors import ConfigError
-from pipelines.config.recipe import recipe, recipe_differences
+from pipelines.config.recipe import recipe, recipe_differences, recorded_ranks
 from pipelines.config.run import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The first step to do, and the checkpoint that it continues from, with the device that it was made on where it says so."""
+    """The first step to do, and the checkpoint that it continues from, with the device that it was made on where it says so,
+    and the number of ranks that ordered its sums."""
 
     step: int = 0
     checkpoint: Path | None = None
     device: str | None = None
+    ranks: int = 1
 
     @staticmethod
     def find(config: RunConfig, resume: str) -> "Origin":
@@ -31,7 +33,7 @@ class Origin:
         if path is None:
             return Origin()
         saved = _fitting(config, path)
-        return Origin(step=saved.step, checkpoint=path, device=saved.device)
+        return Origin(step=saved.step, checkpoint=path, device=saved.device, ranks=recorded_ranks(saved.recipe))
 
 
 def _fitting(config: RunConfig, path: Path) -> checkpoint.Checkpoint:

@@ -6,6 +6,26 @@ from fields.numerics import device_kind
 from pipelines.run.origin import Origin
 
 
+def rank_warnings(ranks: int, origin: Origin) -> list[str]:
+    """What the number of ranks has to do with a run's bits, where they share a full student or did so in the checkpoint.
+
+    Args:
+        ranks: into whose parts the sums of a gradient are split now; 1 if they are the sums of one process.
+        origin: where the run begins.
+    """
+    lines = []
+    if ranks > 1:
+        lines.append(
+            f"the ranks share the student, so learner.ranks={ranks} orders its sums: another number has other last bits"
+        )
+    if origin.checkpoint is not None and origin.ranks != ranks:
+        lines.append(
+            f"warning: {origin.checkpoint} has the sums of {origin.ranks} ranks, and this run those of {ranks}: "
+            "the last bits may differ"
+        )
+    return lines
+
+
 def device_warnings(learner: str, services: Mapping[str, str], origin: Origin) -> list[str]:
     """Where the devices of a run are not one kind and model.
 

@@ -25,7 +25,7 @@ from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
 from fields.method.teaching import Teaching
 from fields.numerics import Numerics
-from fields.ranks.process_group import ProcessGroup
+from fields.ranks.ordered import OrderedRanks
 from fields.ranks.ranks import Alone, Ranks
 from fields.scene.family import SceneFamily, save_transformer
 from fields.scene.transformer import SceneTransformer
@@ -78,7 +78,7 @@ async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> 
         return Distiller(family, family.load_transformer(base), LoraStudent(_SHAPE), Optimization(), 0, ranks=ranks)
 
     rank: Any = ray.remote(LearnerRank).options(num_cpus=0.001)
-    members: list[Ranks] = [ProcessGroup(number, size, torch.device("cpu"), timeout_s=600.0) for number in range(size)]
+    members: list[Ranks] = [OrderedRanks(number, size, torch.device("cpu"), timeout_s=600.0) for number in range(size)]
     if size == 1:
         members = [Alone()]
     group = RankGroup([rank.remote(build, member, Numerics(), "scaling") for member in members], "mean")

@@ -19,10 +19,11 @@ from fields.policy import Policy
 from fields.reference import distill
 from pipelines.config.recipe import recipe
 from pipelines.config.run import AFTER, BASE, BEFORE
+from pipelines.config.sharing import alone
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import report_so_far
 from pipelines.run.origin import Origin
-from pipelines.run.promise import device_warnings
+from pipelines.run.promise import device_warnings, rank_warnings
 from pipelines.run.too_large import LEARNER, ROLLOUT, too_large
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
@@ -37,10 +38,8 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
     published = {0: distiller.weights(0)}
     results = run.examine_before(published[0], display) if config.eval.every else {}
     if origin.checkpoint is not None:
-        saved = checkpoint.read(origin.checkpoint)
-        distiller.restore(saved.student, saved.ema, saved.optimizer, saved.step)
-        published = dict(saved.published)
-    for line in device_warnings(device_name(distiller.device), {}, origin):
+        published = dict(checkpoint.restore(origin.checkpoint, distiller).published)
+    for line in (*device_warnings(device_name(distiller.device), {}, origin), *rank_warnings(1, origin)):
         display.say(line)
     journal = Journal(config.folder, when.start, config.run.loggers)
     checkpoints = config.folder / "checkpoints"
@@ -53,7 +52,7 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
         journal.record(step, update, when.lag.version(step), ids, seconds)
         display.update(step + 1, update, samples, seconds, step - when.lag.version(step))
         if when.saves_after(step + 1):
-            checkpoint.save(checkpoints, step + 1, distiller, published, recipe(config))
+            checkpoint.save(checkpoints, step + 1, distiller, published, recipe(alone(config)))
             checkpoint.prune(checkpoints, when.keep_checkpoints)
         if when.evaluates_after(step + 1):
             examined = time.monotonic()

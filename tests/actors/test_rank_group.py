@@ -22,7 +22,7 @@ from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
 from fields.method.teaching import Teaching
 from fields.numerics import Numerics
-from fields.ranks.process_group import ProcessGroup
+from fields.ranks.ordered import OrderedRanks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
 
@@ -47,7 +47,7 @@ def ranks(cluster, tiny_models):
         shape = LoraShape(4, 4.0, ("to_qkv",))
         return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
 
-    group = [ProcessGroup(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
+    group = [OrderedRanks(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
     actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics(), "test") for own in group]
     yield actors
     RankGroup(actors, "mean").end()

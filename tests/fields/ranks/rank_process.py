@@ -3,19 +3,32 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.multiprocessing
 from torch.distributed.tensor import DTensor
 
+from fields import checkpoint
 from fields.carriers import Example, Outline, Weights
 from fields.distiller import Distiller
 from fields.memory.cost import Pass
 from fields.numerics import Numerics
+from fields.ranks.ordered import OrderedRanks
 from fields.ranks.process_group import ProcessGroup
+from fields.ranks.sharded import ShardedRanks
 from fields.ranks.share import Learned, Share
 from fields.scene.family import SceneFamily
+
+KINDS = ("student", "ema", "optimizer/exp_avg/", "optimizer/exp_avg_sq/")
+
+
+class HalfFamily(SceneFamily):
+    """The scene's network in bfloat16."""
+
+    def velocity(self, transformer, x_t, t, condition):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().velocity(transformer, x_t, t, condition).float()
 
 
 @dataclass(frozen=True)
@@ -26,17 +39,20 @@ class NewStudent:
     student: Any
     optimization: Any
     objective: Any = None
+    half: bool = False
 
     def __call__(self, ranks: Any = None) -> Distiller:
-        family = SceneFamily()
+        family = HalfFamily() if self.half else SceneFamily()
         network = family.load_transformer(self.base)
+        if self.half:
+            network.to(torch.bfloat16)
         seed = ranks.rank if ranks else 0  # of another rank it doesn't matter: all begin as rank 0 does
         return Distiller(family, network, self.student, self.optimization, seed, objective=self.objective, ranks=ranks)
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a rank learned in each step, and holds after them."""
+    """What a rank learned in each step, and holds after them: what it says of the whole, and how many values are its own."""
 
     learned: list[tuple[list[Learned], float]]
     weights: Weights
@@ -44,20 +60,39 @@ class Held:
     moments: dict[str, torch.Tensor]
     optimizer_values: int
     frozen_values: int
+    state_values: dict[str, int]
 
 
-def take_steps(
-    new_student: NewStudent, steps: Sequence[Sequence[Example]], size: int, folder: Path, shards: bool = False
-) -> list[Held]:
+Kind = Literal["ordered", "frozen shared", "all shared"]
+
+
+@dataclass(frozen=True)
+class Together:
+    """How processes take steps: what they share, the checkpoint that they continue from, and the one that they write."""
+
+    size: int
+    kind: Kind = "ordered"
+    resume: Path | None = None
+    save_after: int | None = None
+
+
+def take_steps(new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path, together: Together) -> list[Held]:
     """So many processes take the steps together; what each has, by rank."""
     ports = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_work, (size, ports, new_student, steps, folder, shards), nprocs=size)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+    torch.multiprocessing.spawn(_work, (ports, new_student, steps, folder, together), nprocs=together.size)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(together.size)]
 
 
 def _here(parameter: torch.Tensor) -> torch.Tensor:
     """What this process has of a parameter."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def _group(rank: int, together: Together) -> ProcessGroup:
+    cpu = torch.device("cpu")
+    if together.kind == "all shared":
+        return ShardedRanks(rank, together.size, cpu, timeout_s=60)
+    return OrderedRanks(rank, together.size, cpu, timeout_s=60, shards=together.kind == "frozen shared")
 
 
 def outlines(examples: Sequence[Example]) -> list[Outline]:
@@ -70,31 +105,36 @@ def _learn(student: Distiller, examples: Sequence[Example], share: Share) -> tup
 
 
 def _work(
-    rank: int,
-    size: int,
-    ports: Any,
-    new_student: NewStudent,
-    steps: Sequence[Sequence[Example]],
-    folder: Path,
-    shards: bool,
+    rank: int, ports: Any, new_student: NewStudent, steps: Sequence[Sequence[Example]], folder: Path, together: Together
 ) -> None:
     Numerics().settle()
-    group = ProcessGroup(rank, size, torch.device("cpu"), timeout_s=60, shards=shards)
+    group = _group(rank, together)
     if rank == 0:
         port = group.listen("127.0.0.1")
-        for _ in range(size):
+        for _ in range(together.size):
             ports.put(port)
-    student = new_student(group)
     group.connect("127.0.0.1", ports.get())
+    student = new_student(group)
     student.begin()
+    if together.resume:
+        checkpoint.restore(together.resume, student)
     student.rehearse(Pass(2, (24, 24), edits=True))  # which leaves nothing behind
-    reduction = student.objective.over_queries
+    reduction, learned = student.objective.over_queries, []
+    for number in range(len(steps) + 1):
+        if number:
+            share = Share.all(outlines(steps[number - 1]), together.size, reduction)[rank]
+            learned.append(_learn(student, steps[number - 1], share))
+        if number == together.save_after:
+            checkpoint.save(folder / "checkpoints", number, student, {number: student.weights(number)}, {})
+    whole = student.weights(len(steps)) if group.shards_student else Weights.of(len(steps), student.parameters)
+    kinds = {kind: [_here(t) for name, t in student.state().items() if name.startswith(kind)] for kind in KINDS}
     held = Held(
-        learned=[_learn(student, examples, Share.all(outlines(examples), size, reduction)[rank]) for examples in steps],
-        weights=student.weights(len(steps)),
+        learned=learned,
+        weights=whole,
         averaged=student.averaged_weights(len(steps)),
         moments=student.optimizer_tensors(),
         frozen_values=sum(_here(p).numel() for p in student.transformer.parameters() if not p.requires_grad),
-        optimizer_values=sum(state["exp_avg"].numel() for state in student.optimizer.state.values()),
+        optimizer_values=sum(_here(state["exp_avg"]).numel() for state in student.optimizer.state.values()),
+        state_values={kind: sum(tensor.numel() for tensor in tensors) for kind, tensors in kinds.items()},
     )
     torch.save(held, folder / f"{rank}.pt")

@@ -7,13 +7,14 @@ import torch
 from distiller_cases import SHAPE, answered
 from hypothesis import given
 from hypothesis import strategies as st
-from rank_process import NewStudent, outlines, take_steps
+from rank_process import NewStudent, Together, outlines, take_steps
 
-from fields.carriers import Example, checksum
+from fields.carriers import checksum
 from fields.method.objective import TransitionKl
 from fields.method.optimization import Optimization
 from fields.ranks.dealing import deal, owners
-from fields.ranks.process_group import ProcessGroup, RankMissing
+from fields.ranks.ordered import OrderedRanks
+from fields.ranks.process_group import RankMissing
 from fields.ranks.share import Share
 from fields.student import FullStudent, LoraStudent
 from fields.update import Update
@@ -40,24 +41,8 @@ def test_the_memory_of_a_rank_is_its_own_matter():
         (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
         (RuntimeError("peer"), RankMissing),
     ):
-        with pytest.raises(seen), ProcessGroup(0, 1, torch.device("cpu"), 1.0).meeting():
+        with pytest.raises(seen), OrderedRanks(0, 1, torch.device("cpu"), 1.0).meeting():
             raise raised
-
-
-@pytest.fixture
-def steps(ask, base_field, local_field):
-    """Three steps of unequal groups. The last has no source image, so a full network's parameters for it have no gradient."""
-
-    def without_source(example: Example) -> Example:
-        query = example.query
-        words = {name: tensor for name, tensor in query.condition.tensors.items() if name != "source"}
-        bare = replace(query.condition, tensors=words, source_names=())
-        return replace(example, query=replace(query, condition=bare, route="text_to_image"))
-
-    first = [answered(ask(0, 1, 2), local_field), answered(ask(3), local_field), answered(ask(4, 5, 6, 7), base_field)]
-    second = [answered(ask(7, 2), local_field), answered(ask(1, 0, 3, 5, 6), local_field)]
-    third = [without_source(answered(ask(*rows), local_field)) for rows in ((0, 1), (2, 3), (4,))]
-    return [first, second, third]
 
 
 CASES = {
@@ -76,7 +61,7 @@ def test_ranks_learn_what_one_process_learns(case, size, steps, tiny_models, tmp
     new_student = NewStudent(tiny_models.base, *CASES[case])
     alone = new_student()
     updates = [alone.update(examples) for examples in steps]
-    ranks = take_steps(new_student, steps, size, tmp_path)
+    ranks = take_steps(new_student, steps, tmp_path, Together(size))
     for step, (examples, expected) in enumerate(zip(steps, updates, strict=True)):
         learned = [one for rank in ranks for one in rank.learned[step][0]]
         assert {rank.learned[step][1] for rank in ranks} == {expected.gradient_norm}
@@ -96,7 +81,7 @@ def test_a_sum_over_queries_is_divided_by_samples(ask, local_field, tiny_models,
     new_student = NewStudent(tiny_models.base, LoraStudent(SHAPE), CLIPPED, TransitionKl())
     alone = new_student()
     expected = alone.update(examples)
-    ranks = take_steps(new_student, [examples], 2, tmp_path)
+    ranks = take_steps(new_student, [examples], tmp_path, Together(2))
     learned = [one for rank in ranks for one in rank.learned[0][0]]
     assert [len(rank.learned[0][0]) for rank in ranks] == [1, 1]
     share = Share.all(outlines(examples), 2, TransitionKl.over_queries)[0]
@@ -113,7 +98,7 @@ def test_ranks_that_share_the_base_learn_what_one_process_learns(case, steps, ti
     alone = new_student()
     for examples in steps:
         alone.update(examples)
-    ranks = take_steps(new_student, steps, 2, tmp_path, shards=True)
+    ranks = take_steps(new_student, steps, tmp_path, Together(2, "frozen shared"))
     assert {rank.weights.checksum for rank in ranks} == {alone.weights(len(steps)).checksum}
     frozen = sum(parameter.numel() for parameter in alone.transformer.parameters() if not parameter.requires_grad)
     for rank in ranks:

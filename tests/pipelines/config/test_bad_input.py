@@ -45,7 +45,7 @@ def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]):
         ),
         (
             "learner.shard=true",
-            "learner: shard: true shares the base among ranks, and ranks is 1; allowed: false, or more ranks",
+            "learner: shard: true shares the network among ranks, and ranks is 1; allowed: false, or more ranks",
         ),
         ("learner.lag=-1", "learner.lag: Input should be greater than or equal to 0 (got -1)"),
         ("routes.local_edit.weight=-0.5", "routes.local_edit.weight: Input should be greater than or equal to 0 (got -0.5)"),

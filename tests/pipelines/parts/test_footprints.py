@@ -15,7 +15,7 @@ from pipelines.config.gpus import CONTEXT, GIGABYTE, PLANNED_FOR
 from pipelines.config.load import load_config
 from pipelines.config.recipe import recipe
 from pipelines.parts.fit import choose, fitted, fitted_rollout
-from pipelines.parts.footprints import Footprints
+from pipelines.parts.footprints import PROCESS, Footprints
 from pipelines.parts.run_parts import RunParts
 from pipelines.plan import main
 
@@ -177,6 +177,24 @@ def test_ranks_share_moments_and_average_and_keep_what_they_exchange(make_config
     assert sharded.weights - shared.weights == pytest.approx(4 * (2 * block - 2 / 3 * base), rel=1e-3)
     assert sharded.host == shared.host, "every rank loads the whole base before it gives the others theirs"
     assert choose(one) == choose(three), "or the number of ranks would order the sums of a gradient"
+
+
+def test_ranks_that_share_a_full_student_hold_their_part_of_everything(make_config):
+    """Twenty bytes of each value are shared: weight, gradient, two moments and average. Two blocks are gathered, and one
+    block's gradient is added up; the whole gradient, which an unshared student's backward ends with, is nowhere."""
+    full = ("learner.num_gpus=1", "student={type: full}", "learner.batch_size=32")
+    two, four = (Footprints(make_config(*full, "learner.shard=true", f"learner.ranks={ranks}")) for ranks in (2, 4))
+    network = RunParts(two.config).family.blueprint(two.config.model.path)
+    values = sum(parameter.numel() for parameter in network.parameters())
+    block = sum(parameter.numel() for parameter in network.blocks[0].parameters())
+    buffers = sum(buffer.numel() * buffer.itemsize for buffer in network.buffers())
+    half, quarter = two.learner(4, False), four.learner(4, False)
+    assert half.weights == 4 * values / 2 + 2 * 4 * block + buffers
+    assert half.kept == 4 * 4 * values / 2 + (4 + 4) * block
+    assert half.weights + half.kept - quarter.weights - quarter.kept == 20 * values / 4
+    unshared = Footprints(make_config(*full)).learner(4, False)
+    assert unshared.working - 4 * values < half.working < unshared.working
+    assert half.host == PROCESS + two.base_bytes + 2 * 4 * values
 
 
 def test_without_a_gpu_auto_stays(make_config):

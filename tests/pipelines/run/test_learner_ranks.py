@@ -84,3 +84,15 @@ def test_a_rank_lost_before_the_first_checkpoint_returns_to_what_the_run_continu
     assert len(ranks("continued")) == 2, "the killed one and its successor"
     assert student.checksum == expected("run.steps=16")
     assert sorted(trained_ids(config.folder)) == list(range(4 * 12, 16 * 12))
+
+
+@pytest.mark.slow
+def test_a_killed_rank_of_a_shared_student_is_replaced_and_the_student_is_the_same(on_standing):
+    full = ("student={type: full}", "learner.ranks=2", "learner.shard=true", "checkpoint.every=3", "run.steps=16")
+    undisturbed = trained(on_standing("run.name=whole", *full))
+    config = on_standing("run.name=shot", *full)
+    killer = killing("shot", config.folder / METRICS, after=4)
+    student = trained(config)
+    killer.join()
+    assert len(ranks("shot")) == 2, "the killed one and its successor"
+    assert student.checksum == undisturbed.checksum

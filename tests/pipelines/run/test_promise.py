@@ -11,12 +11,12 @@ from fields.carriers import Condition
 from fields.numerics import Numerics
 from fields.scene import family as module
 from pipelines.config.errors import ConfigError
-from pipelines.config.recipe import recipe, recipe_differences
+from pipelines.config.recipe import recipe, recipe_differences, recorded_ranks
 from pipelines.distill import main
 from pipelines.parts.run_parts import RunParts
 from pipelines.run.launch import Options, reserve_cluster
 from pipelines.run.origin import Origin
-from pipelines.run.promise import device_warnings
+from pipelines.run.promise import device_warnings, rank_warnings
 from pipelines.run_folder.state import read_run
 from pipelines.watch.screen import warnings
 from runs import reference
@@ -84,6 +84,24 @@ def test_numerics_are_part_of_the_recipe(make_config):
     assert recipe_differences(changed, recipe(make_config()), 8) == [
         "numerics.deterministic: True -> False",
         "numerics.threads: 1 -> 2",
+    ]
+
+
+def test_ranks_that_share_a_full_student_are_told_and_never_refused(make_config, tmp_path):
+    full = ("student={type: full}", "learner.shard=true", "learner.batch_size=32")
+    two, three = (recipe(make_config(*full, f"learner.ranks={ranks}")) for ranks in (2, 3))
+    alone, lora = recipe(make_config("student={type: full}", "learner.batch_size=32")), make_config("learner.ranks=2")
+    assert (recorded_ranks(two), recorded_ranks(three), recorded_ranks(alone), recorded_ranks(recipe(lora))) == (2, 3, 1, 1)
+    for now, saved in ((two, three), (alone, two), (two, alone)):
+        assert recipe_differences(now, saved, 8) == []
+    changed = recipe(make_config(*full, "learner.ranks=3", "learner.clip=7"))
+    assert recipe_differences(changed, two, 8) == ["learner.clip: 1.0 -> 7.0"]
+    assert rank_warnings(1, Origin()) == []
+    said = "the ranks share the student, so learner.ranks=3 orders its sums: another number has other last bits"
+    assert rank_warnings(3, Origin(step=4, checkpoint=tmp_path, ranks=3)) == [said]
+    assert rank_warnings(3, Origin(step=4, checkpoint=tmp_path, ranks=2)) == [
+        said,
+        f"warning: {tmp_path} has the sums of 2 ranks, and this run those of 3: the last bits may differ",
     ]
 
 

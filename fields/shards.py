@@ -1,0 +1,49 @@
+"""Tensors that many processes share, in the format of torch's distributed checkpoints: each writes the shards that it has, and
+any number of processes reads them, each what it needs. A folder says what is whole in it; files of processes are its parts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from fields.carriers import Tensors
+from fields.tensors import Shapes, check_shapes, shapes
+
+
+def write(folder: Path, tensors: Tensors) -> None:
+    """Write what the processes of the group share; all call this, and when it returns all have written."""
+    save(dict(tensors), checkpoint_id=folder)
+
+
+def read_into(folder: Path, tensors: Tensors) -> None:
+    """Fill tensors with what a folder has under their names: whole ones, or this process's shards of them.
+
+    Raises:
+        ValueError: if the folder lacks a name, or has another shape under it; lists them.
+    """
+    found = _shapes(_stored(folder))
+    check_shapes({name: shape for name, shape in found.items() if name in tensors}, shapes(tensors), str(folder))
+    # Alone: each process knows what it lacks, and they may lack different tensors.
+    load(dict(tensors), checkpoint_id=folder, no_dist=True)
+
+
+def read(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The whole tensors whose names begin with a prefix, without it, on the host."""
+    stored = {name: tensor for name, tensor in _stored(folder).items() if name.startswith(prefix)}
+    tensors = {name: torch.empty(tensor.size, dtype=tensor.properties.dtype) for name, tensor in stored.items()}
+    read_into(folder, tensors)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def _stored(folder: Path) -> Mapping[str, TensorStorageMetadata]:
+    entries = FileSystemReader(folder).read_metadata().state_dict_metadata.items()
+    return {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
+
+
+def _shapes(stored: Mapping[str, TensorStorageMetadata]) -> Shapes:
+    return {name: tuple(tensor.size) for name, tensor in stored.items()}
