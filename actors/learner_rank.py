@@ -1,5 +1,6 @@
 """One process of the learner: a student that it updates together with the other ranks, or alone."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import ray
 from torch import Tensor
 
 from actors.example_reference import ExampleReference, fetched
+from actors.rank_metrics import RankMetrics
 from actors.rollout_worker import PublishedWeights
 from fields import checkpoint
 from fields.carriers import Weights
@@ -26,10 +28,12 @@ class LearnerRank:
         build_distiller: the student at its start, on this process's device, for one of these ranks.
         ranks: this rank and how many there are.
         numerics: how it computes; the same in every process of a run.
+        run: name of the run, for the metrics.
     """
 
-    def __init__(self, build_distiller: Callable[[Ranks], Distiller], ranks: Ranks, numerics: Numerics):
+    def __init__(self, build_distiller: Callable[[Ranks], Distiller], ranks: Ranks, numerics: Numerics, run: str):
         numerics.settle()
+        self._metrics = RankMetrics(run, ranks.rank)
         self._build = build_distiller
         self._ranks = ranks
         self._loaded: Distiller | None = None
@@ -73,7 +77,10 @@ class LearnerRank:
 
     def update(self, share: Share, examples: Sequence[ExampleReference]) -> tuple[list[Learned], float]:
         """This rank's part of an optimizer step, and the norm of the step's gradient; raises as `Distiller.learn` does."""
-        return self._distiller.learn(share, fetched(examples))
+        began, waited = time.perf_counter(), self._ranks.waited_s
+        learned = self._distiller.learn(share, fetched(examples))
+        self._metrics.record(self._distiller.updates, time.perf_counter() - began, self._ranks.waited_s - waited)
+        return learned
 
     def weights(self, version: int) -> Weights:
         """The student's trainable tensors, from rank 0."""

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from fields.ranks.dealing import owners
-from fields.ranks.process_group import ProcessGroup, meeting
+from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Gradients, Named, Parameters
 
 
@@ -64,14 +64,14 @@ class OrderedRanks(ProcessGroup):
         for place, name in enumerate(names):
             if name in own:
                 norms[0, place], norms[1, place] = own[name], 1
-        with meeting():
+        with self.meeting():
             dist.all_reduce(norms)
         return [norm for norm, there in zip(norms[0], norms[1].tolist(), strict=True) if there]
 
     @torch.no_grad()
     def copy_first(self, parameters: Parameters) -> None:
         flat = torch.cat([parameter.flatten() for parameter in parameters.values()])
-        with meeting():
+        with self.meeting():
             dist.broadcast(flat, src=0)
         for name, values in _parts(flat, list(parameters), parameters).items():
             parameters[name].copy_(values)
@@ -80,7 +80,7 @@ class OrderedRanks(ProcessGroup):
     def spread(self, parameters: Parameters) -> None:
         by_owner = self.names_by_owner(parameters)
         sent = [torch.cat([parameters[name].flatten() for name in names]) if names else None for names in by_owner]
-        with meeting():
+        with self.meeting():
             works = [dist.broadcast(flat, src=rank, async_op=True) for rank, flat in enumerate(sent) if flat is not None]
             for work in works:
                 assert work is not None
@@ -97,14 +97,14 @@ class OrderedRanks(ProcessGroup):
         by_owner = self.names_by_owner(like)
         if self.rank != 0:
             if own:
-                with meeting():
+                with self.meeting():
                     dist.send(torch.cat([own[name].flatten() for name in by_owner[self.rank]]), dst=0)
             return {}
         collected = dict(own)
         for rank, names in enumerate(by_owner):
             if rank and names:
                 flat = torch.empty(sum(like[name].numel() for name in names), device=like[names[0]].device)
-                with meeting():
+                with self.meeting():
                     dist.recv(flat, src=rank)
                 collected |= _parts(flat, names, like)
         return {name: collected[name] for name in like}
@@ -151,7 +151,7 @@ class _Exchange(Gradients):
         arriving = [own if number < count else 0 for count in self._computed]
         received = message.new_empty(sum(arriving))
         self._let_arrive()
-        with meeting():
+        with self._group.meeting():
             work = dist.all_to_all_single(received, message, arriving, list(lengths), async_op=True)
         assert work is not None
         self._under_way = work, message
@@ -159,7 +159,7 @@ class _Exchange(Gradients):
 
     def _let_arrive(self) -> None:
         if self._under_way is not None:
-            with meeting():
+            with self._group.meeting():
                 self._under_way[0].wait()
             self._under_way = None
 

@@ -1,5 +1,6 @@
 """Ranks that are processes of one `torch.distributed` group: how they meet, and what it is called if one doesn't come."""
 
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,21 +15,6 @@ from fields.ranks.ranks import Ranks
 
 class RankMissing(RuntimeError):
     """Another rank did not come to an exchange: it has ended, or took too long."""
-
-
-@contextmanager
-def meeting() -> Generator[None]:
-    """Within it this rank waits for others.
-
-    Raises:
-        RankMissing: for whatever the backend says of them; neither gloo nor NCCL has a class of its own for it.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:  # a RuntimeError of this rank's own
-        raise
-    except RuntimeError as error:
-        raise RankMissing(str(error)) from error
 
 
 class ProcessGroup(Ranks):
@@ -48,6 +34,23 @@ class ProcessGroup(Ranks):
         self._timeout = timedelta(seconds=timeout_s)
         self._store: TCPStore | None = None
 
+    @contextmanager
+    def meeting(self) -> Generator[None]:
+        """Within it this rank waits for others.
+
+        Raises:
+            RankMissing: for whatever the backend says of them; neither gloo nor NCCL has a class of its own for it.
+        """
+        began = time.perf_counter()
+        try:
+            yield
+        except torch.OutOfMemoryError:  # a RuntimeError of this rank's own
+            raise
+        except RuntimeError as error:
+            raise RankMissing(str(error)) from error
+        finally:
+            self.waited_s += time.perf_counter() - began
+
     def listen(self, host: str) -> int:
         """Listen for the others, on rank 0; returns the port of this host."""
         self._store = TCPStore(host, 0, self.size, is_master=True, timeout=self._timeout, wait_for_workers=False)
@@ -56,13 +59,13 @@ class ProcessGroup(Ranks):
     def connect(self, host: str, port: int) -> None:
         """Meet the others, where rank 0 listens."""
         backend = "nccl" if self._device.type == "cuda" else "gloo"
-        with meeting():
+        with self.meeting():
             store = self._store or TCPStore(host, port, self.size, is_master=False, timeout=self._timeout)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
     def told(self, path: Path | None) -> Path:
         said = [path]
-        with meeting():
+        with self.meeting():
             dist.broadcast_object_list(said, src=0)
         assert said[0] is not None, "rank 0 names one"
         return said[0]

@@ -37,12 +37,14 @@ class Ranks(ABC):
         shards: whether each holds a part of the network's weights, so that all have to compute together.
         shards_student: whether what is trained is among them: each then holds a shard of every tensor, of its gradient, its
             moments and its average.
+        waited_s: seconds for which this process has waited for the others so far.
     """
 
     rank: int
     size: int
     shards: bool = False
     shards_student: bool = False
+    waited_s: float = 0.0
 
     @property
     def computes_start(self) -> bool:

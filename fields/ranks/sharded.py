@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from fields.ranks.process_group import ProcessGroup, meeting
+from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Gradients, Named, Parameters
 
 
@@ -59,7 +59,7 @@ class ShardedRanks(ProcessGroup, Gradients):
 
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         squares = torch.stack([_here(own[name]) for name in names if name in own]).square()
-        with meeting():
+        with self.meeting():
             dist.all_reduce(squares)
         return list(squares.sqrt())
 
@@ -79,7 +79,7 @@ class ShardedRanks(ProcessGroup, Gradients):
         for name in like:
             shard = own[name]
             assert isinstance(shard, DTensor)
-            with meeting():
+            with self.meeting():
                 whole = shard.full_tensor()
             if self.rank == 0:
                 collected[name] = whole.cpu()

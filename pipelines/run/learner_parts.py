@@ -55,7 +55,7 @@ class ClusterLearnerParts:
         """The processes that hold the student, started: the learner's own for one, actors for more."""
         size, reduction = self._config.learner.ranks, self._parts.objective.over_queries
         if size == 1:
-            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics))], reduction)
+            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics, self.run))], reduction)
         return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction)
 
     def _start_rank(self, rank: int, size: int) -> Actor:
@@ -64,7 +64,7 @@ class ClusterLearnerParts:
         options = {"num_cpus": learner.num_cpus, "num_gpus": learner.num_gpus}
         place = self._reservation.place(1 + rank) if self._reservation else {}
         actor = ray.remote(LearnerRank).options(name=f"{self.run}/learner-rank-{rank}", **options, **place)
-        return actor.remote(self._distiller, self._process_group(rank, size), self.numerics)
+        return actor.remote(self._distiller, self._process_group(rank, size), self.numerics, self.run)
 
     def _process_group(self, rank: int, size: int) -> ProcessGroup:
         """How this rank computes with the others."""

@@ -26,7 +26,7 @@ from fields.method.optimization import Optimization
 from fields.method.teaching import Teaching
 from fields.numerics import Numerics
 from fields.ranks.ordered import OrderedRanks
-from fields.ranks.ranks import Ranks
+from fields.ranks.ranks import Alone, Ranks
 from fields.scene.family import SceneFamily, save_transformer
 from fields.scene.transformer import SceneTransformer
 from fields.student import LoraStudent
@@ -78,8 +78,10 @@ async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> 
         return Distiller(family, family.load_transformer(base), LoraStudent(_SHAPE), Optimization(), 0, ranks=ranks)
 
     rank: Any = ray.remote(LearnerRank).options(num_cpus=0.001)
-    members = [OrderedRanks(number, size, torch.device("cpu"), timeout_s=600) for number in range(size)]
-    group = RankGroup([rank.remote(build, member, Numerics()) for member in members], "mean")
+    members: list[Ranks] = [OrderedRanks(number, size, torch.device("cpu"), timeout_s=600.0) for number in range(size)]
+    if size == 1:
+        members = [Alone()]
+    group = RankGroup([rank.remote(build, member, Numerics(), "scaling") for member in members], "mean")
     try:
         await group.load()
         examples = [_example(number) for number in range(GROUPS * size)]

@@ -40,6 +40,21 @@ class ServiceState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankState:
+    """One rank of the learner.
+
+    Attributes:
+        step: optimizer steps that it has done.
+        waiting: share of its time in steps in which it waited for the others.
+        memory_bytes: the most that it has held, of a GPU's memory or else of the host's.
+    """
+
+    step: int
+    waiting: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterState:
     """A run's processes.
 
@@ -50,6 +65,7 @@ class ClusterState:
         depth: steps after the current one whose targets are in flight or ready.
         repeated: rollouts that were lost and made again.
         truncated: prompts that were longer than the encoder reads.
+        ranks: the learner's, by number, if there are several and they have done a step.
         services: expert, the shared experts or encoder -> its state; only those that are deployed.
     """
 
@@ -59,6 +75,7 @@ class ClusterState:
     depth: int
     repeated: int
     truncated: int
+    ranks: Sequence[RankState]
     services: Mapping[str, ServiceState]
 
 
@@ -78,6 +95,7 @@ def read_cluster(config: RunConfig) -> ClusterState:
         depth=metrics.total("ray_field_stream_depth", run=run),
         repeated=metrics.total("ray_field_rollout_retries_total", run=run),
         truncated=metrics.total("ray_field_truncated_prompts_total", run=config.run.services_owner),
+        ranks=[_rank(run, rank, metrics) for rank in range(config.learner.rank_actors)],
         services={name: _service(config, name, state, metrics) for name, state in services.items() if state is not None},
     )
 
@@ -89,6 +107,16 @@ def _workers(config: RunConfig, learners: Sequence[Any]) -> int:
             handle: Any = ray.get_actor(learner.name, learner.ray_namespace)
             return ray.get(handle.rollout_workers.remote(), timeout=_ANSWER_S)
     return config.rollout.workers
+
+
+def _rank(run: str, rank: int, metrics: "Metrics") -> RankState:
+    of = {"run": run, "rank": str(rank)}
+    waited, seconds = (metrics.sum(f"ray_field_rank_{name}seconds_total", **of) for name in ("wait_", ""))
+    return RankState(
+        step=metrics.total("ray_field_rank_step", **of),
+        waiting=waited / seconds if seconds else 0.0,
+        memory_bytes=metrics.sum("ray_field_rank_memory_bytes", **of),
+    )
 
 
 def _service(config: RunConfig, name: str, application: ApplicationStatusOverview, metrics: "Metrics") -> ServiceState:
@@ -122,9 +150,13 @@ class Metrics:
         families = (family for page in pages for family in text_string_to_metric_families(page))
         return Metrics([sample for family in families for sample in family.samples])
 
-    def total(self, name: str, **labels: str) -> int:
+    def sum(self, name: str, **labels: str) -> float:
         """The sum over processes of the samples of a metric that have the given labels."""
-        return round(sum(s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items()))
+        return sum(s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items())
+
+    def total(self, name: str, **labels: str) -> int:
+        """The same of a metric that counts something."""
+        return round(self.sum(name, **labels))
 
 
 def _page(host: str, port: int) -> str:

@@ -17,10 +17,12 @@ _QUIET_STEPS = 10  # unless so many of its steps take longer
 
 
 def screen(state: RunState, cluster: "ClusterState | None") -> Group:
-    """Everything, top down: where the run is, its routes, its services, what is wrong."""
+    """Everything, top down: where the run is, its routes, the learner's ranks, its services, what is wrong."""
     parts: list[Text | Table] = [_headline(state, cluster), _facts(state, cluster)]
     if state.route_loss:
         parts.append(_routes(state))
+    if cluster and cluster.ranks:
+        parts.append(_ranks(cluster))
     if cluster and cluster.services:
         parts.append(_services(cluster))
     return Group(*parts, *(Text(f"warning: {line}", style="yellow") for line in warnings(state, cluster)))
@@ -98,6 +100,15 @@ def _routes(state: RunState) -> Table:
     table.columns[1].justify = "right"
     for route, loss in state.route_loss.items():
         table.add_row(route, f"{loss:.4f}")
+    return table
+
+
+def _ranks(cluster: "ClusterState") -> Table:
+    table = Table("rank", "step", "waits for others", "memory", box=box.SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for number, rank in enumerate(cluster.ranks):
+        table.add_row(str(number), str(rank.step), f"{100 * rank.waiting:.0f} %", f"{rank.memory_bytes / 1e9:.1f} GB")
     return table
 
 

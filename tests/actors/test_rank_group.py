@@ -48,7 +48,7 @@ def ranks(cluster, tiny_models):
         return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
 
     group = [OrderedRanks(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
-    actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics()) for own in group]
+    actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics(), "test") for own in group]
     yield actors
     RankGroup(actors, "mean").end()
 

@@ -13,7 +13,8 @@ from fields.carriers import checksum
 from fields.method.objective import TransitionKl
 from fields.method.optimization import Optimization
 from fields.ranks.dealing import deal, owners
-from fields.ranks.process_group import RankMissing, meeting
+from fields.ranks.ordered import OrderedRanks
+from fields.ranks.process_group import RankMissing
 from fields.ranks.share import Share
 from fields.student import FullStudent, LoraStudent
 from fields.update import Update
@@ -40,7 +41,7 @@ def test_the_memory_of_a_rank_is_its_own_matter():
         (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
         (RuntimeError("peer"), RankMissing),
     ):
-        with pytest.raises(seen), meeting():
+        with pytest.raises(seen), OrderedRanks(0, 1, torch.device("cpu"), 1.0).meeting():
             raise raised
 
 

@@ -59,6 +59,10 @@ def test_a_run_is_shown_scaled_changed_and_stopped(live, cluster, make_config, c
     shown = shown_at_work(config)
     assert (shown.learner, shown.workers) == (True, 1)
     assert 0 < shown.depth <= 3
+    assert len(shown.ranks) == (config.learner.ranks if config.learner.ranks > 1 else 0)
+    for rank in shown.ranks:
+        assert 0 < rank.waiting < 1
+        assert 1e8 < rank.memory_bytes < 1e11
     services = {name: (service.running, service.wanted) for name, service in shown.services.items()}
     assert services == dict.fromkeys(("text_to_image", "local_edit", "global_edit", "encoder"), (1, 1))
 
@@ -97,7 +101,7 @@ def shown_at_work(config: RunConfig) -> ClusterState:
 
     def at_work() -> ClusterState | None:
         states.append(read_cluster(config))
-        return states[-1] if states[-1].depth else None
+        return states[-1] if states[-1].depth and all(rank.step for rank in states[-1].ranks) else None
 
     return wait_for(at_work, lambda: f"steps in flight; last seen: {states[-1]}", every_s=0.5)
 

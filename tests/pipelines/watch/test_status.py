@@ -14,7 +14,7 @@ from pipelines.config.run import RunConfig
 from pipelines.run_folder import find
 from pipelines.run_folder.outcome import write_config
 from pipelines.run_folder.state import read_run
-from pipelines.watch.cluster_state import ClusterState, Metrics, ServiceState
+from pipelines.watch.cluster_state import ClusterState, Metrics, RankState, ServiceState
 from pipelines.watch.screen import duration, screen
 
 NOW = 1_000_000.0
@@ -25,6 +25,7 @@ PROCESSES = ClusterState(
     depth=2,
     repeated=3,
     truncated=7,
+    ranks=[RankState(step=4, waiting=0.125, memory_bytes=2e9), RankState(step=4, waiting=0.25, memory_bytes=1.5e9)],
     services={"local_edit": ServiceState(running=1, wanted=2, in_work=4, queued=5, repeated=6)},
 )
 
@@ -98,6 +99,7 @@ def test_a_screen_of_a_running_run(run):
     text = shown(run, PROCESSES)
     assert "watched  running  step 4 of 8 (50 %)  6.0 samples/s  ETA 8 s" in text
     assert "checkpoint none yet  staleness 1  last step 10 s ago  1 rollout workers  2 steps ahead" in text
+    assert ["1", "4", "25", "%", "1.5", "GB"] in [line.split() for line in text.splitlines()]
     assert ["local_edit", "1", "of", "2", "4", "5"] in [line.split() for line in text.splitlines()]
     assert [line for line in text.splitlines() if line.startswith("warning: ")] == [
         "warning: 1 of 2 rollout workers live",
