@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -32,7 +31,7 @@ def read_into(folder: Path, tensors: Tensors) -> None:
     load(dict(tensors), checkpoint_id=folder, no_dist=True)
 
 
-def read(folder: Path, prefix: str) -> dict[str, Tensor]:
+def read(folder: Path, prefix: str) -> Tensors:
     """The whole tensors whose names begin with a prefix, without it, on the host."""
     stored = {name: tensor for name, tensor in _stored(folder).items() if name.startswith(prefix)}
     tensors = {name: torch.empty(tensor.size, dtype=tensor.properties.dtype) for name, tensor in stored.items()}

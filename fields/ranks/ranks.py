@@ -45,6 +45,7 @@ class Ranks(ABC):
     shards: bool = False
     waited_s: float = 0.0
     shards_student: bool = False
+    waited_s: float = 0.0
 
     @property
     def computes_start(self) -> bool:
