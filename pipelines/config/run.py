@@ -19,6 +19,7 @@ from pipelines.config.operators import SELF, references
 from pipelines.config.presets import Preset, expand
 from pipelines.config.quantization import check_quantization
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
+from pipelines.config.sharing import check_sharing
 from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
 from pipelines.config.training import CheckpointConfig, LearnerConfig, RolloutConfig
 
@@ -185,10 +186,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _only_an_adapter_has_a_frozen_base(self) -> "RunConfig":
+        check_sharing(self)
         if not self.rollout.merges and isinstance(self.student, FullStudentConfig):
             raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
-        if self.learner.shard and isinstance(self.student, FullStudentConfig):
-            raise ValueError("learner.shard: true shares a frozen base; allowed for student.type full: false")
         return self
 
     @model_validator(mode="after")
@@ -250,7 +250,7 @@ class RunConfig(Section):
                         f"experts.{name}.quantization: {own}, but experts.{network} has {other}; shared experts have one base"
                     )
             first = next(iter(shared))
-            for key in ("quantization", "replicas", "autoscaling", "num_cpus", "num_gpus", "node_labels"):
+            for key in ("quantization", "replicas", "autoscaling", "ranks", "num_cpus", "num_gpus", "node_labels"):
                 own, others = getattr(expert, key), getattr(shared[first], key)
                 if own != others:
                     raise ValueError(

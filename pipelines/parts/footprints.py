@@ -1,7 +1,7 @@
 """What each kind of process of a run keeps in memory, measured on networks without values: no weights are read."""
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
@@ -15,51 +15,14 @@ from fields.lora.adapter import adapted_modules
 from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_cost
 from fields.method.plan import Stream, generator
 from fields.student import LoraStudent
-from pipelines.config.gpus import CONTEXT, GIGABYTE, room
+from pipelines.config.gpus import GIGABYTE
 from pipelines.config.run import ENCODER, SHARED, RunConfig
 from pipelines.config.services import ExpertConfig
+from pipelines.parts.footprint import Footprint
 from pipelines.parts.run_parts import RunParts
 
 PROCESS = 3 * GIGABYTE  # host memory of a process beside tensors: Python, torch, Ray, and CUDA's libraries
 FLOAT32 = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
-    """Memory of one process, in bytes.
-
-    Attributes:
-        who: as the configuration calls it.
-        count: processes of this kind.
-        num_gpus: of each.
-        weights: of networks and adapters, on its device.
-        kept: what else stays on its device: an optimizer's moments, an average, copies of the base's weights.
-        working: the most that a forward, or a forward and backward, needs beside that.
-        host: of the host's memory, at most: weights pass through it.
-        remedy: what to set if it doesn't fit.
-    """
-
-    who: str
-    count: int
-    num_gpus: float
-    weights: float
-    kept: float
-    working: float
-    host: float
-    remedy: str
-
-    @property
-    def device(self) -> float:
-        """Bytes of a GPU's memory; 0 for a process without one."""
-        return self.weights + self.kept + self.working + CONTEXT if self.num_gpus else 0.0
-
-    def room(self, gpu: str) -> float:
-        """Bytes that it may fill of a GPU, without what CUDA takes for itself."""
-        return room(gpu, min(1.0, self.num_gpus)) if self.num_gpus else 0.0
-
-    def fits(self, gpu: str) -> bool:
-        """Whether its share of a GPU has room for it."""
-        return self.device <= self.room(gpu) + CONTEXT
 
 
 class Footprints:
@@ -132,10 +95,12 @@ class Footprints:
     def _frozen_share(self, ranks: int) -> float:
         """What a rank holds of the frozen base; where it is shared, also the block that computes and the one after it. For
         `auto`, which asks for one rank, two share it: their number must not choose the micro-batch."""
-        if not self.config.learner.shard:
-            return self._frozen_bytes
+        return self._share(max(2, ranks)) if self.config.learner.shard else self._frozen_bytes
+
+    def _share(self, ranks: int, networks: int = 1) -> float:
+        """What a rank holds of networks whose weights it shares: its part, the block that computes, and the one after it."""
         largest = max(stored_bytes(block, "none") for block in self._family.blocks(self._network("none")))
-        return self._frozen_bytes / max(2, ranks) + 2 * largest
+        return networks * self.base_bytes / ranks + 2 * largest
 
     @property
     def _frozen_bytes(self) -> int:
@@ -207,6 +172,7 @@ class Footprints:
     def rollout(self, merge: bool) -> Footprint:
         """A rollout worker's, with an adapter merged into the weights or kept beside them."""
         rollout, student = self.config.rollout, self._parts.student
+        smaller = self._fewer_bits if rollout.ranks == 1 else ", or more rollout.ranks"
         pristine = 0.0
         if isinstance(student, LoraStudent) and not merge:
             pristine = FLOAT32 * self._trained_values  # its products, beside the base's
@@ -216,14 +182,14 @@ class Footprints:
             pristine = sum(map(tensor_bytes, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
         return Footprint(
             who="rollout",
-            count=rollout.workers,
+            count=rollout.workers * rollout.ranks,
             num_gpus=rollout.num_gpus,
-            weights=self._frozen_bytes,
+            weights=self._frozen_bytes if rollout.ranks == 1 else self._share(rollout.ranks),
             kept=pristine,
             working=self.forward(rollout.group_size, self.config.model.quantization).peak_bytes,
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
             remedy="a smaller rollout.group_size"
-            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else self._fewer_bits),
+            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else smaller),
         )
 
     def _service(self, name: str) -> Footprint:
@@ -236,17 +202,22 @@ class Footprints:
         at_once = max(sum(branch.network == network for branch in own) for own in branches for network in networks)
         adapters = sum(self._adapter_bytes(self.config.experts[network]) for network in networks)
         kinds: list[Quantization] = [self.config.experts[network].quantization for network in networks]
-        weights = sum(map(self._weights, kinds[:1] if shared else kinds)) + adapters
-        section = self.config.services[name]
+        section, ranks = self.config.services[name], self.config.experts[members[0]].ranks
+        copies = kinds[:1] if shared else kinds
+        weights = sum(map(self._weights, copies)) + adapters
+        smaller = _fewer_bits_of(members) if "none" in kinds else ""
+        if ranks > 1:  # of a stack of adapters each has whole ones
+            smaller = f", or more experts.{members[0]}.ranks"
+            weights = self._share(ranks, len(copies)) + (adapters if shared else adapters / ranks)
         return Footprint(
             who="shared experts" if shared else f"experts.{name}",
-            count=section.replicas,
+            count=section.replicas * ranks,
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
             working=max(self.forward(at_once * self.config.rollout.group_size, kind).peak_bytes for kind in set(kinds)),
-            host=PROCESS + len(kinds[:1] if shared else kinds) * self.base_bytes + adapters,
-            remedy=f"a smaller rollout.group_size{_fewer_bits_of(members) if 'none' in kinds else ''}"
+            host=PROCESS + len(copies) * self.base_bytes + adapters,
+            remedy=f"a smaller rollout.group_size{smaller}"
             + ("" if shared or len(networks) == 1 else ", or placement: shared"),
         )
 

@@ -6,7 +6,8 @@ from math import prod
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.parts.fit import choose, merges
-from pipelines.parts.footprints import Footprint, Footprints
+from pipelines.parts.footprint import Footprint
+from pipelines.parts.footprints import Footprints
 from pipelines.parts.run_parts import RunParts
 
 _STEPS = 20  # of the plan, over which a sample's rollout is averaged

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from pipelines.config.errors import ConfigError
 from pipelines.config.gpus import CONTEXT, GIGABYTE, PLANNED_FOR, gpu_bytes
-from pipelines.parts.footprints import Footprint
+from pipelines.parts.footprint import Footprint
 from pipelines.parts.needs import Needs
 
 _TERA, _MEGA = 1e12, 1e6
