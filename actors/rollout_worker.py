@@ -1,6 +1,6 @@
 """The rollout worker: solves the student's ODE with the weights that the request names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.numerics import Numerics
 from fields.policy import Policy
+from fields.ranks.ranks import Alone, Ranks
 from services.device_faults import DeviceFaults
+from services.model_ranks import ModelRanks, Options
 from services.process_metrics import ProcessMetrics
 
 
@@ -37,20 +39,61 @@ class PublishedWeights:
 _HALF_LOADED = (-1, "")  # the version of a network whose loading has not come to its end: nobody asks for it
 
 
+@dataclass(slots=True)
+class _LoadedPolicy:
+    """A policy with the version that it loaded last, in each of a worker's processes."""
+
+    policy: Policy
+    loaded: tuple[int, str] | None = None
+
+    def rehearse(self, what: Pass, weights: PublishedWeights) -> None:
+        self._load(weights)
+        self.policy.rehearse(what)
+
+    def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
+        self._load(weights)
+        return self.policy.queries(group, condition)
+
+    def generate(
+        self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float
+    ) -> Tensor:
+        self._load(weights)
+        return self.policy.generate(noise, grid, condition, guidance)
+
+    def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
+        self._load(weights)
+        return self.policy.answer(query)
+
+    def _load(self, weights: PublishedWeights | None) -> None:
+        version = (weights.policy_version, weights.checksum) if weights else None
+        if version != self.loaded:  # a step may leave the tensors as they were; the answer names its version all the same
+            self.loaded = _HALF_LOADED
+            self.policy.load(ray.get(weights.reference) if weights else None)
+            self.loaded = version
+
+
 class RolloutWorker:
-    """Rolls the student out; it has no state but the weights that it loaded last. A broken device ends it.
+    """Rolls the student out; it has no state but the weights that it loaded last. A broken device ends it, and so does a lost
+    rank of its own.
 
     Args:
-        build_policy: loads the base, on this worker's device.
+        build_policy: loads the base, or a rank's part of it, on the device of the process that calls it.
         numerics: how it computes; the same in every process of a run.
+        ranks: this process alone, or the process group of each rank that holds the base with it.
+        others: the actor options of ranks 1, 2, ...
     """
 
-    def __init__(self, build_policy: Callable[[], Policy], numerics: Numerics):
+    def __init__(
+        self,
+        build_policy: Callable[[Ranks], Policy],
+        numerics: Numerics,
+        ranks: Sequence[Ranks] = (Alone(),),
+        others: Sequence[Options] = (),
+    ):
         numerics.settle()
-        self._policy = build_policy()
+        self._ranks = ModelRanks(_Loading(build_policy), ranks, numerics, others)
         self._metrics = ProcessMetrics()
         self._faults = DeviceFaults(self._metrics)
-        self._loaded: tuple[int, str] | None = None
 
     def ready(self) -> None:
         """Returns once the base is loaded."""
@@ -61,17 +104,11 @@ class RolloutWorker:
         Raises:
             DoesNotFit: if the device has no memory for it.
         """
-        self._load(weights)
-        self._policy.rehearse(what)
+        self._ranks.compute(_LoadedPolicy.rehearse, what, weights)
 
     def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> SealedQueries:
         """The group's states at their query points, rolled out with these weights."""
-
-        def rolled_out() -> tuple[Query, ...]:
-            self._load(weights)
-            return self._policy.queries(group, condition)
-
-        queries = self._faults.survive(rolled_out)
+        queries = self._faults.survive(self._ranks.compute, _LoadedPolicy.queries, group, condition, weights)
         self._metrics.record_memory()
         return SealedQueries.of(queries)
 
@@ -79,25 +116,18 @@ class RolloutWorker:
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0
     ) -> Tensor:
         """Clean states (batch, ...) from the given noise, by these weights or (None) by the bare base, guided or not."""
-
-        def generated() -> Tensor:
-            self._load(weights)
-            return self._policy.generate(noise, grid, condition, guidance)
-
-        return self._faults.survive(generated)
+        return self._faults.survive(self._ranks.compute, _LoadedPolicy.generate, noise, grid, condition, weights, guidance)
 
     def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
         """The velocity (batch, ...) at the query's states, by these weights or (None) by the bare base."""
+        return self._faults.survive(self._ranks.compute, _LoadedPolicy.velocity, query, weights)
 
-        def answered() -> Tensor:
-            self._load(weights)
-            return self._policy.answer(query)
 
-        return self._faults.survive(answered)
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """Builds a policy that has loaded no version, in any process."""
 
-    def _load(self, weights: PublishedWeights | None) -> None:
-        version = (weights.policy_version, weights.checksum) if weights else None
-        if version != self._loaded:  # a step may leave the tensors as they were; the answer names its version all the same
-            self._loaded = _HALF_LOADED
-            self._policy.load(ray.get(weights.reference) if weights else None)
-            self._loaded = version
+    build_policy: Callable[[Ranks], Policy]
+
+    def __call__(self, ranks: Ranks) -> _LoadedPolicy:
+        return _LoadedPolicy(self.build_policy(ranks))

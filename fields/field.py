@@ -16,6 +16,8 @@ from fields.method.plan import Group
 from fields.method.solver import Velocity
 from fields.method.states import RolloutSettings, queries, rolled_out
 from fields.operators import Expression, Network, evaluate
+from fields.ranks.frozen import place_frozen
+from fields.ranks.ranks import Alone, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,11 @@ class Field:
         networks: Mapping[str, tuple[nn.Module, Adapter | None]],
         expression: Expression | None = None,
         device: torch.device | None = None,
+        ranks: Ranks | None = None,
     ) -> "Field":
         """Put the adapters into the networks and freeze them; without an expression the field is the network of its name.
+
+        Ranks that share weights are connected; each builds this field, and all of them compute together.
 
         Raises:
             ValueError: if an adapter doesn't fit its network in full.
@@ -53,7 +58,7 @@ class Field:
         for network, (transformer, adapter) in networks.items():
             if adapter is not None:
                 put_adapter(transformer, adapter, f"expert {network!r}")
-            transformer.to(device).eval().requires_grad_(False)
+            place_frozen(transformer, family.blocks(transformer), device, ranks or Alone())
         frozen = {network: transformer for network, (transformer, _) in networks.items()}
         return Field(name, family, frozen, expression or Network(name), device)
 

@@ -15,6 +15,8 @@ from fields.method.plan import Group
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings, noised, queries, rolled_out
 from fields.operators import Guidance, Network, evaluate
+from fields.ranks.frozen import place_frozen
+from fields.ranks.ranks import Alone, Ranks
 from fields.versions import Versions
 
 
@@ -26,6 +28,7 @@ class Policy:
         versions: the network, and how it takes a version.
         rollouts: how it rolls out, by the size of an image; None is the family's default size.
         device: where it computes.
+        ranks: that hold the network together, connected; each has a policy like this one, and all of them compute together.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class Policy:
         versions: Versions,
         rollouts: Callable[[Size | None], RolloutSettings],
         device: torch.device | None = None,
+        ranks: Ranks | None = None,
     ):
         self.family = family
         self.device = device or torch.device("cpu")
         self.versions = versions
-        self.transformer = versions.transformer.to(self.device)
+        blocks = family.blocks(versions.transformer)
+        self.transformer = place_frozen(versions.transformer, blocks, self.device, ranks or Alone(), versions.beside)
         self.rollouts = rollouts
         self.weights: Weights | None = None
 

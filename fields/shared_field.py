@@ -19,6 +19,8 @@ from fields.method.plan import Group
 from fields.method.solver import Velocity
 from fields.method.states import RolloutSettings, queries, rolled_out
 from fields.operators import Expression, evaluate
+from fields.ranks.frozen import place_frozen
+from fields.ranks.ranks import Alone, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class SharedField:
         adapters: by name; None is the base itself.
         members: the experts, by name.
         device: where it computes.
+        ranks: that hold the network together, connected; each has a field like this one, and all of them compute together.
 
     Raises:
         ValueError: if an adapter doesn't fit the network.
@@ -59,6 +62,7 @@ class SharedField:
         adapters: Mapping[str, Adapter | None],
         members: Mapping[str, Member],
         device: torch.device,
+        ranks: Ranks | None = None,
     ):
         adapted = {name: adapter for name, adapter in adapters.items() if adapter is not None}
         self.family = family
@@ -68,7 +72,7 @@ class SharedField:
         self._members = members
         self._turn = threading.Lock()
         self._rows_are_samples = True
-        self.transformer = transformer.to(device).eval().requires_grad_(False)
+        self.transformer = place_frozen(transformer, family.blocks(transformer), device, ranks or Alone())
 
     def velocity(
         self,

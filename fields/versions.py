@@ -1,6 +1,7 @@
 """How a rollout's network becomes a published version of the student: merged into its weights, or beside them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,14 @@ class Versions(ABC):
 
     Args:
         transformer: the frozen base, without an adapter.
+
+    Attributes:
+        beside: what a version brings beside the base's weights; ranks that share these keep it whole.
     """
 
     def __init__(self, transformer: nn.Module):
         self.transformer = transformer
+        self.beside: Mapping[str, nn.Parameter] = {}
 
     @abstractmethod
     def load(self, tensors: Tensors | None) -> None:
@@ -66,13 +71,13 @@ class Unmerged(Versions):
 
     def __init__(self, transformer: nn.Module, shape: LoraShape):
         super().__init__(transformer)
-        self._parameters = add_lora(transformer, shape, seed=0)  # any: a version brings A and B
+        self.beside = add_lora(transformer, shape, seed=0)  # any: a version brings A and B
         transformer.requires_grad_(False)
 
     @torch.no_grad()
     def load(self, tensors: Tensors | None) -> None:
         if tensors is not None:
-            load_into(self._parameters, tensors, "a published version")
+            load_into(self.beside, tensors, "a published version")
             return
-        for parameter in self._parameters.values():
+        for parameter in self.beside.values():
             parameter.zero_()

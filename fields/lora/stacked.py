@@ -44,15 +44,12 @@ class StackedLora(nn.Module):
         choice: shared by the network's layers.
     """
 
-    a: Tensor
-    b: Tensor
-
     def __init__(self, linear: nn.Linear, a: Float[Tensor, "k rank n"], b: Float[Tensor, "k m rank"], choice: Choice):
         super().__init__()
         self.linear = linear
         self.choice = choice
-        self.register_buffer("a", a)
-        self.register_buffer("b", b)
+        self.a = nn.Parameter(a, requires_grad=False)  # and no buffers: ranks that share a network share these too
+        self.b = nn.Parameter(b, requires_grad=False)
 
     @property
     def weight(self) -> Float[Tensor, "outputs inputs"]:

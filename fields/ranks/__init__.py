@@ -1,1 +1,1 @@
-"""The learner's ranks: processes that make one update together, with the bits of one process, however many they are."""
+"""The ranks of a model: processes that update or compute it together, with the bits of one process, however many they are."""

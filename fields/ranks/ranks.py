@@ -43,7 +43,6 @@ class Ranks(ABC):
     rank: int
     size: int
     shards: bool = False
-    waited_s: float = 0.0
     shards_student: bool = False
     waited_s: float = 0.0
 

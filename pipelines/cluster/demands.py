@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import ENCODER, SHARED, RunConfig
-from pipelines.config.services import ServiceConfig
+from pipelines.config.services import ExpertConfig, ServiceConfig
 from pipelines.config.training import LearnerConfig, RolloutConfig
 
 _CALLED = {ENCODER: ENCODER, SHARED: "shared experts"}
@@ -14,7 +14,15 @@ _CALLED = {ENCODER: ENCODER, SHARED: "shared experts"}
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one kind of process asks of the cluster."""
+    """What one kind of process asks of the cluster.
+
+    Attributes:
+        who: asks.
+        count: of such processes; a process of several ranks counts once.
+        num_cpus: of each, its ranks together, which are on one node.
+        num_gpus: the same.
+        node_labels: that its node must carry.
+    """
 
     who: str
     count: int
@@ -25,7 +33,10 @@ class Demand:
     @staticmethod
     def of(who: str, count: int, section: LearnerConfig | RolloutConfig | ServiceConfig) -> "Demand":
         """What so many processes of a section of the configuration ask for."""
-        return Demand(who, count, section.num_cpus, section.num_gpus, section.node_labels)
+        ranks = (
+            section.ranks if isinstance(section, ExpertConfig | RolloutConfig) else 1
+        )  # each of the learner's is a process of its own
+        return Demand(who, count, ranks * section.num_cpus, ranks * section.num_gpus, section.node_labels)
 
     def fits(self, node: Mapping[str, Any]) -> bool:
         """Whether a node, as `ray.nodes` describes it, has what one process asks for, busy or not."""

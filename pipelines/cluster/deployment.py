@@ -15,7 +15,7 @@ from pipelines.config.operators import SELF, references
 from pipelines.config.recipe import differences
 from pipelines.config.run import ENCODER, SHARED
 from pipelines.config.services import ServiceConfig
-from pipelines.parts.device import device
+from pipelines.parts.device import device, sharing_ranks
 from pipelines.parts.run_parts import RunParts
 from services import applications
 from services.client import CallLimits
@@ -152,9 +152,10 @@ class RunServices:
         if service == ENCODER:
             owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
             return encoder_application(parts.encoder_family, cache_bytes, numerics, owner, identity, resources)
+        ranks = sharing_ranks(resources.ranks, device(resources.num_gpus))
         if service == SHARED:
-            return shared_experts_application(parts.shared_field, numerics, identity, resources)
-        return expert_application(partial(parts.field, service), numerics, identity, resources)
+            return shared_experts_application(parts.shared_field, numerics, identity, resources, ranks)
+        return expert_application(partial(parts.field, service), numerics, identity, resources, ranks)
 
     def encoder_client(self) -> EncoderClient:
         """A client of the encoder."""

@@ -29,8 +29,6 @@ def check_quantization(config: "RunConfig") -> None:
         raise ValueError(
             f"model.quantization: {base} is of a frozen base, and a student of type full trains every weight; allowed: none"
         )
-    if base != "none" and config.learner.shard:
-        raise ValueError(f"learner.shard: true shares weights of model.dtype, and model.quantization is {base}; allowed: false")
     if base != "none" and config.rollout.merges:
         merge = str(config.rollout.merge).lower()
         raise ValueError(

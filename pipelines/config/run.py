@@ -13,6 +13,7 @@ from fields.method.times import index_at, rollout_times
 from pipelines.config import method as m
 from pipelines.config.base import Name, Section
 from pipelines.config.evaluation import EvaluationConfig
+from pipelines.config.frozen_weights import check_frozen_weights
 from pipelines.config.model import ModelConfig
 from pipelines.config.numerics import NumericsConfig
 from pipelines.config.operators import SELF, references
@@ -185,6 +186,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _only_an_adapter_has_a_frozen_base(self) -> "RunConfig":
+        check_frozen_weights(self)
         if not self.rollout.merges and isinstance(self.student, FullStudentConfig):
             raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
         return self
@@ -248,7 +250,7 @@ class RunConfig(Section):
                         f"experts.{name}.quantization: {own}, but experts.{network} has {other}; shared experts have one base"
                     )
             first = next(iter(shared))
-            for key in ("quantization", "replicas", "autoscaling", "num_cpus", "num_gpus", "node_labels"):
+            for key in ("quantization", "replicas", "autoscaling", "ranks", "num_cpus", "num_gpus", "node_labels"):
                 own, others = getattr(expert, key), getattr(shared[first], key)
                 if own != others:
                     raise ValueError(

@@ -1,5 +1,6 @@
 """Experts and the encoder in the configuration: what they are, and what their services get of the cluster."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,9 +17,20 @@ def _at_most_one(num_gpus: float) -> float:
     if num_gpus > 1:
         raise ValueError(
             f"{num_gpus:g} GPUs for one process, which computes on one of them; allowed: 0 to 1. More replicas or workers use "
-            "more GPUs; a model that one can't hold takes less with model.quantization and experts.NAME.quantization"
+            "more GPUs; a model that one can't hold is shared by several processes with experts.NAME.ranks, rollout.ranks and "
+            "learner.shard, or takes less with model.quantization and experts.NAME.quantization"
         )
     return num_gpus
+
+
+def check_ranks(ranks: int, num_gpus: float) -> None:
+    """Refuse processes that share a model's weights on one GPU.
+
+    Raises:
+        ValueError: names the key, the value and what is allowed.
+    """
+    if ranks > 1 and 0 < num_gpus < 1:
+        raise ValueError(f"num_gpus: {num_gpus:g} of one of {ranks} ranks, which need a GPU each; allowed: 1, or 0 for the CPU")
 
 
 Cpus = Annotated[float, Field(ge=0, description="CPUs of one process, in Ray's bookkeeping")]
@@ -69,6 +81,12 @@ class ServiceConfig(Section):
 class ExpertConfig(ServiceConfig):
     """One frozen field, and what its service gets of the cluster."""
 
+    ranks: PositiveInt = Field(
+        default=1,
+        description="processes of a replica, on one node, each with num_cpus and num_gpus, that share its weights; "
+        "in the same bits",
+    )
+
     checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
     adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
@@ -78,6 +96,14 @@ class ExpertConfig(ServiceConfig):
         default="separate",
         description="an application of its own, or one with the other shared experts and one copy of the base",
     )
+
+    @model_validator(mode="after")
+    def _every_rank_has_a_gpu(self) -> "ExpertConfig":
+        check_ranks(self.ranks, self.num_gpus)
+        return self
+
+    def resources(self) -> Resources:
+        return replace(super().resources(), ranks=self.ranks)
 
 
 class EncoderConfig(ServiceConfig):

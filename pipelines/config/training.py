@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pipelines.config.base import Section
 from pipelines.config.gpus import known_gpu
-from pipelines.config.services import Cpus, Gpus, NodeLabels
+from pipelines.config.services import Cpus, Gpus, NodeLabels, check_ranks
 
 if TYPE_CHECKING:
     from fields.method.optimization import Optimization
@@ -20,11 +20,16 @@ class RolloutConfig(Section):
     solver: Literal["euler", "heun"] = Field(default="euler", description="of the ODE; heun takes two forwards per step")
     shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
     workers: PositiveInt = Field(default=2, description="processes that solve the student's rollouts")
+    ranks: PositiveInt = Field(
+        default=1,
+        description="processes of a worker, each with num_cpus and num_gpus, that share the base's weights; an adapter is then "
+        "computed beside them",
+    )
     group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
     merge: bool | Literal["auto"] = Field(
         default="auto",
         description="whether an adapter is added to the weights, in model.dtype, or computed beside them; "
-        "auto adds it unless a worker's GPU (`learner.gpu`) has no room for the copies that this takes",
+        "auto adds it unless a worker has ranks, or its GPU (`learner.gpu`) has no room for the copies that this takes",
     )
     num_cpus: Cpus = 1
     num_gpus: Gpus = 0
@@ -32,8 +37,17 @@ class RolloutConfig(Section):
 
     @property
     def merges(self) -> bool:
-        """Whether an adapter is added to the weights; `auto`, where nothing has settled it, does so."""
-        return self.merge is not False
+        """Whether an adapter is added to the weights; `auto`, where nothing has settled it, does so in one process."""
+        return self.merge is not False and self.ranks == 1
+
+    @model_validator(mode="after")
+    def _ranks_share_weights_that_stay(self) -> "RolloutConfig":
+        check_ranks(self.ranks, self.num_gpus)
+        if self.ranks > 1 and self.merge is True:
+            raise ValueError(
+                f"merge: true adds an adapter to weights of which each of {self.ranks} ranks has a part; allowed: false, auto"
+            )
+        return self
 
     def ode_solver(self) -> "Solver":
         """What solves the ODE of a rollout."""

@@ -11,6 +11,7 @@ from fields.field import Field
 from fields.lora.adapter import Adapter
 from fields.lora.formats import load_adapter
 from fields.operators import Expression, Network
+from fields.ranks.ranks import Ranks
 from fields.shared_field import Member, SharedField
 from pipelines.config.operators import SELF, expression
 from pipelines.config.services import ExpertConfig
@@ -60,8 +61,8 @@ class ExpertNetworks:
 
         return expression(self._experts[name].operator, leaf, self._family)
 
-    def field(self, name: str) -> Field:
-        """One expert: its expression, and every network that the expression names."""
+    def field(self, name: str, ranks: Ranks | None = None) -> Field:
+        """One expert: its expression, and every network that the expression names; of several ranks each has its part."""
         networks: dict[str, tuple[nn.Module, Adapter | None]] = {}
 
         def network(expert: str) -> Network:
@@ -70,15 +71,16 @@ class ExpertNetworks:
             return Network(expert)
 
         whole = self.expression(name, network)
-        return Field.build(name, self._family, networks, whole, device(self._experts[name].num_gpus))
+        return Field.build(name, self._family, networks, whole, device(self._experts[name].num_gpus), ranks)
 
-    def shared_field(self, names: list[str]) -> SharedField:
+    def shared_field(self, names: list[str], ranks: Ranks | None = None) -> SharedField:
         """Experts that share one copy of the base, and the GPUs of the first of them."""
         transformer = self._family.load_transformer(self._base, self._experts[names[0]].quantization)
         members = {name: self._member(name) for name in names}
         named = dict.fromkeys(network for member in members.values() for network in member.networks)
         adapters = {name: self.adapter(name, transformer) for name in named}
-        return SharedField(self._family, transformer, adapters, members, device(self._experts[names[0]].num_gpus))
+        on = device(self._experts[names[0]].num_gpus)
+        return SharedField(self._family, transformer, adapters, members, on, ranks)
 
     def _member(self, name: str) -> Member:
         """An expert whose expression has numbers for its networks: equal expressions of different networks are then equal."""

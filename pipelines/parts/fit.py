@@ -40,8 +40,14 @@ def merges(footprints: Footprints) -> bool:
     A full student's weights replace the base's, and are merged in any case.
     """
     config = footprints.config
-    if config.rollout.merge != "auto" or not config.rollout.num_gpus or not isinstance(config.student, LoraStudentConfig):
-        return config.rollout.merges
+    rollout = config.rollout
+    if (
+        rollout.merge != "auto"
+        or rollout.ranks > 1
+        or not rollout.num_gpus
+        or not isinstance(config.student, LoraStudentConfig)
+    ):
+        return rollout.merges
     return footprints.rollout(merge=True).fits(config.learner.gpu)
 
 

@@ -98,10 +98,12 @@ class Footprints:
     def _frozen_share(self, ranks: int) -> float:
         """What a rank holds of the frozen base; where it is shared, also the block that computes and the one after it. For
         `auto`, which asks for one rank, two share it: their number must not choose the micro-batch."""
-        if not self.config.learner.shard:
-            return self._frozen_bytes
+        return self._shared_frozen(max(2, ranks)) if self.config.learner.shard else self._frozen_bytes
+
+    def _shared_frozen(self, ranks: int, networks: int = 1) -> float:
+        """What a rank holds of networks whose weights it shares: its part, the block that computes, and the one after it."""
         largest = max(stored_bytes(block, "none") for block in self._family.blocks(self._network("none")))
-        return self._frozen_bytes / max(2, ranks) + 2 * largest
+        return networks * self.base_bytes / ranks + 2 * largest
 
     @property
     def _frozen_bytes(self) -> int:
@@ -112,7 +114,7 @@ class Footprints:
         """The learner's weights, and what it keeps beside them: float32 moments and average, and masters of a full student. Of
         several ranks each has its part of moments and average; of a student that they share, which is for that many, of all."""
         if shares_student(self.config):
-            return self._share.weights, self._share.kept
+            return self._shared_student.weights, self._shared_student.kept
         trained = FLOAT32 * self._trained_values
         moments_and_average = 3 * trained / ranks
         if isinstance(self._parts.student, LoraStudent):
@@ -121,7 +123,7 @@ class Footprints:
         return self.base_bytes, moments_and_average + masters
 
     @property
-    def _share(self) -> RankShare:
+    def _shared_student(self) -> RankShare:
         """A rank's of a full student that the ranks share."""
         return rank_share(self._family, self._network("none"), self.config.learner.ranks)
 
@@ -172,7 +174,7 @@ class Footprints:
             weights=weights,
             kept=kept,
             working=self.update(micro_batch, recompute).peak_bytes,
-            host=PROCESS + self.base_bytes + (self._share.host if shares_student(self.config) else host),
+            host=PROCESS + self.base_bytes + (self._shared_student.host if shares_student(self.config) else host),
             remedy=f"learner.micro_batch, a smaller student.rank{self._fewer_bits}"
             if recompute
             else "learner.recompute=always",
@@ -181,6 +183,7 @@ class Footprints:
     def rollout(self, merge: bool) -> Footprint:
         """A rollout worker's, with an adapter merged into the weights or kept beside them."""
         rollout, student = self.config.rollout, self._parts.student
+        smaller = self._fewer_bits if rollout.ranks == 1 else ", or more rollout.ranks"
         pristine = 0.0
         if isinstance(student, LoraStudent) and not merge:
             pristine = FLOAT32 * self._trained_values  # its products, beside the base's
@@ -190,14 +193,14 @@ class Footprints:
             pristine = sum(map(tensor_bytes, modules)) + 2 * FLOAT32 * max(module.numel() for module in modules)
         return Footprint(
             who="rollout",
-            count=rollout.workers,
+            count=rollout.workers * rollout.ranks,
             num_gpus=rollout.num_gpus,
-            weights=self._frozen_bytes,
+            weights=self._frozen_bytes if rollout.ranks == 1 else self._shared_frozen(rollout.ranks),
             kept=pristine,
             working=self.forward(rollout.group_size, self.config.model.quantization).peak_bytes,
             host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
             remedy="a smaller rollout.group_size"
-            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else self._fewer_bits),
+            + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else smaller),
         )
 
     def _service(self, name: str) -> Footprint:
@@ -210,17 +213,22 @@ class Footprints:
         at_once = max(sum(branch.network == network for branch in own) for own in branches for network in networks)
         adapters = sum(self._adapter_bytes(self.config.experts[network]) for network in networks)
         kinds: list[Quantization] = [self.config.experts[network].quantization for network in networks]
-        weights = sum(map(self._weights, kinds[:1] if shared else kinds)) + adapters
-        section = self.config.services[name]
+        section, ranks = self.config.services[name], self.config.experts[members[0]].ranks
+        copies = kinds[:1] if shared else kinds
+        weights = sum(map(self._weights, copies)) + adapters
+        smaller = _fewer_bits_of(members) if "none" in kinds else ""
+        if ranks > 1:  # of a stack of adapters each has whole ones
+            smaller = f", or more experts.{members[0]}.ranks"
+            weights = self._shared_frozen(ranks, len(copies)) + (adapters if shared else adapters / ranks)
         return Footprint(
             who="shared experts" if shared else f"experts.{name}",
-            count=section.replicas,
+            count=section.replicas * ranks,
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
             working=max(self.forward(at_once * self.config.rollout.group_size, kind).peak_bytes for kind in set(kinds)),
-            host=PROCESS + len(kinds[:1] if shared else kinds) * self.base_bytes + adapters,
-            remedy=f"a smaller rollout.group_size{_fewer_bits_of(members) if 'none' in kinds else ''}"
+            host=PROCESS + len(copies) * self.base_bytes + adapters,
+            remedy=f"a smaller rollout.group_size{smaller}"
             + ("" if shared or len(networks) == 1 else ", or placement: shared"),
         )
 

@@ -173,13 +173,13 @@ class RunParts:
         """The experts' networks and expressions."""
         return ExpertNetworks(self.config.experts, self.config.model.path, self.family)
 
-    def field(self, name: str) -> Field:
-        """One expert."""
-        return self.experts.field(name)
+    def field(self, name: str, ranks: Ranks | None = None) -> Field:
+        """One expert, whole or a rank's part of it."""
+        return self.experts.field(name, ranks)
 
-    def shared_field(self) -> SharedField:
-        """The experts that share one copy of the base."""
-        return self.experts.shared_field(list(self.config.shared_experts))
+    def shared_field(self, ranks: Ranks | None = None) -> SharedField:
+        """The experts that share one copy of the base, whole or a rank's part of them."""
+        return self.experts.shared_field(list(self.config.shared_experts), ranks)
 
     def columns_of_expert(self, name: str) -> list[str]:
         """The columns that an expert's operator wants in every row that it is asked about."""
@@ -208,10 +208,9 @@ class RunParts:
         both_branches = self.objective.both_branches
         return RolloutSettings(seed=self.config.run.seed, grid=self.grid(size), solver=self.solver, both_branches=both_branches)
 
-    def policy(self) -> Policy:
-        """The student as it rolls out."""
-        config = self.config
-        return Policy(self.family, self._versions(), self.rollouts, device(config.rollout.num_gpus))
+    def policy(self, ranks: Ranks | None = None) -> Policy:
+        """The student as it rolls out, whole or a rank's part of it."""
+        return Policy(self.family, self._versions(), self.rollouts, device(self.config.rollout.num_gpus), ranks)
 
     def _versions(self) -> Versions:
         transformer = self.family.load_transformer(self.config.model.path, self.config.model.quantization)

@@ -22,6 +22,7 @@ from pipelines.cluster.reserve import Reservation
 from pipelines.config.recipe import recipe
 from pipelines.config.sharing import shares_student
 from pipelines.data.scene import prepare_missing
+from pipelines.parts.device import device, sharing_ranks
 from pipelines.parts.run_parts import RunParts
 
 _EXCHANGE_S = 600.0  # ranks wait so long for one that computes
@@ -85,12 +86,13 @@ class ClusterLearnerParts:
         """A rollout worker: one of those that the run began with in its reserved bundle, one that came later where there is
         room."""
         rollout = self._config.rollout
-        options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, "max_restarts": -1}
         place: dict[str, Any] = {"label_selector": dict(rollout.node_labels)}
         if self._reservation and number < rollout.workers:
             place = self._reservation.place(1 + self._config.learner.rank_actors + number)
-        worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", **options, **place)
-        return worker.remote(self._parts.policy, self.numerics)
+        options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, **place}
+        worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", max_restarts=-1, **options)
+        ranks = sharing_ranks(rollout.ranks, device(rollout.num_gpus))
+        return worker.remote(self._parts.policy, self.numerics, ranks, [options] * (rollout.ranks - 1))
 
     def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
         """The stream of these steps' targets, connected to the services."""

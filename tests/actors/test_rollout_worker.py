@@ -34,7 +34,7 @@ GROUP = Group(0, "text_to_image", (Sample(0, "text_to_image", 0, (3,)),))  # ask
 CONDITION = SceneFamily().encode([task_row("u", draw_task("single", generator(0, Stream.ROW, 0)))])
 
 
-def build_policy(family, base, adapter):
+def build_policy(family, base, adapter, ranks=None):
     student = LoraStudent(read_adapter(adapter).shape)
     return Policy(family, Merged(family.load_transformer(base), student), lambda size: SETTINGS)
 
@@ -122,7 +122,7 @@ def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
 def test_a_worker_settles_its_numerics_before_it_loads():
     seen = []
 
-    def build() -> Policy:
+    def build(*_: object) -> Policy:
         seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
         raise LookupError("no base")
 

@@ -48,11 +48,11 @@ CONDITION = SceneFamily().encode([task_row("u", draw_task("single", generator(0,
 AT = noise(0, (0,), (3, 24, 24)), GRID, CONDITION
 
 
-def build_field(family, base):
+def build_field(family, base, ranks=None):
     return Field.build("expert", family, {"expert": (family.load_transformer(base), None)})
 
 
-def build_shared(family, base):
+def build_shared(family, base, ranks=None):
     members = {"expert": Member(Network("0"), ("expert",))}
     return SharedField(family, family.load_transformer(base), {"expert": None}, members, torch.device("cpu"))
 

@@ -26,7 +26,7 @@ class LoadingBeginsError(Exception):
     """Carries the process's settings to the test."""
 
 
-def begins_to_load() -> NoReturn:
+def begins_to_load(*_: object) -> NoReturn:
     raise LoadingBeginsError(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
 
 

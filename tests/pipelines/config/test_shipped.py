@@ -60,7 +60,7 @@ def test_a_manifest_names_a_shipped_configuration(path):
 
 def test_there_are_manifests_and_configurations():
     """Or the tests above would pass for a folder that has moved."""
-    assert {path.name for path in JOBS} == {"ray-job.distill.yaml", "ray-job.distill-gpu.yaml"}
+    assert {path.stem for path in JOBS} == {"ray-job.distill", "ray-job.distill-gpu", "ray-job.distill-8gpu"}
     assert {path.stem for path in SHIPPED} >= {"scene", "scene_full", "scene_gpu", "compare_base", "sd35", "flux_kontext"}
 
 
