@@ -10,6 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
+from torch.distributed import DistError
 
 from actors.example_reference import ExampleReference
 from actors.learner_rank import LearnerRank
@@ -94,10 +95,12 @@ class RankGroup:
     Args:
         ranks: by number.
         over_queries: whether the loss of a sample is the mean or the sum over its queries.
+        shards: whether they share weights, which they gather by exchanges of PyTorch's own.
     """
 
-    def __init__(self, ranks: "Sequence[RankHandle | RankHere]", over_queries: Reduction):
+    def __init__(self, ranks: "Sequence[RankHandle | RankHere]", over_queries: Reduction, shards: bool = False):
         self._ranks = ranks
+        self._shards = shards
         self._over_queries: Reduction = over_queries
 
     async def load(self) -> None:
@@ -176,14 +179,24 @@ class RankGroup:
         await asyncio.wait(tasks, timeout=_GRACE_S)
         failures = {rank: task.exception() for rank, task in enumerate(tasks) if task.done()}
         ended = [rank for rank, failure in failures.items() if isinstance(failure, _ENDED)]
-        for failure in failures.values():
-            if not ended and failure is not None and not isinstance(failure, RankMissing):
-                raise failure  # where a rank has ended, whatever the others say may follow from that
         hung = [rank for rank in range(len(tasks)) if rank not in failures]
+        for failure in failures.values():
+            if failure is not None and not ended and not self._may_follow(failure, hung):
+                raise failure  # where a rank has ended, whatever the others say may follow from that
         said = "; ".join(_first_line(failure) for failure in failures.values() if failure is not None)
         raise RanksLost(f"learner ranks that ended: {ended or 'none'}, that did not come: {hung or 'none'} ({said})")
+
+    def _may_follow(self, failure: BaseException, hung: Sequence[int]) -> bool:
+        """Whether a failure is what a rank says of others. An exchange of FSDP2 that lacks a rank raises torch's own error."""
+        of_torch = type(_cause(failure)) is RuntimeError or isinstance(failure, DistError)
+        return isinstance(failure, RankMissing) or (self._shards and bool(hung) and of_torch)
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """What a rank raised, as it raised it."""
+    return failure.cause if isinstance(failure, RayTaskError) else failure
 
 
 def _first_line(failure: BaseException) -> str:
     """What a rank raised, without where."""
-    return str(failure.cause if isinstance(failure, RayTaskError) else failure).strip().split("\n")[0]
+    return str(_cause(failure)).strip().split("\n")[0]

@@ -57,7 +57,7 @@ class ClusterLearnerParts:
         size, reduction = self._config.learner.ranks, self._parts.objective.over_queries
         if size == 1:
             return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics, self.run))], reduction)
-        return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction)
+        return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction, self._config.learner.shard)
 
     def _start_rank(self, rank: int, size: int) -> Actor:
         """A rank in its reserved bundle. It isn't restarted by itself: the others would not know."""

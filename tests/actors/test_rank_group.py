@@ -38,8 +38,9 @@ class Pid(LearnerRank):
         return os.getpid()
 
 
-@pytest.fixture
-def ranks(cluster, tiny_models):
+@pytest.fixture(params=[False])
+def ranks(cluster, tiny_models, request):
+    """Two, which share the base or hold it each."""
     base = tiny_models.base
 
     def build(ranks):
@@ -47,7 +48,7 @@ def ranks(cluster, tiny_models):
         shape = LoraShape(4, 4.0, ("to_qkv",))
         return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
 
-    group = [OrderedRanks(rank, 2, torch.device("cpu"), PATIENCE_S) for rank in range(2)]
+    group = [OrderedRanks(rank, 2, torch.device("cpu"), PATIENCE_S, request.param) for rank in range(2)]
     actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics(), "test") for own in group]
     yield actors
     RankGroup(actors, "mean").end()
@@ -63,9 +64,12 @@ def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
     return ExampleReference(group=group, place=0, outline=Outline.of(query))
 
 
-def test_a_rank_that_hangs_is_named(ranks):
+@pytest.mark.parametrize(
+    ("ranks", "shards"), [(False, False), pytest.param(True, True, marks=pytest.mark.slow)], indirect=["ranks"]
+)
+def test_a_rank_that_hangs_is_named(ranks, shards):
     async def learn() -> None:
-        group = RankGroup(ranks, "mean")
+        group = RankGroup(ranks, "mean", shards)
         await group.load()
         update = await group.update([example(0, 1), example(2)])
         assert update.route_samples == {"rehearsal": 3}

@@ -28,7 +28,8 @@ def test_distributed_run_equals_the_reference(cluster, make_config):
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # a lag of 2, with ranks, is among the quick tests of test_learner_ranks.py
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config, workers):
     config = on_standing("learner.lag=2", f"rollout.workers={workers}", "run.name=lagged")
     expected = reference(make_config("learner.lag=2", "run.name=reference"))
@@ -98,6 +99,7 @@ def test_a_full_student_equals_the_reference(on_standing, make_config):
     assert len(expected.weights.tensors) > 30, "not only an adapter's tensors"
 
 
+@pytest.mark.slow
 def test_a_merged_start_is_computed_by_the_learner_alone(cluster, make_config, monkeypatch):
     """And examined, before the training, as the reference's; later exams measure how far rollouts are from the learner."""
     merge = ("student.start={type: merge, experts: {local_edit: 0.5, global_edit: 0.5}}", "eval.every=1", "run.steps=2")

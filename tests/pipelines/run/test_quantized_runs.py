@@ -9,6 +9,7 @@ SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_s
 QUANTIZED = ("experts.local_edit.quantization=int8", "model.quantization=fp8", "rollout.merge=false")
 
 
+@pytest.mark.slow
 def test_a_run_with_quantized_expert_and_base_equals_the_reference(cluster, make_config):
     expected = reference(make_config(*SHORT, *QUANTIZED, "run.name=reference"))
     outcome = distributed(make_config(*SHORT, *QUANTIZED, "run.name=quantized"))
