@@ -29,6 +29,7 @@ A_co = TypeVar("A_co", covariant=True)
 _GRACE_S = 5.0  # after one rank failed, for the others to say what they know
 
 
+_APART_S = 900.0  # after the first answer to what all are asked: a checkpoint of rank 0's may take minutes
 _ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # a rank's process is gone, by the host's memory or otherwise
 
 
@@ -108,7 +109,7 @@ class RankGroup:
         if len(self._ranks) > 1:
             ((host, port),) = await self._all([self._first.listen.remote()])
             await self._all([rank.connect.remote(host, port) for rank in self._ranks])
-        await self._all([rank.load.remote() for rank in self._ranks])
+        await self._all([rank.load.remote() for rank in self._ranks], bounded=False)
         await self._all([rank.begin.remote() for rank in self._ranks])
 
     async def device(self) -> str:
@@ -165,15 +166,20 @@ class RankGroup:
     def _first(self) -> RankHandle | RankHere:
         return self._ranks[0]
 
-    async def _all(self, calls: Sequence[Awaitable[A]]) -> list[A]:
+    async def _all(self, calls: Sequence[Awaitable[A]], bounded: bool = True) -> list[A]:
         """Everybody's answer.
+
+        Args:
+            calls: one to each rank.
+            bounded: whether the last has to come soon after the first; a rank that loads may download for longer.
 
         Raises:
             RanksLost: names the ranks that have ended, or did not come while others waited for them.
             Exception: whatever else a rank raised.
         """
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, timeout=_APART_S if bounded else None, return_when=asyncio.FIRST_EXCEPTION)
         if all(task.done() and task.exception() is None for task in tasks):
             return [task.result() for task in tasks]
         await asyncio.wait(tasks, timeout=_GRACE_S)

@@ -80,6 +80,20 @@ def test_a_rank_that_hangs_is_named(ranks, shards):
         asyncio.run(learn())
 
 
+def test_a_rank_that_hangs_while_no_other_waits_for_it_is_named(ranks, monkeypatch):
+    """Rank 1 has nothing to say of the weights, and says so at once."""
+    monkeypatch.setattr("actors.rank_group._APART_S", PATIENCE_S)
+
+    async def learn() -> None:
+        group = RankGroup(ranks, "mean")
+        await group.load()
+        os.kill(ray.get(ranks[0].pid.remote()), signal.SIGSTOP)
+        await group.weights(0)
+
+    with pytest.raises(RanksLost, match=r"ended: none, that did not come: \[0\]"):
+        asyncio.run(learn())
+
+
 def test_a_rank_that_ended_is_named_whatever_the_others_say(ranks):
     async def learn() -> None:
         group = RankGroup(ranks, "mean")
