@@ -84,15 +84,23 @@ class Learner:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
         await self._load(self._resume)
-        step, self._start = self._schedule.start, None  # its exam is before
+        path, step, lost, self._start = None, self._schedule.start, "", None  # the start's exam is before
         self._stream = self._parts.stream(self._rollouts, range(step, self._schedule.steps))
         while True:
             try:
+                if lost:
+                    self._stream = await self._recover(path, step, self._stream)
                 return await self._train(step, self._stream)
-            except RanksLost as lost:
+            except RanksLost as error:
                 if self._ended:
                     raise
-                step = await self._recover(lost, self._stream)
+                lost = str(error)  # and not the error: its traceback keeps the old student in memory
+            own = await asyncio.to_thread(checkpoint.newest, self._folder / "checkpoints", self._schedule.start)
+            path, step = (own, checkpoint.steps_of(own)) if own else (self._resume, self._schedule.start)
+            self._recoveries.append(step)
+            if self._recoveries.count(step) > _MOST_RECOVERIES:
+                raise RanksLost(f"ranks were lost {_MOST_RECOVERIES} times after step {step}: {lost}")
+            _log.warning("%s; all ranks are started anew, and the run continues from step %d", lost, step)
 
     async def _load(self, path: Path | None) -> None:
         """Load the ranks, unless they are, and let them continue from a checkpoint."""
@@ -103,26 +111,19 @@ class Learner:
             if path is not None:
                 self._published = await self._ranks.restore(path)
 
-    async def _recover(self, lost: RanksLost, stream: TargetStream) -> int:
-        """Start the ranks anew, and return to the newest checkpoint, or to what this run continued from; the next step."""
-        newest, step = self._resume, self._schedule.start
-        own = checkpoint.newest(self._folder / "checkpoints")
-        if own is not None and checkpoint.steps_of(own) > step:
-            newest, step = own, checkpoint.steps_of(own)
-        _log.warning("%s; all ranks are started anew, and the run continues from step %d", lost, step)
-        self._recoveries.append(step)
-        if self._recoveries.count(step) > _MOST_RECOVERIES:
-            raise RanksLost(f"ranks were lost {_MOST_RECOVERIES} times after step {step}: {lost}") from lost
+    async def _recover(self, path: Path | None, step: int, stream: TargetStream) -> TargetStream:
+        """Start the ranks anew, and return to a checkpoint and its step; the stream from there."""
+        stream.cancel()
         self._metrics.recovered()
         self._ranks.end()
         self._ranks = self._parts.ranks()
         self._published, self._example = {}, None
-        await self._load(newest)
+        await self._load(path)
+        self._start = None
         self._journal.close()
         self._journal = Journal(self._folder, step, self._parts.loggers)
         self._progress = replace(self._progress, step=step, seconds=0.0, samples=0)
-        self._stream = stream.again(range(step, self._schedule.steps))
-        return step
+        return stream.again(range(step, self._schedule.steps))
 
     async def _train(self, start: int, stream: TargetStream) -> None:
         schedule = self._schedule
@@ -225,12 +226,11 @@ class Learner:
         return self._rollouts.size
 
     async def scale_rollout(self, workers: int, timeout_s: float) -> None:
-        """Start or end rollout workers until there are so many; returns when they are at work, raises as the pool does."""
+        """Start or end rollout workers until there are so many; returns when they work, raises as the pool does."""
         await self._rollouts.resize(workers, timeout_s)
 
     async def end_actors(self) -> None:
-        """End all rollout workers and ranks at once; by themselves they go a little after the learner, and keep their names
-        till then. No rank is replaced any more."""
+        """End all rollout workers and ranks at once, and replace none any more; by themselves they go a little later."""
         self._ended = True
         self._rollouts.end()
         self._ranks.end()
@@ -269,8 +269,8 @@ class Learner:
         return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
-        """Write an exam that was taken after `step` steps into the run's journal, with how far the student that rolls out is
-        from this one at the first states of the step before; a run that has just begun or continued has none yet."""
+        """Write an exam after `step` steps into the journal, with how far the student that rolls out is from this one at the
+        first states of the step before; a run that has just begun or continued has none yet."""
         apart = None
         if self._example is not None:
             learned = await self._ranks.velocity(self._example)

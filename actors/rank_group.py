@@ -16,6 +16,7 @@ from actors.example_reference import ExampleReference
 from actors.learner_rank import LearnerRank
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Weights
+from fields.device_errors import breaks_device
 from fields.memory.cost import Pass
 from fields.method.objective import Reduction
 from fields.ranks.process_group import RankMissing
@@ -29,7 +30,7 @@ A_co = TypeVar("A_co", covariant=True)
 _GRACE_S = 5.0  # after one rank failed, for the others to say what they know
 
 
-_APART_S = 900.0  # after the first answer to what all are asked: a checkpoint of rank 0's may take minutes
+_APART_S = 900.0  # between the first and the last answer to what all are asked
 _ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # a rank's process is gone, by the host's memory or otherwise
 
 
@@ -118,7 +119,7 @@ class RankGroup:
 
     async def restore(self, path: Path) -> dict[int, PublishedWeights]:
         """Continue from a checkpoint; the versions that coming steps roll out with."""
-        versions = (await self._all([rank.restore.remote(path) for rank in self._ranks]))[0]
+        versions = (await self._all([rank.restore.remote(path) for rank in self._ranks], bounded=False))[0]
         return {version: PublishedWeights.put(weights) for version, weights in versions.items()}
 
     async def rehearse(self, what: Pass) -> None:
@@ -154,7 +155,7 @@ class RankGroup:
 
     async def save(self, folder: Path, step: int, published: Mapping[int, PublishedWeights], recipe: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
-        await self._all([rank.save.remote(folder, step, published, recipe) for rank in self._ranks])
+        await self._all([rank.save.remote(folder, step, published, recipe) for rank in self._ranks], bounded=False)
 
     def end(self) -> None:
         """End the ranks that have processes of their own, whatever they are doing."""
@@ -171,7 +172,7 @@ class RankGroup:
 
         Args:
             calls: one to each rank.
-            bounded: whether the last has to come soon after the first; a rank that loads may download for longer.
+            bounded: whether the last has to come soon after the first; one that reads or writes files may take longer.
 
         Raises:
             RanksLost: names the ranks that have ended, or did not come while others waited for them.
@@ -184,7 +185,7 @@ class RankGroup:
             return [task.result() for task in tasks]
         await asyncio.wait(tasks, timeout=_GRACE_S)
         failures = {rank: task.exception() for rank, task in enumerate(tasks) if task.done()}
-        ended = [rank for rank, failure in failures.items() if isinstance(failure, _ENDED)]
+        ended = [rank for rank, failure in failures.items() if failure is not None and _ends(failure)]
         hung = [rank for rank in range(len(tasks)) if rank not in failures]
         for failure in failures.values():
             if failure is not None and not ended and not self._may_follow(failure, hung):
@@ -196,6 +197,12 @@ class RankGroup:
         """Whether a failure is what a rank says of others. An exchange of FSDP2 that lacks a rank raises torch's own error."""
         of_torch = type(_cause(failure)) is RuntimeError or isinstance(failure, DistError)
         return isinstance(failure, RankMissing) or (self._shards and bool(hung) and of_torch)
+
+
+def _ends(failure: BaseException) -> bool:
+    """Whether a rank is of no use any more: its process has ended, or its device is broken."""
+    cause = _cause(failure)
+    return isinstance(failure, _ENDED) or (isinstance(cause, RuntimeError) and breaks_device(cause))
 
 
 def _cause(failure: BaseException) -> BaseException:

@@ -169,7 +169,7 @@ class RolloutPool:
             try:
                 with self._calls.timed():
                     return await asyncio.wait_for(asyncio.wrap_future(reference.future()), self._timeout_s), reference
-            except LOST_CALL_ERRORS:
+            except (*LOST_CALL_ERRORS, asyncio.CancelledError):
                 ray.cancel(reference)
                 raise
             finally:

@@ -83,10 +83,13 @@ class TargetStream:
         """Another curriculum for the steps from `first_open` on."""
         self._curriculum = curriculum
 
-    def again(self, steps: range) -> "TargetStream":
-        """A stream of other steps, with the curriculum as it is now; nothing is asked for this one any more."""
+    def cancel(self) -> None:
+        """Ask nobody any more."""
         for task in self._in_flight.values():
             task.cancel()
+
+    def again(self, steps: range) -> "TargetStream":
+        """A stream of other steps, with the curriculum as it is now."""
         return TargetStream(
             curriculum=self._curriculum, encoder=self._encoder, rollouts=self._rollouts, steps=steps, lag=self._lag
         )

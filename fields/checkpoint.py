@@ -207,9 +207,9 @@ def steps_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint; what is damaged or half-written is passed over."""
-    return next((path for path in _by_age(folder) if _damage(path) is None), None)
+def newest(folder: Path, above: int = -1) -> Path | None:
+    """The newest complete checkpoint of more steps than `above`; what is damaged or half-written is passed over."""
+    return next((path for path in _by_age(folder) if steps_of(path) > above and _damage(path) is None), None)
 
 
 def prune(folder: Path, keep: int) -> None:

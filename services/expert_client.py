@@ -44,8 +44,8 @@ class ExpertClient(ServiceClient[_Handle]):
         self.shared = shared
 
     async def answer(self, experts: Sequence[str], queries: Sequence[QueriesReference]) -> "ray.ObjectRef[Answer]":
-        """What each expert says to each query of its group, in order; for each expert one tuple of targets. It stays where it
-        is until it is fetched."""
+        """What each expert says to each query of its group, in order; for each expert one tuple of targets. It is mapped
+        here, and not opened."""
         _, reference = await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
         return reference
 

@@ -99,6 +99,7 @@ class LearnerConfig(Section):
 
     @model_validator(mode="after")
     def _several_ranks_share(self) -> "LearnerConfig":
+        check_ranks(self.ranks, self.num_gpus)
         if self.shard and self.ranks == 1:
             raise ValueError("shard: true shares the network among ranks, and ranks is 1; allowed: false, or more ranks")
         return self

@@ -115,3 +115,22 @@ def test_what_a_rank_refuses_is_raised_as_it_is_and_not_as_a_lost_rank(ranks):
 
     with pytest.raises(FloatingPointError, match=r"loss is not finite: expert 'x', samples \(2,\)"):
         asyncio.run(learn())
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), RanksLost),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), torch.OutOfMemoryError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+    ],
+)
+def test_a_rank_with_a_broken_device_is_lost_and_one_that_says_something_else_is_not(error, seen):
+    async def raised() -> None:
+        raise error
+
+    async def answered() -> None:
+        return None
+
+    with pytest.raises(seen):
+        asyncio.run(RankGroup([], "mean", shards=True)._all([answered(), raised()]))

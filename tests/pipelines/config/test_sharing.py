@@ -17,6 +17,10 @@ from pipelines.parts.run_parts import RunParts
             r"experts\.local_edit: num_gpus: 0\.5 of one of 2 ranks, which need a GPU each; allowed: 1, or 0 for the CPU",
         ),
         (
+            ["learner.ranks=2", "learner.num_gpus=0.5"],
+            r"learner: num_gpus: 0\.5 of one of 2 ranks, which need a GPU each; allowed: 1, or 0 for the CPU",
+        ),
+        (
             ["rollout.ranks=2", "rollout.num_gpus=0.5"],
             r"rollout: num_gpus: 0\.5 of one of 2 ranks, which need a GPU each; allowed: 1, or 0 for the CPU",
         ),
