@@ -70,8 +70,7 @@ class Learner:
         self._recoveries: list[int] = []  # the steps that were returned to
         self._journal = Journal(folder, start, parts.loggers)
         self._metrics = LearnerMetrics(parts.run)
-        self._stopping = False
-        self._ended = False
+        self._stopping = self._ended = False
         self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
         self._example: ExampleReference | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
@@ -84,7 +83,8 @@ class Learner:
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
         await self._load(self._resume)
-        path, step, lost, self._start = None, self._schedule.start, "", None  # the start's exam is before
+        self._start = None  # its exam is before
+        path, step, lost = self._resume, self._schedule.start, ""
         self._stream = self._parts.stream(self._rollouts, range(step, self._schedule.steps))
         while True:
             try:

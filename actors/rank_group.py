@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 from torch import Tensor
 from torch.distributed import DistError
 
@@ -22,14 +22,13 @@ from fields.method.objective import Reduction
 from fields.ranks.process_group import RankMissing
 from fields.ranks.share import Learned, Share
 from fields.update import Update
+from services.failures import cause, first_line
 
 P = ParamSpec("P")
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
 
 _GRACE_S = 5.0  # after one rank failed, for the others to say what they know
-
-
 _APART_S = 900.0  # between the first and the last answer to what all are asked
 _ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # a rank's process is gone, by the host's memory or otherwise
 
@@ -190,26 +189,16 @@ class RankGroup:
         for failure in failures.values():
             if failure is not None and not ended and not self._may_follow(failure, hung):
                 raise failure  # where a rank has ended, whatever the others say may follow from that
-        said = "; ".join(_first_line(failure) for failure in failures.values() if failure is not None)
+        said = "; ".join(first_line(failure) for failure in failures.values() if failure is not None)
         raise RanksLost(f"learner ranks that ended: {ended or 'none'}, that did not come: {hung or 'none'} ({said})")
 
     def _may_follow(self, failure: BaseException, hung: Sequence[int]) -> bool:
         """Whether a failure is what a rank says of others. An exchange of FSDP2 that lacks a rank raises torch's own error."""
-        of_torch = type(_cause(failure)) is RuntimeError or isinstance(failure, DistError)
+        of_torch = type(cause(failure)) is RuntimeError or isinstance(failure, DistError)
         return isinstance(failure, RankMissing) or (self._shards and bool(hung) and of_torch)
 
 
 def _ends(failure: BaseException) -> bool:
     """Whether a rank is of no use any more: its process has ended, or its device is broken."""
-    cause = _cause(failure)
-    return isinstance(failure, _ENDED) or (isinstance(cause, RuntimeError) and breaks_device(cause))
-
-
-def _cause(failure: BaseException) -> BaseException:
-    """What a rank raised, as it raised it."""
-    return failure.cause if isinstance(failure, RayTaskError) else failure
-
-
-def _first_line(failure: BaseException) -> str:
-    """What a rank raised, without where."""
-    return str(_cause(failure)).strip().split("\n")[0]
+    raised = cause(failure)
+    return isinstance(failure, _ENDED) or (isinstance(raised, RuntimeError) and breaks_device(raised))

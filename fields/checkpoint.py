@@ -213,7 +213,10 @@ def newest(folder: Path, above: int = -1) -> Path | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete the checkpoints that are older than the `keep` newest complete ones."""
+    """Delete the checkpoints that are older than the `keep` newest complete ones, and what a process that was killed while it
+    wrote one has left; nobody writes one meanwhile."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path)
     candidates = _by_age(folder)
     complete = [path for path in candidates if _damage(path) is None]
     if len(complete) > keep:

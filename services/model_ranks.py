@@ -15,13 +15,13 @@ from copy import copy
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fields.memory.rehearsal import DoesNotFit
 from fields.numerics import Numerics
 from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Ranks
+from services.failures import cause, first_line
 from services.other_rank import OtherRank
 
 P = ParamSpec("P")
@@ -100,7 +100,7 @@ class ModelRanks(Generic[M]):
         own = failures[0]
         if own is not None and not isinstance(own, RuntimeError) and {type(failure) for failure in failures} == {type(own)}:
             raise own
-        said = "; ".join(f"{rank}: {_first_line(failure)}" for rank, failure in enumerate(failures))
+        said = "; ".join(f"{rank}: {first_line(failure) if failure else 'answered'}" for rank, failure in enumerate(failures))
         _end(f"the ranks don't answer alike ({said})")
 
     async def check(self) -> None:
@@ -149,11 +149,7 @@ def _failure(outcome: "Future[Any]") -> BaseException | None:
     if not outcome.done():
         return TimeoutError("it doesn't answer")
     failure = outcome.exception()
-    return failure.cause if isinstance(failure, RayTaskError) else failure
-
-
-def _first_line(failure: BaseException | None) -> str:
-    return "answered" if failure is None else f"{type(failure).__name__}: {str(failure).strip().splitlines()[:1]}"
+    return cause(failure) if failure else None
 
 
 def _end(why: str) -> NoReturn:

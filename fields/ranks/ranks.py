@@ -28,6 +28,19 @@ class Gradients(ABC):
         """All are done: the parameters that this rank owns have the step's gradient afterwards, the others none."""
 
 
+class AddedByAutograd(Gradients):
+    """Autograd adds the gradients of the micro-batches in their order, in the parameters themselves."""
+
+    def take(self) -> None:
+        """They stay where they are."""
+
+    def skip(self) -> None:
+        """Zeros were added, if anything."""
+
+    def add_up(self) -> None:
+        """They are added."""
+
+
 class Ranks(ABC):
     """The processes of an update. Each calls the same methods in the same order.
 
@@ -114,8 +127,8 @@ class Ranks(ABC):
         """The path that rank 0 names, on every rank."""
 
 
-class Alone(Ranks, Gradients):
-    """One process. Autograd adds the gradients of its micro-batches in the plan's order, in the parameters themselves."""
+class Alone(Ranks):
+    """One process, whose micro-batches come in the plan's order."""
 
     rank = 0
     size = 1
@@ -124,16 +137,7 @@ class Alone(Ranks, Gradients):
         return list(parameters)
 
     def gradients(self, parameters: Parameters, micro_batches: Sequence[int]) -> Gradients:
-        return self
-
-    def take(self) -> None:
-        """They stay where they are."""
-
-    def skip(self) -> None:
-        """Nobody else has computed one."""
-
-    def add_up(self) -> None:
-        """They are added."""
+        return AddedByAutograd()
 
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         return [own[name] for name in names if name in own]

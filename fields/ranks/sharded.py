@@ -16,10 +16,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from fields.ranks.process_group import ProcessGroup
-from fields.ranks.ranks import Gradients, Named, Parameters
+from fields.ranks.ranks import AddedByAutograd, Gradients, Named, Parameters
 
 
-class ShardedRanks(ProcessGroup, Gradients):
+class ShardedRanks(ProcessGroup):
     """Each holds its shards, as DTensors, and updates them. Micro-batches are computed in rounds, one by each rank; FSDP2 adds
     a round's gradients up, and rounds one after the other."""
 
@@ -46,16 +46,7 @@ class ShardedRanks(ProcessGroup, Gradients):
         return list(parameters)
 
     def gradients(self, parameters: Parameters, micro_batches: Sequence[int]) -> Gradients:
-        return self
-
-    def take(self) -> None:
-        """It is added to the shards' gradients."""
-
-    def skip(self) -> None:
-        """Zeros were added."""
-
-    def add_up(self) -> None:
-        """They are added."""
+        return AddedByAutograd()
 
     def joined_norms(self, own: Mapping[str, Float[Tensor, ""]], names: Sequence[str]) -> list[Float[Tensor, ""]]:
         squares = torch.stack([_here(own[name]) for name in names if name in own]).square()

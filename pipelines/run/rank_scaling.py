@@ -108,19 +108,17 @@ def _example(sample_id: int) -> ExampleReference:
 
 
 def _table(seconds: dict[int, list[float]], step_seconds: float) -> Table:
-    first = min(seconds)
-    each = statistics.median(seconds[first]) / first  # seconds a step, by rank
+    least = statistics.median(seconds[min(seconds)])  # seconds of a step, which linear growth keeps
     simulated = f"{GROUPS} samples per rank and step, {step_seconds:g} s of simulated model time"
     table = Table(title=f"Ranks of the learner, samples per second ({simulated})")
     for column in ("ranks", "median", "lowest", "highest", "of linear", "beside the model, s per step"):
         table.add_column(column, justify="right")
     for size, taken in seconds.items():
         rates = [GROUPS * size / one for one in taken]
-        linear = size * GROUPS / (each * first)
         table.add_row(
             str(size),
             *(f"{value:.2f}" for value in (statistics.median(rates), min(rates), max(rates))),
-            f"{statistics.median(rates) / linear:.2f}",
+            f"{least / statistics.median(taken):.2f}",
             f"{statistics.median(taken) - step_seconds:.2f}",
         )
     return table

@@ -232,3 +232,10 @@ def test_prune_keeps_the_newest(saved, tmp_path, keep, left):
     checkpoint.prune(tmp_path, keep)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:06d}" for step in left]
     assert checkpoint.newest(tmp_path) == saved[2]
+
+
+def test_prune_takes_away_what_a_killed_process_left(saved, tmp_path):
+    left = tmp_path / ".step-000003.4711"
+    shutil.copytree(saved[2], left)
+    checkpoint.prune(tmp_path, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]

@@ -10,6 +10,7 @@ from pipelines.cluster.deployment import RunServices
 from pipelines.config.load import load_config
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_scene
+from pipelines.distill import main
 from pipelines.parts.run_parts import RunParts
 
 MakeConfig = Callable[..., RunConfig]
@@ -47,6 +48,20 @@ def config_file(tiny_models, scene_data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+@pytest.fixture
+def refuse(config_file: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command with overrides; it must refuse with one line, which is returned."""
+
+    def run(*overrides: str) -> str:
+        assert main([str(config_file), *overrides]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "", "something was started"
+        (line,) = captured.err.splitlines()
+        return line
+
+    return run
 
 
 @pytest.fixture
