@@ -28,6 +28,7 @@ from actors.example_reference import ExampleReference
 from actors.journal import Journal
 from actors.learner_metrics import LearnerMetrics
 from actors.learner_parts import LearnerParts
+from actors.learning_student import LearningStudent
 from actors.progress import Progress
 from actors.rank_group import RanksLost
 from actors.rollout_worker import PublishedWeights
@@ -58,15 +59,12 @@ class Learner:
         parts.numerics.settle()
         self._parts = parts
         self._rollouts = parts.rollouts()  # they load while the ranks do
-        self._ranks = parts.ranks()
+        self._schedule = parts.schedule(start)
+        self._student = LearningStudent(parts.ranks, self._schedule.lag)
         self._resume = resume
         self._stream: TargetStream | None = None
-        self._schedule = parts.schedule(start)
         self._folder = folder
-        self._recipe = parts.recipe
-        self._largest = parts.largest
-        self._start: Weights | None = None
-        self._published: dict[int, PublishedWeights] = {}
+        self._recipe, self._largest = parts.recipe, parts.largest
         self._recoveries: list[int] = []  # the steps that were returned to
         self._journal = Journal(folder, start, parts.loggers)
         self._metrics = LearnerMetrics(parts.run)
@@ -74,6 +72,7 @@ class Learner:
         self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
         self._example: ExampleReference | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
+        self._trained: tuple[Weights, Weights] | None = None
 
     async def train(self) -> None:
         """Every step from the schedule's start to its end, or to the first one after `stop`; lost ranks are replaced.
@@ -82,15 +81,17 @@ class Learner:
             RanksLost: if ranks are lost again and again, with no checkpoint in between.
             Exception: what a service, a worker or the update raised; the last checkpoint stays as it was.
         """
-        await self._load(self._resume)
-        self._start = None  # its exam is before
+        await self._student.load(self._resume)
+        self._student.start = None  # its exam is before
         path, step, lost = self._resume, self._schedule.start, ""
         self._stream = self._parts.stream(self._rollouts, range(step, self._schedule.steps))
         while True:
             try:
                 if lost:
                     self._stream = await self._recover(path, step, self._stream)
-                return await self._train(step, self._stream)
+                await self._train(step, self._stream)
+                self._trained = await self._student.read(self._progress.step)
+                return
             except RanksLost as error:
                 if self._ended:
                     raise
@@ -102,24 +103,12 @@ class Learner:
                 raise RanksLost(f"ranks were lost {_MOST_RECOVERIES} times after step {step}: {lost}")
             _log.warning("%s; all ranks are started anew, and the run continues from step %d", lost, step)
 
-    async def _load(self, path: Path | None) -> None:
-        """Load the ranks, unless they are, and let them continue from a checkpoint."""
-        if not self._published:
-            await self._ranks.load()
-            self._start = await self._ranks.weights(0)
-            self._published = {0: PublishedWeights.put(self._start)}
-            if path is not None:
-                self._published = await self._ranks.restore(path)
-
     async def _recover(self, path: Path | None, step: int, stream: TargetStream) -> TargetStream:
         """Start the ranks anew, and return to a checkpoint and its step; the stream from there."""
         stream.cancel()
         self._metrics.recovered()
-        self._ranks.end()
-        self._ranks = self._parts.ranks()
-        self._published, self._example = {}, None
-        await self._load(path)
-        self._start = None
+        self._example = None
+        await self._student.restart(path)
         self._journal.close()
         self._journal = Journal(self._folder, step, self._parts.loggers)
         self._progress = replace(self._progress, step=step, seconds=0.0, samples=0)
@@ -127,7 +116,7 @@ class Learner:
 
     async def _train(self, start: int, stream: TargetStream) -> None:
         schedule = self._schedule
-        for _, published in sorted(self._published.items()):
+        for _, published in sorted(self._student.published.items()):
             stream.publish(published)
         if start and schedule.evaluates_after(start) and not self._journal.has_skills(start):
             await self._examine(start)  # its checkpoint was saved, and then the run was interrupted
@@ -136,7 +125,7 @@ class Learner:
             asked = time.monotonic()
             examples = await stream.examples(step)
             waited = time.monotonic() - asked
-            update = await self._ranks.update(examples)
+            update = await self._student.ranks.update(examples)
             self._example = examples[0]
             await self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began)
@@ -150,36 +139,36 @@ class Learner:
                 began += time.monotonic() - examined  # an exam is no training time
 
     async def _examine(self, step: int) -> None:
-        result = await self._examiner.student(await self._ranks.averaged_weights(step))
+        weights, averaged = await self._student.read(step)
+        result = await self._examiner.student(averaged)
         await self.record_skills(step, result.skills, result.picture)
-        self._exam = await self._ranks.weights(step), result
+        self._exam = weights, result
         self._progress = replace(self._progress, examined=step)
 
     async def _publish(self, version: int, stream: TargetStream) -> None:
         began = time.monotonic()
-        published = await self._ranks.publish(version)
-        stream.publish(published)
-        self._metrics.published(time.monotonic() - began)
-        self._published[version] = published
-        self._published.pop(self._schedule.lag.first_needed(version) - 1, None)
+        published = await self._student.publish(version)
+        if published is not None:
+            stream.publish(published)
+            self._metrics.published(time.monotonic() - began)
 
     async def _save(self, step: int) -> None:
         folder = self._folder / "checkpoints"
-        await self._ranks.save(folder, step, self._published, self._recipe)
+        await self._student.save(folder, step, self._recipe)
         await asyncio.to_thread(checkpoint.prune, folder, self._schedule.keep_checkpoints)
 
     def _record(self, step: int, examples: list[ExampleReference], update: Update, waited: float, seconds: float) -> None:
         version = self._schedule.lag.version(step)
         ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.outline.sample_ids))
         self._journal.record(step, update, version, ids, seconds)
-        self._progress = Progress(
+        self._progress = replace(
+            self._progress,
             step=step + 1,
             seconds=seconds,
             samples=self._progress.samples + len(ids),
             wait_seconds=self._progress.wait_seconds + waited,
             staleness=step - version,
             update=update,
-            examined=self._progress.examined,
         )
         self._metrics.record(self._progress, update, waited, self._stream.depth if self._stream else 0, len(ids))
 
@@ -189,16 +178,16 @@ class Learner:
 
     async def ready(self) -> None:
         """Returns once the student and every rollout worker are loaded; before training alone."""
-        await asyncio.gather(self._rollouts.ready(), self._load(self._resume))
+        await asyncio.gather(self._rollouts.ready(), self._student.load(self._resume))
 
     async def rehearse(self) -> None:
         """Compute the largest group once, forward and backward, for nothing; before training alone. Raises `DoesNotFit`."""
-        await self._ranks.rehearse(self._largest)
+        await self._student.ranks.rehearse(self._largest)
 
     async def rehearse_rollouts(self) -> None:
         """Let every rollout worker do likewise with the student's start; before training alone. Raises `DoesNotFit`."""
-        assert self._start is not None, "training has begun"
-        await self._rollouts.rehearse(self._largest, PublishedWeights.put(self._start))
+        assert self._student.start is not None, "training has begun"
+        await self._rollouts.rehearse(self._largest, PublishedWeights.put(self._student.start))
 
     async def rehearse_expert(self, build_client: Callable[[], ExpertClient]) -> None:
         """Let an application of experts compute its largest call once; raises `DoesNotFit`."""
@@ -206,7 +195,7 @@ class Learner:
 
     async def device(self) -> str:
         """What the student learns on: kind and model."""
-        return await self._ranks.device()
+        return await self._student.ranks.device()
 
     async def examine_student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
         """The exam of a student with these weights, None is the bare base, by the rollout workers."""
@@ -214,8 +203,8 @@ class Learner:
 
     async def examine_start(self) -> ExamResult:
         """The exam of the student at its start, also in a run that continues; before training alone."""
-        assert self._start is not None, "training has begun"
-        return await self._examiner.student(self._start)
+        assert self._student.start is not None, "training has begun"
+        return await self._examiner.student(self._student.start)
 
     async def examine_expert(self, name: str, build_client: Callable[[], ExpertClient]) -> ExamResult:
         """The exam of an expert, by its service."""
@@ -233,7 +222,7 @@ class Learner:
         """End all rollout workers and ranks at once, and replace none any more; by themselves they go a little later."""
         self._ended = True
         self._rollouts.end()
-        self._ranks.end()
+        self._student.ranks.end()
 
     async def require_open(self, step: int) -> None:
         """Returns if `change` may begin at a step.
@@ -261,21 +250,22 @@ class Learner:
         self._recipe = change.recipe
 
     def _open_stream(self, step: int) -> TargetStream:
-        first = self._stream.first_open if self._stream else None
-        if self._stream is None or first is None:
-            raise ValueError(f"step {step} cannot change: the run {'is at its end' if self._stream else 'does not train yet'}")
-        if step < first:
-            raise ValueError(f"step {step} cannot change: its samples are asked for already; the first that can is {first}")
+        if self._stream is None:
+            raise ValueError(f"step {step} cannot change: the run does not train yet")
+        self._stream.require_open(step)
         return self._stream
 
     async def record_skills(self, step: int, skills: Skills, picture: np.ndarray) -> None:
         """Write an exam after `step` steps into the journal, with how far the student that rolls out is from this one at the
-        first states of the step before; a run that has just begun or continued has none yet."""
+        first states of the step before; a run that has just begun or continued has none yet, nor one whose ranks have ended."""
         apart = None
         if self._example is not None:
-            learned = await self._ranks.velocity(self._example)
-            query = await asyncio.to_thread(self._example.fetch_query)
-            apart = await self._examiner.mismatch(query, self._published[step], learned)
+            try:
+                apart = await self._student.apart(step, self._example, self._examiner)
+            except RanksLost as error:
+                if self._trained is None:
+                    raise
+                _log.warning("the trained student is not compared with the one that rolls out: %s", error)
         self._journal.record_skills(step, skills, picture, apart)
 
     async def stop(self) -> None:
@@ -295,6 +285,6 @@ class Learner:
         return self._exam
 
     async def student(self) -> tuple[Weights, Weights]:
-        """The student's trainable tensors, and their moving average."""
-        step = self._progress.step
-        return await self._ranks.weights(step), await self._ranks.averaged_weights(step)
+        """The trained student's tensors, and their moving average; they outlive the ranks."""
+        assert self._trained is not None, "training has not ended"
+        return self._trained

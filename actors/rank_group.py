@@ -1,6 +1,7 @@
 """The learner's ranks as one: what all of them are asked, and who is missed."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +25,15 @@ from fields.ranks.share import Learned, Share
 from fields.update import Update
 from services.failures import cause, first_line
 
+_log = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
 
 _GRACE_S = 5.0  # after one rank failed, for the others to say what they know
 _APART_S = 900.0  # between the first and the last answer to what all are asked
+_SILENT_S = 60.0  # after which it is said that nobody answers
 _ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # a rank's process is gone, by the host's memory or otherwise
 
 
@@ -178,7 +182,7 @@ class RankGroup:
             Exception: whatever else a rank raised.
         """
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await _one(tasks)
         await asyncio.wait(tasks, timeout=_APART_S if bounded else None, return_when=asyncio.FIRST_EXCEPTION)
         if all(task.done() and task.exception() is None for task in tasks):
             return [task.result() for task in tasks]
@@ -196,6 +200,14 @@ class RankGroup:
         """Whether a failure is what a rank says of others. An exchange of FSDP2 that lacks a rank raises torch's own error."""
         of_torch = type(cause(failure)) is RuntimeError or isinstance(failure, DistError)
         return isinstance(failure, RankMissing) or (self._shards and bool(hung) and of_torch)
+
+
+async def _one(tasks: "Sequence[asyncio.Task[A]]") -> None:
+    """Returns once one rank has answered; how long that takes depends on what all compute, so it has no limit, but is told."""
+    began = asyncio.get_running_loop().time()
+    while not (await asyncio.wait(tasks, timeout=_SILENT_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+        waited = asyncio.get_running_loop().time() - began
+        _log.warning("no learner rank has answered for %.0f s: they compute, or have no place on the cluster's nodes", waited)
 
 
 def _ends(failure: BaseException) -> bool:

@@ -74,13 +74,19 @@ class TargetStream:
         """Steps that are asked for or ready, and not yet handed over."""
         return len(self._in_flight)
 
-    @property
-    def first_open(self) -> int | None:
-        """The first step that nothing is asked for yet; None when there is none."""
-        return self._next
+    def require_open(self, step: int) -> None:
+        """Returns if nothing is asked for at a step yet.
+
+        Raises:
+            ValueError: names the first step of which that is true.
+        """
+        if self._next is None:
+            raise ValueError(f"step {step} cannot change: the run is at its end")
+        if step < self._next:
+            raise ValueError(f"step {step} cannot change: its samples are asked for already; the first that can is {self._next}")
 
     def change(self, curriculum: Curriculum) -> None:
-        """Another curriculum for the steps from `first_open` on."""
+        """Another curriculum for the steps that nothing is asked for yet."""
         self._curriculum = curriculum
 
     def cancel(self) -> None:

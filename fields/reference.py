@@ -30,7 +30,7 @@ def distill(
         states: a group's queries: `policy.queries`, or those of an expert.
         learn: a query's target, by the frozen expert of its route.
         distiller: the student and its optimizer.
-        published: version -> weights; holds the versions from `lag.first_needed(step)` to `step` on entry, and is kept so.
+        published: version -> weights; holds the published versions from `lag.version(step)` on at entry, and is kept so.
         steps: the optimizer steps to do, 0-based.
         lag: which version a step rolls out with.
 
@@ -44,6 +44,7 @@ def distill(
             for query in states(group, encode(group)):  # x_t = Rollout(v_theta; x_T, c)[i]
                 examples.append(learn(query))  # u = v_m(sg(x_t), t, c)
         update = distiller.update(examples)  # || v_theta(sg(x_t), t, c) - u ||^2
-        published[step + 1] = distiller.weights(step + 1)
-        published.pop(lag.first_needed(step + 1) - 1, None)
+        if lag.publishes(step + 1):
+            published[step + 1] = distiller.weights(step + 1)
+        published.pop(lag.version(step + 1) - lag.published_every, None)  # no later step rolls out with it
         yield step, update

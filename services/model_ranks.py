@@ -91,15 +91,20 @@ class ModelRanks(Generic[M]):
         self._raise_or_end([_failure(outcome) for outcome in outcomes])
 
     def _raise_or_end(self, failures: Sequence[BaseException | None]) -> NoReturn:
-        """Ranks that raise the same are in step, unless it is torch's own RuntimeError, which is also what a backend says of an
-        exchange. One that has no memory left the others in an exchange, whose messages the next call would take for its own."""
+        """Ranks that raise the same are in step; but torch's own RuntimeError is also what a backend says of an exchange, after
+        which they are none. One that has no memory left the others in an exchange, whose messages the next call would take for
+        its own."""
         for failure in failures:
             if isinstance(failure, DoesNotFit):
                 self._out_of_step = failure
                 raise failure
         own = failures[0]
-        if own is not None and not isinstance(own, RuntimeError) and {type(failure) for failure in failures} == {type(own)}:
-            raise own
+        if own is not None and {type(failure) for failure in failures} == {type(own)}:
+            if not isinstance(own, RuntimeError):
+                raise own
+            if {str(failure) for failure in failures} == {str(own)}:
+                self._out_of_step = own
+                raise own
         said = "; ".join(f"{rank}: {first_line(failure) if failure else 'answered'}" for rank, failure in enumerate(failures))
         _end(f"the ranks don't answer alike ({said})")
 

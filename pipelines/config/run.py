@@ -21,7 +21,7 @@ from pipelines.config.presets import Preset, expand
 from pipelines.config.quantization import check_quantization
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
 from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
-from pipelines.config.training import CheckpointConfig, LearnerConfig, RolloutConfig
+from pipelines.config.training import CheckpointConfig, LearnerConfig, PublishConfig, RolloutConfig
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -87,6 +87,7 @@ class RunConfig(Section):
     anchor: m.AnchorConfig | None = None
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+    publish: PublishConfig = PublishConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvaluationConfig = EvaluationConfig()
 

@@ -153,8 +153,8 @@ class RunParts:
 
     @property
     def lag(self) -> Lag:
-        """How far the rollouts are behind the learner."""
-        return Lag(self.config.learner.lag)
+        """How far the rollouts are behind the learner, and which versions they get."""
+        return Lag(self.config.learner.lag, self.config.publish.every)
 
     def schedule(self, start: int) -> Schedule:
         """When the run does what, from step `start` on."""

@@ -94,6 +94,18 @@ def test_a_rank_that_hangs_while_no_other_waits_for_it_is_named(ranks, monkeypat
         asyncio.run(learn())
 
 
+def test_it_is_said_that_no_rank_answers(monkeypatch, caplog):
+    monkeypatch.setattr("actors.rank_group._SILENT_S", 0.01)
+
+    async def answers_when_that_is_said() -> str:
+        while not caplog.messages:
+            await asyncio.sleep(0.01)
+        return "here"
+
+    assert asyncio.run(RankGroup([], "mean")._all([answers_when_that_is_said()])) == ["here"]
+    assert "no learner rank has answered for 0 s: they compute, or have no place on the cluster's nodes" in caplog.messages
+
+
 def test_a_rank_that_ended_is_named_whatever_the_others_say(ranks):
     async def learn() -> None:
         group = RankGroup(ranks, "mean")

@@ -172,13 +172,16 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
             steps=range(4),
             lag=Lag(1),
         )
-        assert stream.first_open == 0
+        stream.require_open(0)
         stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
-        assert stream.first_open == 2
+        stream.require_open(2)
+        with pytest.raises(ValueError, match="its samples are asked for already; the first that can is 2"):
+            stream.require_open(1)
         stream.change(taught("b"))
         for version in (1, 2):
             stream.publish(Weights.of(version, {"w": torch.zeros(1)}))
-        assert stream.first_open is None
+        with pytest.raises(ValueError, match="the run is at its end"):
+            stream.require_open(4)
         return [{example.query.route for example in fetched(await stream.examples(step))} for step in range(4)]
 
     assert asyncio.run(four_steps()) == [{"a"}, {"a"}, {"b"}, {"b"}]

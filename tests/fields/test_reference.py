@@ -45,7 +45,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
         return table[group.route].select(torch.tensor([sample.row for sample in group.samples]))
 
     class Run:
-        def __init__(self, steps, lag=0, weights=None, learning_rate=1e-2, batch_size=4, query=None):
+        def __init__(self, steps, lag=0, every=1, weights=None, learning_rate=1e-2, batch_size=4, query=None):
             routing = HardRouting(weights or dict.fromkeys(ROUTES, 1.0))
             rows = dict.fromkeys(ROUTES, 6)
             self.plan = SamplePlan(
@@ -71,7 +71,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
             def learn(query):
                 return teaching.example(query, {name: experts[name].answer(query) for name in teaching.asked(query.route)})
 
-            window = range(steps), Lag(lag)
+            window = range(steps), Lag(lag, every)
             loop = distill(self.plan, encode, policy, policy.queries, learn, self.student, self.published, *window)
             for step, update in loop:
                 assert step == len(self.updates)
@@ -103,6 +103,14 @@ def test_step_s_rolls_out_with_version_s_minus_lag(lagged, lag):
 @pytest.mark.parametrize("lag", [0, 1, 2])
 def test_the_published_window_is_what_the_next_step_and_its_successors_need(lagged, lag):
     assert lagged[lag].windows == [list(range(max(0, step + 1 - lag), step + 2)) for step in range(4)]
+
+
+def test_steps_between_two_publications_roll_out_with_the_same_version(run):
+    """Versions 0 and 3 are published: five steps of a lag of 1 roll out with 0, 0, 0, 0 and 3."""
+    result = run(steps=5, lag=1, every=3)
+    assert {(query.sample_ids[0] // 4, query.policy_version) for query in result.asked} == {(0, 0), (1, 0), (2, 0), (3, 0), (4, 3)}
+    assert {query.checksum for query in result.asked} == {weights.checksum for weights in result.versions.values()}
+    assert result.windows == [[0], [0], [0, 3], [3], [3]]
 
 
 def test_two_runs_are_equal_to_the_last_bit(run, lagged):

@@ -236,6 +236,17 @@ def test_a_lost_rank_costs_a_repeated_call_and_its_whole_replica(deployed, tiny_
     assert not anew.keys() & held.keys()
 
 
+def test_what_torch_refuses_in_every_process_alike_is_raised_at_once_and_the_next_call_is_answered(deployed, tiny_models):
+    """Only its text tells it from a lost exchange, so both processes are replaced."""
+    deployed(TellingExpert, partial(own_field, "local", SceneFamily(), tiny_models))
+    at = GRID, condition(2)
+    with pytest.raises(RuntimeError, match=r"mat1 and mat2 shapes cannot be multiplied"):
+        asyncio.run(client().generate("local", noise(1, (0, 1), (5, 24, 24)), *at))
+    x_1 = noise(1, (0, 1), (3, 24, 24))
+    answered = asyncio.run(client().generate("local", x_1, *at))
+    assert torch.equal(answered, generate(own_field("local", SceneFamily(), tiny_models).velocity, x_1, *at, CPU))
+
+
 @pytest.mark.slow
 def test_replicas_of_several_processes_come_and_go_while_calls_go_on(deployed, tiny_models, tmp_path):
     deployed(TellingExpert, partial(own_field, "local", MarkingFamily(tmp_path), tiny_models))

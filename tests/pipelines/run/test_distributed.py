@@ -38,10 +38,29 @@ def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config,
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
 
 
+def test_versions_that_are_not_published_are_passed_over(on_standing, make_config):
+    """Also in a run that continues between two publications."""
+    settings = "publish.every=3", "learner.lag=1", "rollout.workers=1", "checkpoint.every=5"
+    expected = reference(make_config(*settings, "run.name=reference"))
+    config = on_standing(*settings, "run.name=sparse")
+    assert trained(on_standing(*settings, "run.name=sparse", "run.steps=5")).checksum != expected.weights.checksum
+    newest = checkpoint.newest(config.folder / "checkpoints")
+    assert list(checkpoint.read(newest).checksums) == [3]
+    assert trained(config, resume=newest).checksum == expected.weights.checksum
+    assert [row["policy_version"] for row in rows(config.folder / METRICS)] == [0, 0, 0, 0, 3, 3, 3, 6]
+    assert_the_same_losses(config)
+
+
 def assert_the_same_steps(config: RunConfig, lag: int) -> None:
     """As the run named `reference` beside it took."""
     journal = rows(config.folder / METRICS)
     assert [row["policy_version"] for row in journal] == [max(0, step - lag) for step in range(config.run.steps)]
+    assert_the_same_losses(config)
+
+
+def assert_the_same_losses(config: RunConfig) -> None:
+    """As the run named `reference` beside it had."""
+    journal = rows(config.folder / METRICS)
     assert [row["loss"] for row in journal] == [row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)]
 
 
