@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.example_reference import ExampleReference
 from actors.examiner import Examiner
+from actors.example_reference import ExampleReference
 from actors.rank_group import RankGroup
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Weights

@@ -82,8 +82,8 @@ class TargetStream:
         """
         if self._next is None:
             raise ValueError(f"step {step} cannot change: the run is at its end")
-        if step < self._next:
-            raise ValueError(f"step {step} cannot change: its samples are asked for already; the first that can is {self._next}")
+        if step < (first := self._next):
+            raise ValueError(f"step {step} cannot change: its samples are asked for already; the first that can is {first}")
 
     def change(self, curriculum: Curriculum) -> None:
         """Another curriculum for the steps that nothing is asked for yet."""

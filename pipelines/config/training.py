@@ -68,7 +68,9 @@ class LearnerConfig(Section):
     )
     clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.99, ge=0, lt=1, description="of the average that is evaluated")
-    lag: int = Field(default=1, ge=0, description="step s rolls out with the newest published version up to s - lag; 0 is strictly on-policy")
+    lag: int = Field(
+        default=1, ge=0, description="step s rolls out with the newest published version up to s - lag; 0 is strictly on-policy"
+    )
     micro_batch: PositiveInt | Literal["auto"] = Field(
         default="auto", description="most samples of one forward and backward; auto is what `gpu` holds, or a whole group"
     )
@@ -131,7 +133,7 @@ class PublishConfig(Section):
 
     every: PositiveInt = Field(
         default=1,
-        description="optimizer steps from one published version to the next; rollouts are at most learner.lag + every - 1 behind",
+        description="optimizer steps from one published version to the next; rollouts are up to learner.lag + every - 1 behind",
     )
 
 

@@ -108,7 +108,8 @@ def test_the_published_window_is_what_the_next_step_and_its_successors_need(lagg
 def test_steps_between_two_publications_roll_out_with_the_same_version(run):
     """Versions 0 and 3 are published: five steps of a lag of 1 roll out with 0, 0, 0, 0 and 3."""
     result = run(steps=5, lag=1, every=3)
-    assert {(query.sample_ids[0] // 4, query.policy_version) for query in result.asked} == {(0, 0), (1, 0), (2, 0), (3, 0), (4, 3)}
+    asked = {(query.sample_ids[0] // 4, query.policy_version) for query in result.asked}
+    assert asked == {(0, 0), (1, 0), (2, 0), (3, 0), (4, 3)}
     assert {query.checksum for query in result.asked} == {weights.checksum for weights in result.versions.values()}
     assert result.windows == [[0], [0], [0, 3], [3], [3]]
 
