@@ -101,7 +101,9 @@ class Learner:
             self._recoveries.append(step)
             if self._recoveries.count(step) > _MOST_RECOVERIES:
                 raise RanksLost(f"ranks were lost {_MOST_RECOVERIES} times after step {step}: {lost}")
-            _log.warning("%s; all ranks are started anew, and the run continues from step %d", lost, step)
+            warning = f"{lost}; all ranks are started anew, and the run continues from step {step}"
+            _log.warning(warning)
+            self._progress = replace(self._progress, warnings=(*self._progress.warnings, warning))
 
     async def _recover(self, path: Path | None, step: int, stream: TargetStream) -> TargetStream:
         """Start the ranks anew, and return to a checkpoint and its step; the stream from there."""

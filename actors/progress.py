@@ -7,7 +7,12 @@ from fields.update import Update
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is; `examined` is the step of the last exam that was taken while training."""
+    """Where a run is.
+
+    Attributes:
+        examined: the step of the last exam that was taken while training.
+        warnings: what the user should know, in the order in which it came about.
+    """
 
     step: int
     seconds: float
@@ -16,3 +21,4 @@ class Progress:
     staleness: int
     update: Update | None
     examined: int | None = None
+    warnings: tuple[str, ...] = ()

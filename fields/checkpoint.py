@@ -224,11 +224,15 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def after(folder: Path, step: int) -> list[Path]:
+    """The checkpoints of later steps, complete or not, newest first."""
+    return [path for path in _by_age(folder) if steps_of(path) > step]
+
+
 def discard_after(folder: Path, step: int) -> None:
     """Delete the checkpoints of later steps: a run that goes back to `step` drops their rows from its record too."""
-    for path in _by_age(folder):
-        if steps_of(path) > step:
-            shutil.rmtree(path)
+    for path in after(folder, step):
+        shutil.rmtree(path)
 
 
 def _by_age(folder: Path) -> list[Path]:

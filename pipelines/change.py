@@ -22,7 +22,7 @@ from pipelines.config.errors import ConfigError, complain
 def main(arguments: Sequence[str]) -> int:
     """Parse, check, deploy what is new, change. Returns the exit status: 2 for what is wrong with the input."""
     options = _parser().parse_intermixed_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     try:
         _change(options, console)
     except ConfigError as error:

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     from pipelines.data.scene import prepare_missing
     from pipelines.parts.check_files import checked_parts
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     try:
         comparison = load(options.comparison, Comparison, {})
         if options.seeds is not None and not 1 <= options.seeds <= len(comparison.seeds):

@@ -14,7 +14,7 @@ from pipelines.config.errors import ConfigError, complain
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
-    given, console = parser().parse_intermixed_args(arguments), Console()
+    given, console = parser().parse_intermixed_args(arguments), Console(markup=False)
     # here, so that --help needs neither torch nor Ray
     from pipelines.config.load import load_config
     from pipelines.run.distill import carry_out, check, planned_memory
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if options.dry_run:
         if planned:
-            console.print(planned, highlight=False, soft_wrap=True, markup=False)
+            console.print(planned, highlight=False, soft_wrap=True)
         console.print(f"{given.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
         return 0
     try:

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     from ray.exceptions import RayError
 
     try:
-        _scale(options, Console(highlight=False, soft_wrap=True))
+        _scale(options, Console(markup=False, highlight=False, soft_wrap=True))
     except (ConfigError, TimeoutError, RayError) as error:
         complain(error)
         return 2 if isinstance(error, ConfigError) else 1

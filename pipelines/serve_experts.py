@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     from pipelines.parts.check_files import check_models
     from pipelines.parts.run_parts import RunParts
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     try:
         config = standing(load_config(options.config, options.overrides))
         parts = RunParts(config)

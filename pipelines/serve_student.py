@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     from services.applications import HttpAddress
     from services.gate import token_digest
 
-    console, complaints = Console(), Console(stderr=True)
+    console, complaints = Console(markup=False), Console(markup=False, stderr=True)
     try:
         served = find_served(options.run, not options.without_experts, options.replicas)
         settings = endpoint_settings(

@@ -17,7 +17,7 @@ _REFRESH_S = 2.0
 def main(arguments: Sequence[str]) -> int:
     """Parse, look, show. Returns the exit status: 2 for what is wrong with the input."""
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(markup=False, highlight=False)
     try:
         folder = find_run(options.run)
         # here, so that --help needs neither torch nor Ray

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fields import checkpoint
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.check_files import checked_parts
@@ -59,7 +60,7 @@ def distill(
     Raises:
         ConfigError: in one line, before anything is deployed.
     """
-    options, console = Options(resume=resume, address=address, wait=wait, reference=reference), Console()
+    options, console = Options(resume=resume, address=address, wait=wait, reference=reference), Console(markup=False)
     return carry_out(config, check(config, options, console), options, console)
 
 
@@ -91,10 +92,13 @@ def planned_memory(checked: Checked) -> str | None:
 def carry_out(planned: RunConfig, checked: Checked, options: Options, console: Console) -> Outcome | None:
     """Run what was checked, and write summary and report; None if the run was stopped."""
     config, origin = checked.parts.config, checked.origin
+    passed_over = checkpoint.after(config.folder / "checkpoints", origin.step) if options.resume == "auto" else []
     begin_folder(planned, origin.step, options.resume)
     with Display(console, origin.step, config.run.steps) as display:
         continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
         display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")
+        for path in passed_over:
+            display.say(f"warning: {path.name} is not complete; it is passed over, and deleted")
         if not config.numerics.deterministic:
             display.say(f"warning: {config.numerics.promise}")
         if "_ray_pkg_" in str(config.folder.absolute()):  # where Ray unpacks the working directory of a job

@@ -141,7 +141,7 @@ class _Driver:
     async def _train(self) -> None:
         """Show the progress until training ends, and report each exam that is taken meanwhile."""
         learner, display = self._learner, self._display
-        reported: int | None = None
+        reported, warned = None, 0
         training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
         with stop_requests() as stop:
             while not training.done():
@@ -149,6 +149,9 @@ class _Driver:
                 if stop.is_set():
                     await learner.stop.remote()
                 progress = await learner.progress.remote()
+                for warning in progress.warnings[warned:]:
+                    display.say(f"warning: {warning}")
+                warned = len(progress.warnings)
                 if progress.update is not None:
                     display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
                 if progress.examined != reported:

@@ -44,7 +44,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """One line about what happens now."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)  # it may quote what was raised
 
     def update(self, step: int, update: Update, samples: int, seconds: float, staleness: int) -> None:
         """After `step` steps: the bar, or every few seconds a line."""

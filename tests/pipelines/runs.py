@@ -27,11 +27,11 @@ def reference(config: RunConfig, resume: Path | None = None) -> Outcome:
     return run_reference(checked_parts(config), _origin(resume), _quiet(config))
 
 
-def distributed(config: RunConfig, resume: Path | None = None) -> Outcome | None:
-    """None if the run was stopped."""
+def distributed(config: RunConfig, resume: Path | None = None, shown: io.StringIO | None = None) -> Outcome | None:
+    """None if the run was stopped. What the user sees is written to `shown`."""
     write_config(config)
     reservation = reserve(RunDemands.of(config), 0, print)
-    return run_distributed(checked_parts(config), _origin(resume), _quiet(config), reservation)
+    return run_distributed(checked_parts(config), _origin(resume), _quiet(config, shown), reservation)
 
 
 def trained(config: RunConfig, resume: Path | None = None) -> Weights:
@@ -67,5 +67,5 @@ def _origin(resume: Path | None) -> Origin:
     return Origin() if resume is None else Origin(step=checkpoint.read(resume).step, checkpoint=resume)
 
 
-def _quiet(config: RunConfig) -> Display:
-    return Display(Console(file=io.StringIO()), 0, config.run.steps)
+def _quiet(config: RunConfig, shown: io.StringIO | None = None) -> Display:
+    return Display(Console(file=shown or io.StringIO(), width=1000), 0, config.run.steps)

@@ -1,19 +1,24 @@
 """A learner of several processes: the student of the reference loop to the last bit, also when one of them is lost."""
 
+import io
 import os
 import shutil
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from ray.util.state import list_actors
 from waiting import wait_for
 
-from actors.journal import METRICS, rows
+from actors.journal import METRICS, SKILLS, rows
 from fields import checkpoint
-from runs import reference, trained, trained_ids
+from pipelines.parts.check_files import checked_parts
+from pipelines.run.distributed import end, start_learner
+from pipelines.run.origin import Origin
+from runs import distributed, reference, trained, trained_ids
 
 
 def ranks(run: str):
@@ -65,11 +70,32 @@ def killing(run: str, metrics: Path, after: int) -> threading.Thread:
 def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expected):
     config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed", "run.steps=16")
     killer = killing("killed", config.folder / METRICS, after=4)
-    student = trained(config)
+    shown = io.StringIO()
+    outcome = distributed(config, shown=shown)
     killer.join()
     assert len(ranks("killed")) == 2, "the killed one and its successor"
-    assert student.checksum == expected("run.steps=16")
+    assert outcome is not None
+    assert outcome.weights.checksum == expected("run.steps=16")
     assert sorted(trained_ids(config.folder)) == list(range(16 * 12))
+    said = shown.getvalue()
+    assert "warning: learner ranks that ended: [1], that did not come: none" in said
+    assert "all ranks are started anew, and the run continues from step 3" in said
+
+
+def test_ranks_that_are_lost_after_the_last_step_cost_nothing(on_standing):
+    """But that the trained student isn't compared with the one that rolls out."""
+    config = on_standing("learner.ranks=2", "run.name=late", "run.steps=2")
+    learner = start_learner(checked_parts(config), Origin())
+    try:
+        ray.get(learner.train.remote())
+        (rank,) = [rank for rank in ranks("late") if rank.state == "ALIVE"]
+        os.kill(rank.pid, signal.SIGKILL)
+        ray.get(learner.record_skills.remote(2, {}, np.zeros((3, 8, 8), dtype=np.float32)))
+        weights, _ = ray.get(learner.student.remote())
+    finally:
+        end(learner)
+    assert weights.policy_version == 2
+    assert "rollout_mismatch" not in rows(config.folder / SKILLS)[-1]
 
 
 @pytest.mark.slow

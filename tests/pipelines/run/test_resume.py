@@ -42,14 +42,16 @@ def test_a_killed_process_is_resumed_to_the_same_student(config_file, make_confi
     assert trained_ids(config.folder) == trained_ids(make_config("run.name=undisturbed").folder)
 
 
-def test_a_newest_checkpoint_cut_in_half_costs_its_steps_only(config_file, make_config):
+def test_a_newest_checkpoint_cut_in_half_costs_its_steps_only(config_file, make_config, capsys):
     config = make_config("run.seed=11", "learner.lag=3")
     overrides = ["--reference", "run.seed=11", "learner.lag=3"]
     assert main([str(config_file), *overrides]) == 0
     summary = json.loads((config.folder / "summary.json").read_text())
     damaged = config.folder / "checkpoints" / "step-000008" / "optimizer.safetensors"
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    capsys.readouterr()
     assert main([str(config_file), *overrides]) == 0
+    assert "warning: step-000008 is not complete; it is passed over, and deleted" in capsys.readouterr().out
     again = json.loads((config.folder / "summary.json").read_text())
     assert again["weights_sha256"] == summary["weights_sha256"]
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
