@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fields.carriers import GIVEN, Condition, Query, Target, Variant
 from fields.families.base import Family
 from fields.lora.adapter import Adapter, put_adapter
+from fields.lora.linear import freeze_adapters
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import rehearse_expression, rehearse_forward
 from fields.method.plan import Group
@@ -58,6 +59,7 @@ class Field:
         for network, (transformer, adapter) in networks.items():
             if adapter is not None:
                 put_adapter(transformer, adapter, f"expert {network!r}")
+                freeze_adapters(transformer)
             place_frozen(transformer, family.blocks(transformer), device, ranks or Alone())
         frozen = {network: transformer for network, (transformer, _) in networks.items()}
         return Field(name, family, frozen, expression or Network(name), device)

@@ -1,21 +1,26 @@
 """Tensors that many processes share, in the format of torch's distributed checkpoints: each writes the shards that it has, and
-any number of processes reads them, each what it needs. A folder says what is whole in it; files of processes are its parts."""
+any number of processes reads them, each what it needs. A folder says what is whole in it; files of processes are its parts.
+
+Importing torch.distributed.checkpoint takes a second, which processes that share nothing don't pay.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from fields.carriers import Tensors
 from fields.tensors import Shapes, check_shapes, shapes
 
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
 
 def write(folder: Path, tensors: Tensors) -> None:
     """Write what the processes of the group share; all call this, and when it returns all have written."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     save(dict(tensors), checkpoint_id=folder)
 
 
@@ -25,6 +30,8 @@ def read_into(folder: Path, tensors: Tensors) -> None:
     Raises:
         ValueError: if the folder lacks a name, or has another shape under it; lists them.
     """
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     found = _shapes(_stored(folder))
     check_shapes({name: shape for name, shape in found.items() if name in tensors}, shapes(tensors), str(folder))
     # Alone: each process knows what it lacks, and they may lack different tensors.
@@ -39,10 +46,13 @@ def read(folder: Path, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _stored(folder: Path) -> Mapping[str, TensorStorageMetadata]:
+def _stored(folder: Path) -> "Mapping[str, TensorStorageMetadata]":
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     entries = FileSystemReader(folder).read_metadata().state_dict_metadata.items()
     return {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
 
 
-def _shapes(stored: Mapping[str, TensorStorageMetadata]) -> Shapes:
+def _shapes(stored: "Mapping[str, TensorStorageMetadata]") -> Shapes:
     return {name: tuple(tensor.size) for name, tensor in stored.items()}

@@ -64,7 +64,6 @@ class LoraStudent(Student):
 
     def attach(self, transformer: nn.Module, seed: int) -> dict[str, nn.Parameter]:
         parameters = add_lora(transformer, self.shape, seed)
-        # Selected by name, never by requires_grad: PEFT's adapter switches flip that flag.
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         return parameters

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import Tensor, nn
 
 from fields.carriers import Tensors
 
@@ -28,8 +27,11 @@ def load_into(parameters: Mapping[str, Float[Tensor, "..."]], tensors: Tensors, 
 
 def _placed(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, of which each process that shares a parameter has the same, as shards like that parameter's."""
-    if not isinstance(like, DTensor):
+    if type(like) in (Tensor, nn.Parameter):
         return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a second, and most processes share nothing
+
+    assert isinstance(like, DTensor)
     return distribute_tensor(tensor.detach(), like.device_mesh, like.placements, src_data_rank=None)  # sends nothing
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.lora.adapter import LoraShape, add_lora
+from fields.lora.linear import freeze_adapters
 from fields.student import Student
 from fields.tensors import load_into
 
@@ -61,7 +62,7 @@ class Merged(Versions):
 
 
 class Unmerged(Versions):
-    """An adapter's own float32 products beside the base's: to the last bit what the learner computes, and what is delivered.
+    """An adapter's own products beside the base's: to the last bit what the learner computes, and what is delivered.
 
     Merging rounds W + s B A to the network's type, which in bfloat16 loses most of a small adapter.
 
@@ -72,6 +73,7 @@ class Unmerged(Versions):
     def __init__(self, transformer: nn.Module, shape: LoraShape):
         super().__init__(transformer)
         self.beside = add_lora(transformer, shape, seed=0)  # any: a version brings A and B
+        freeze_adapters(transformer)
         transformer.requires_grad_(False)
 
     @torch.no_grad()

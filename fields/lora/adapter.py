@@ -1,24 +1,20 @@
-"""LoRA adapters, and how PEFT puts them into a module. Their files: `fields/lora/peft_files.py`, `fields/lora/formats.py`.
+"""LoRA adapters, and how they are put into a network. Their files: `fields/lora/peft_files.py`, `fields/lora/formats.py`.
 
 Tensors carry the name of their module: `blocks.0.to_qkv.lora_A.weight` has shape (rank, in), `lora_B` (out, rank).
 The adapted weight is W + (alpha / rank) B A (Hu et al., arXiv 2106.09685).
 """
 
-import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
+from fields.lora.linear import LoraLinear
 from fields.tensors import load_into
-
-_ADAPTER = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class Adapter:
 
 
 def add_lora(transformer: nn.Module, shape: LoraShape, seed: int) -> dict[str, nn.Parameter]:
-    """Put a fresh adapter into the module with PEFT and return its parameters, float32, by name.
+    """Put a fresh adapter into the network and return its parameters, float32, by name.
 
     A is Gaussian and drawn from `seed`, B is zero: the module computes what it did before, to the last bit.
 
@@ -84,7 +80,7 @@ def add_lora(transformer: nn.Module, shape: LoraShape, seed: int) -> dict[str, n
 
 
 def put_adapter(transformer: nn.Module, adapter: Adapter, source: str) -> dict[str, nn.Parameter]:
-    """Put a given adapter into the module with PEFT, into the modules that it has tensors for.
+    """Put a given adapter into the network, into the modules that it has tensors for.
 
     Raises:
         ValueError: unless the adapter fits in full: every tensor has its module, and every module that the adapter
@@ -108,30 +104,17 @@ def targeted_modules(transformer: nn.Module, targets: Iterable[str]) -> list[str
     return [name for name in linear_modules(transformer) if f".{name}".endswith(endings)]
 
 
-def peft_arguments(shape: LoraShape) -> dict[str, Any]:
-    """Rank and scale as `peft.LoraConfig` takes them; `^` anchors a pattern at the start of a name."""
-    return {
-        "r": shape.rank,
-        "lora_alpha": shape.alpha,
-        "rank_pattern": {f"^{re.escape(module)}": rank for module, rank in shape.ranks.items()},
-        "alpha_pattern": {f"^{re.escape(module)}": alpha for module, alpha in shape.alphas.items()},
-    }
-
-
 def _inject(transformer: nn.Module, modules: list[str], shape: LoraShape, seed: int) -> dict[str, nn.Parameter]:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    exactly = "|".join(re.escape(module) for module in modules)  # PEFT takes a list for endings, a pattern for whole names
-    config = LoraConfig(**peft_arguments(shape), target_modules=exactly, init_lora_weights="gaussian")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated")  # and can't be merged, which nobody does here
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER)
     parameters = {}
-    for name, parameter in transformer.named_parameters():
-        if ".lora_A." in name or ".lora_B." in name:
-            parameter.data = parameter.data.float()  # float32 masters, also over a bfloat16 base
-            parameters[name.replace(f".{_ADAPTER}.", ".")] = parameter
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in modules:
+            linear = transformer.get_submodule(module)
+            assert isinstance(linear, nn.Linear)
+            adapted = LoraLinear(linear, shape.ranks.get(module, shape.rank), shape.scale(module))
+            transformer.set_submodule(module, adapted)
+            for side, matrix in (("A", adapted.lora_A), ("B", adapted.lora_B)):
+                parameters[f"{module}.lora_{side}.weight"] = matrix.weight
     return parameters
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fields.carriers import Tensors
-from fields.lora.adapter import Adapter, LoraShape, adapted_modules, peft_arguments
+from fields.lora.adapter import Adapter, LoraShape, adapted_modules
 from fields.tensors import enumerated
 
 CONFIG = "adapter_config.json"
@@ -120,7 +120,15 @@ def write_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.float
 def config_arguments(adapter: Adapter) -> dict[str, Any]:
     """The arguments of a `peft.LoraConfig` that describe an adapter.
 
-    They name every module in full. PEFT takes an ending for every module that has it, also for one that is not linear: in
-    FLUX.2 `attn.to_out` is a linear module of some blocks and a list in others, which PEFT would refuse.
+    They name every module in full; `^` anchors a pattern at the start of a name. PEFT takes an ending for every module that has
+    it, also for one that is not linear: in FLUX.2 `attn.to_out` is a linear module of some blocks and a list in others, which
+    PEFT would refuse.
     """
-    return peft_arguments(adapter.shape) | {"target_modules": adapted_modules(adapter.tensors)}
+    shape = adapter.shape
+    return {
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
+        "rank_pattern": {f"^{re.escape(module)}": rank for module, rank in shape.ranks.items()},
+        "alpha_pattern": {f"^{re.escape(module)}": alpha for module, alpha in shape.alphas.items()},
+        "target_modules": adapted_modules(adapter.tensors),
+    }

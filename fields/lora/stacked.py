@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fields.lora.adapter import Adapter, adapted_modules, linear_modules
+from fields.lora.linear import as_computed
 from fields.tensors import Shapes, check_shapes, shapes
 
 BASE = -1  # the number of no adapter
@@ -39,8 +40,8 @@ class StackedLora(nn.Module):
 
     Args:
         linear: the frozen module.
-        a: (adapters, rank, in), float32.
-        b: (adapters, out, rank), float32, scale included.
+        a: (adapters, rank, in).
+        b: (adapters, out, rank), scale included. Both are computed in the type of the module's weight.
         choice: shared by the network's layers.
     """
 
@@ -48,8 +49,8 @@ class StackedLora(nn.Module):
         super().__init__()
         self.linear = linear
         self.choice = choice
-        self.a = nn.Parameter(a, requires_grad=False)  # and no buffers: ranks that share a network share these too
-        self.b = nn.Parameter(b, requires_grad=False)
+        # No buffers: ranks that share a network share these too.
+        self.a, self.b = (nn.Parameter(as_computed(matrices, linear), requires_grad=False) for matrices in (a, b))
 
     @property
     def weight(self) -> Float[Tensor, "outputs inputs"]:
@@ -61,16 +62,16 @@ class StackedLora(nn.Module):
         if self.choice.only == BASE:
             return y
         if self.choice.only is not None:
-            added = x.to(self.a.dtype) @ self.a[self.choice.only].T @ self.b[self.choice.only].T
+            added = x @ self.a[self.choice.only].to(x.dtype).T @ self.b[self.choice.only].to(x.dtype).T
         else:
-            added = self._by_row(x.to(self.a.dtype), self.choice.adapters).reshape(y.shape)
-        return (y + added).to(y.dtype)
+            added = self._by_row(x, self.choice.adapters).reshape(y.shape)
+        return y + added
 
     def _by_row(self, x: Tensor, adapters: Int[Tensor, " batch"]) -> Tensor:
         if len(x) != len(adapters):
             raise RowsAreNoSamples(f"{len(x)} rows of {len(adapters)} samples")
         some = (adapters != BASE)[:, None, None]
-        a, b = self.a[adapters.clamp(min=0)], self.b[adapters.clamp(min=0)]
+        a, b = (matrices[adapters.clamp(min=0)].to(x.dtype) for matrices in (self.a, self.b))
         rows = x.reshape(len(x), -1, x.shape[-1])
         return torch.where(some, torch.bmm(torch.bmm(rows, a.transpose(1, 2)), b.transpose(1, 2)), 0.0)
 

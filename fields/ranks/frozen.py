@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from fields.ranks.ranks import Ranks
 
@@ -32,6 +31,8 @@ def place_frozen(
     if not ranks.shards:
         return network.to(device)
     ranks.share_frozen(network, blocks, whole or {})
+    from torch.distributed.fsdp import FSDPModule  # takes a second, and most processes share nothing
+
     assert isinstance(network, FSDPModule)
     network.set_reshard_after_forward(True, recurse=False)  # what lies outside the blocks waits for a backward otherwise
     return network

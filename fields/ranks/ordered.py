@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from fields.ranks.dealing import owners
 from fields.ranks.process_group import ProcessGroup
@@ -42,6 +40,9 @@ class OrderedRanks(ProcessGroup):
         the block computes what it does on one device, bit for bit."""
         if not self.shards:
             return
+        from torch.distributed.device_mesh import init_device_mesh  # takes a second, and most ranks hold the base whole
+        from torch.distributed.fsdp import fully_shard
+
         for parameter in trained.values():
             parameter.data = parameter.data.to(self._device)
         mesh, ignored = init_device_mesh(self._device.type, (self.size,)), set(trained.values())

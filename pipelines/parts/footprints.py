@@ -186,7 +186,7 @@ class Footprints:
         smaller = self._fewer_bits if rollout.ranks == 1 else ", or more rollout.ranks"
         pristine = 0.0
         if isinstance(student, LoraStudent) and not merge:
-            pristine = FLOAT32 * self._trained_values  # its products, beside the base's
+            pristine = self._kept_bytes(self.config.model.quantization) * self._trained_values
         elif isinstance(student, LoraStudent):
             base = self._network("none")
             modules = [base.get_parameter(f"{name}.weight") for name in adapted_modules(self._trained)]
@@ -246,13 +246,19 @@ class Footprints:
         )
 
     def _adapter_bytes(self, expert: ExpertConfig) -> float:
-        """An adapter's, in float32."""
+        """A frozen adapter's."""
         if expert.adapter is None:
             return 0
+        each = self._kept_bytes(expert.quantization)
         files = [expert.adapter] if expert.adapter.is_file() else sorted(expert.adapter.glob("*.safetensors"))
         if files:
-            return FLOAT32 * sum(prod(shape) for shape in shapes_of(files[0]).values())
-        return FLOAT32 * self._trained_values if isinstance(self._parts.student, LoraStudent) else 0
+            return each * sum(prod(shape) for shape in shapes_of(files[0]).values())
+        return each * self._trained_values if isinstance(self._parts.student, LoraStudent) else 0
+
+    def _kept_bytes(self, quantization: Quantization) -> int:
+        """Of a value of a frozen adapter: it is kept in the type of its module's weight (`fields/lora/linear.py`), which the
+        packed numbers of nf4 are not."""
+        return FLOAT32 if quantization == "nf4" else self._family.dtype.itemsize
 
     def _encoder(self) -> Footprint:
         section, weights = self.config.encoder, self._family.encoder_bytes()

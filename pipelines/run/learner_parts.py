@@ -16,7 +16,6 @@ from fields.distiller import Distiller
 from fields.ranks.ordered import OrderedRanks
 from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Alone, Ranks
-from fields.ranks.sharded import ShardedRanks
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.config.recipe import recipe
@@ -71,6 +70,8 @@ class ClusterLearnerParts:
         """How this rank computes with the others."""
         device = self._parts.learner_device
         if shares_student(self._config):
+            from fields.ranks.sharded import ShardedRanks  # and FSDP2 with it, which takes a second to import
+
             return ShardedRanks(rank, size, device, _EXCHANGE_S)
         return OrderedRanks(rank, size, device, _EXCHANGE_S, self._config.learner.shard)
 

@@ -42,6 +42,13 @@ def imported(code: str, names: tuple[str, ...]) -> list[str]:
     return subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.split()
 
 
+SHARING = ("torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.checkpoint")  # a second each
+
+
+def test_the_method_and_the_student_import_nothing_that_only_ranks_need():
+    assert imported("\n".join(f"import {name}" for name in ENTRIES), SHARING) == []
+
+
 def test_the_method_and_the_student_import_no_model_library():
     assert imported("\n".join(f"import {name}" for name in ENTRIES), (*HEAVY, "PIL")) == []
 
@@ -51,7 +58,7 @@ def test_what_a_configuration_checks_imports_no_torch():
 
 
 def test_a_rollout_worker_of_the_scene_family_imports_no_model_library():
-    assert imported(ROLLOUT, HEAVY) == []
+    assert imported(ROLLOUT, (*HEAVY, *SHARING)) == []
 
 
 @pytest.mark.parametrize("name", ["peft", "transformers"])

@@ -4,12 +4,13 @@ import inspect
 
 import ray
 from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.common import DeploymentID
 from ray.serve._private.controller import ServeController
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentResponse
 
-from services.ray_internals import READ_IN, DeploymentID
+from services.ray_internals import READ_IN
 
 
 def test_another_ray_has_to_be_read_first():

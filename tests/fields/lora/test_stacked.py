@@ -69,7 +69,7 @@ def test_a_bfloat16_network_stays_one(network, adapters):
     choice.choose(torch.tensor([0, 1]))
     assert network(torch.randn(2, 9).bfloat16()).dtype == torch.bfloat16
     assert network[0].weight.dtype == torch.bfloat16
-    assert network[0].a.dtype == torch.float32
+    assert network[0].a.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("module", "size"), [("0", (12, 8)), ("7", (12, 9))])
