@@ -19,7 +19,7 @@ class LoraLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float):
         super().__init__()
-        self.linear = linear
+        self.base_layer = linear
         self.scale = scale
         self.lora_A = nn.Linear(linear.in_features, rank, bias=False)
         self.lora_B = nn.Linear(rank, linear.out_features, bias=False)
@@ -31,16 +31,16 @@ class LoraLinear(nn.Module):
     @property
     def weight(self) -> Float[Tensor, "outputs inputs"]:
         """The weight without the adapter: networks look up its type."""
-        return self.linear.weight
+        return self.base_layer.weight
 
     @property
     def bias(self) -> Float[Tensor, " outputs"] | None:
         """The module's own; an adapter has none."""
-        return self.linear.bias
+        return self.base_layer.bias
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         a, b = self.lora_A.weight.to(x.dtype), self.lora_B.weight.to(x.dtype)
-        return self.linear(x) + self.scale * functional.linear(functional.linear(x, a), b)
+        return self.base_layer(x) + self.scale * functional.linear(functional.linear(x, a), b)
 
 
 def as_computed(tensor: Float[Tensor, "..."], module: nn.Linear) -> Float[Tensor, "..."]:
@@ -60,4 +60,4 @@ def freeze_adapters(network: nn.Module) -> None:
         if isinstance(module, LoraLinear):
             for side in (module.lora_A, module.lora_B):
                 side.requires_grad_(False)
-                side.weight.data = as_computed(side.weight.data, module.linear)
+                side.weight.data = as_computed(side.weight.data, module.base_layer)

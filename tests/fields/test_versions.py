@@ -108,7 +108,7 @@ def test_unmerged_keeps_the_base_once_and_trains_nothing():
     versions = BOTH["unmerged"](setting.base())
     versions.load(setting.adapter(0.1, seed=1))
     base = dict(setting.base().named_parameters())
-    kept = {name.replace(".linear.", "."): p for name, p in versions.transformer.named_parameters() if "lora_" not in name}
+    kept = {name.replace(".base_layer.", "."): p for name, p in versions.transformer.named_parameters() if "lora_" not in name}
     assert kept.keys() == base.keys()
     assert all(torch.equal(parameter, base[name]) for name, parameter in kept.items())
     assert not any(parameter.requires_grad for parameter in versions.transformer.parameters())

@@ -57,7 +57,7 @@ def test_a_network_in_bfloat16_computes_its_adapter_in_bfloat16_and_trains_it_in
     first = module[0]
     assert isinstance(first, LoraLinear)
     a, b = (parameters[f"0.lora_{side}.weight"].detach().bfloat16() for side in "AB")
-    assert torch.equal(first(x), first.linear(x) + 1.5 * ((x @ a.T) @ b.T))
+    assert torch.equal(first(x), first.base_layer(x) + 1.5 * ((x @ a.T) @ b.T))
     module(x).float().square().sum().backward()
     exact = network().double()
     copies = add_lora(exact, SHAPE, seed=0)
