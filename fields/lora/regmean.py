@@ -8,7 +8,8 @@ where X_m are the layer's inputs in expert m along its own rollout, and D_m its 
 base). Unlike an average it keeps each expert where that expert's inputs lie.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +58,8 @@ def regression_merge(
     total: dict[str, Tensor] = {}
     b: dict[str, list[Tensor]] = {module: [] for module in modules}
     a: dict[str, list[Tensor]] = {module: [] for module in modules}
-    for sample in samples.values():
-        for module, gram in _grams(family, sample, modules, device).items():
+    for sample, grams in _all_grams(family, list(samples.values()), modules, device):
+        for module, gram in grams.items():
             total[module] = total[module] + gram if module in total else gram
             if sample.adapter is not None:
                 own_a, own_b = (sample.adapter.tensors[f"{module}.lora_{side}.weight"].to(device).double() for side in "AB")
@@ -71,6 +72,22 @@ def regression_merge(
         merged_a = torch.linalg.solve(g, torch.cat(a[module]).T).T  # g is symmetric
         tensors |= factorized(module, torch.cat(b[module], dim=1), merged_a, shape)
     return tensors
+
+
+def _all_grams(
+    family: Family, samples: Sequence[Sample], modules: list[str], device: torch.device
+) -> Iterator[tuple[Sample, dict[str, Tensor]]]:
+    """Each sample with its G_m, in their order. On a CPU all run at once, each in a thread, which changes no bit; a GPU has
+    room for one network and its G_m."""
+
+    def grams(sample: Sample) -> dict[str, Tensor]:
+        return _grams(family, sample, modules, device)
+
+    if device.type != "cpu":
+        yield from ((sample, grams(sample)) for sample in samples)
+        return
+    with ThreadPoolExecutor(len(samples)) as pool:
+        yield from zip(samples, pool.map(grams, samples), strict=True)
 
 
 def _grams(family: Family, sample: Sample, modules: list[str], device: torch.device) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from fields.families.base import Family
 from fields.field import Field
 from fields.lora.adapter import Adapter, LoraShape
 from fields.lora.formats import load_adapter
-from fields.lora.merge import combine, merged_network
+from fields.lora.merge import common_modules, merged_network
 from fields.lora.regmean import Sample, regression_merge
 from fields.method.plan import Stream, noise
 from pipelines.config.run import RouteConfig, RunConfig
@@ -113,12 +113,17 @@ class SkeletonSources(ConfiguredSources):
         return _without_values(super().file_adapter(path, ignore_keys))
 
     def regression(self, rows: int, shape: LoraShape) -> Tensors:
-        adapters = {}
+        adapters: dict[str, Adapter] = {}
         for route in self._first_routes.values():
             self._refuse_checkpoint(route.expert)
             if (adapter := self._networks.adapter(route.expert, self.transformer)) is not None:
-                adapters[route.expert] = _without_values(adapter), 1.0
-        return combine(adapters, shape)  # of the same shape
+                adapters[route.expert] = adapter
+        modules = common_modules(adapters)
+        (tensors, *_) = (adapter.tensors for adapter in adapters.values())
+        # Made and not computed: an operator on the meta device imports torch's compiler, for three seconds.
+        a = {f"{m}.lora_A.weight": (shape.rank, tensors[f"{m}.lora_A.weight"].shape[1]) for m in modules}
+        b = {f"{m}.lora_B.weight": (tensors[f"{m}.lora_B.weight"].shape[0], shape.rank) for m in modules}
+        return {name: torch.empty(size, device="meta") for name, size in (a | b).items()}
 
 
 def _without_values(adapter: Adapter) -> Adapter:
