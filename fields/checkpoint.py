@@ -119,6 +119,7 @@ def _write(folder: Path, step: int, distiller: Distiller, published: Mapping[int
         "recipe": recipe,
         "device": device_name(distiller.device),
         "files": _digests(folder),
+        "sizes": _sizes(folder),
     }
     (folder / _STATE).write_text(json.dumps(state, indent=2) + "\n")
 
@@ -129,8 +130,16 @@ def _version_file(folder: Path, version: int) -> Path:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Every file of a checkpoint but its state -> SHA-256."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _STATE)
-    return {str(path.relative_to(folder)): _digest(path) for path in files}
+    return {str(path.relative_to(folder)): _digest(path) for path in _files(folder)}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Every file of a checkpoint but its state -> bytes."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _STATE)
 
 
 def read(path: Path) -> Checkpoint:
@@ -186,7 +195,7 @@ def consolidate(path: Path, student: Student, family: Family, transformer: nn.Mo
     files = _digests(path) | state["files"]
     for name in files.keys() - state["files"].keys():
         flush(path / name)
-    write_text(path / _STATE, json.dumps(state | {"files": files}, indent=2) + "\n")
+    write_text(path / _STATE, json.dumps(state | {"files": files, "sizes": _sizes(path)}, indent=2) + "\n")
 
 
 def lacks_models(path: Path) -> bool:
@@ -214,11 +223,12 @@ def newest(folder: Path, above: int = -1) -> Path | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Delete the checkpoints that are older than the `keep` newest complete ones, and what a process that was killed while it
-    wrote one has left; nobody writes one meanwhile."""
+    wrote one has left; nobody writes one meanwhile. Files are told by their sizes alone: hashing all that is kept at every save
+    takes seconds of the run, and whoever reads a checkpoint does so."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path)
     candidates = _by_age(folder)
-    complete = [path for path in candidates if _damage(path) is None]
+    complete = [path for path in candidates if _damage(path, hashed=False) is None]
     if len(complete) > keep:
         for path in candidates[candidates.index(complete[keep]) :]:
             shutil.rmtree(path)
@@ -241,16 +251,17 @@ def _by_age(folder: Path) -> list[Path]:
     return sorted(named, key=steps_of, reverse=True)
 
 
-def _damage(path: Path) -> str | None:
+def _damage(path: Path, hashed: bool = True) -> str | None:
+    """What is wrong with a checkpoint, by the sizes of its files and, if they are hashed, by every byte; None if nothing is."""
     try:
         state = json.loads((path / _STATE).read_text())
-        files = state["files"].items()
+        files, sizes = state["files"].items(), state.get("sizes", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{_STATE} is missing or damaged"
     for name, digest in files:
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _digest(path / name) != digest:
+        if sizes.get(name, size := (path / name).stat().st_size) != size or (hashed and _digest(path / name) != digest):
             return f"{name} is damaged"
     return None
 

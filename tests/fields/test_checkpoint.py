@@ -239,3 +239,20 @@ def test_prune_takes_away_what_a_killed_process_left(saved, tmp_path):
     shutil.copytree(saved[2], left)
     checkpoint.prune(tmp_path, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
+
+
+@pytest.mark.parametrize("damage", [DAMAGE["truncated"], DAMAGE["missing"]], ids=["truncated", "missing"])
+def test_prune_counts_no_checkpoint_whose_files_have_other_sizes_and_hashes_none(saved, tmp_path, monkeypatch, damage):
+    damage(saved[2] / "optimizer.safetensors")
+    with monkeypatch.context() as context:
+        context.delattr("hashlib.file_digest")
+        checkpoint.prune(tmp_path, keep=1)
+    assert checkpoint.newest(tmp_path) == saved[1]
+    assert not saved[0].exists()
+
+
+def test_a_checkpoint_of_before_sizes_were_recorded_is_read(saved):
+    state = json.loads((saved[2] / "state.json").read_text())
+    assert state.pop("sizes").keys() == state["files"].keys()
+    (saved[2] / "state.json").write_text(json.dumps(state))
+    assert checkpoint.read(saved[2]).step == 10
