@@ -44,8 +44,10 @@ class Journal:
         self._skills = (folder / SKILLS).open("a")
         self._loggers = [LOGGERS[name](folder, start) for name in loggers]
 
-    def record(self, step: int, update: Update, policy_version: int, sample_ids: Sequence[int], seconds: float) -> None:
-        """One optimizer step, 0-based; `seconds` since training began or resumed."""
+    def record(
+        self, step: int, update: Update, policy_version: int, sample_ids: Sequence[int], seconds: float, waited: float = 0.0
+    ) -> None:
+        """One optimizer step, 0-based; `seconds` since training began or resumed, `waited` for the targets of this step."""
         row = {
             "step": step,
             "loss": update.loss,
@@ -57,6 +59,7 @@ class Journal:
             "staleness": step - policy_version,
             "samples": len(sample_ids),
             "seconds": round(self._earlier_seconds + seconds, 3),
+            "wait_seconds": round(waited, 3),
             "sample_ids": list(sample_ids),
         }
         self._metrics.write(json.dumps(row) + "\n")

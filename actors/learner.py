@@ -162,7 +162,7 @@ class Learner:
     def _record(self, step: int, examples: list[ExampleReference], update: Update, waited: float, seconds: float) -> None:
         version = self._schedule.lag.version(step)
         ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.outline.sample_ids))
-        self._journal.record(step, update, version, ids, seconds)
+        self._journal.record(step, update, version, ids, seconds, waited)
         self._progress = replace(
             self._progress,
             step=step + 1,

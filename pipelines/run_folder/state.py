@@ -25,6 +25,7 @@ class RunState:
         route_loss: route -> mean loss over the recent steps that had the route.
         samples_per_second: over the recent steps; None before there are two.
         seconds_per_step: likewise.
+        waiting: share of its recent steps' time in which the learner waited for targets; None before there are two.
         staleness: of the last step.
         clipped: share of the recent steps whose gradient was clipped, in [0, 1].
         checkpoint: the newest checkpoint's step; None before the first.
@@ -38,6 +39,7 @@ class RunState:
     route_loss: Mapping[str, float]
     samples_per_second: float | None
     seconds_per_step: float | None
+    waiting: float | None
     staleness: int
     clipped: float
     checkpoint: int | None
@@ -68,6 +70,7 @@ def read_run(folder: Path, now: float) -> RunState:
         route_loss=_route_loss(rows),
         samples_per_second=pace and sum(row["samples"] for row in rows[1:]) / pace,
         seconds_per_step=pace and pace / (len(rows) - 1),
+        waiting=pace and sum(row.get("wait_seconds", 0.0) for row in rows[1:]) / pace,
         staleness=rows[-1]["staleness"] if rows else 0,
         clipped=sum(row["gradient_norm"] > config.learner.clip for row in rows) / max(1, len(rows)),
         checkpoint=int(checkpoints[-1].parent.name.removeprefix("step-")) if checkpoints else None,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipelines.watch.cluster_state import ClusterState
 
 _QUIET_S = 60.0  # how long a run that trains may record nothing, before that is worth a warning,
+_MUCH_WAITING = 0.2  # of the learner's time
 _QUIET_STEPS = 10  # unless so many of its steps take longer
 
 
@@ -54,6 +55,8 @@ def warnings(state: RunState, cluster: "ClusterState | None") -> list[str]:
         lines.append(state.config.numerics.promise)
     if cluster is None or now == "stopped":
         return lines
+    if now == "running" and state.waiting is not None and state.waiting > _MUCH_WAITING:
+        lines.append(f"the learner waits {100 * state.waiting:.0f} % of its time for targets; {_quicker(state, cluster)}")
     if now == "running" and cluster.workers < cluster.workers_wanted:
         lines.append(f"{cluster.workers} of {cluster.workers_wanted} rollout workers live")
     if cluster.repeated:
@@ -66,6 +69,14 @@ def warnings(state: RunState, cluster: "ClusterState | None") -> list[str]:
         if service.repeated:
             lines.append(f"{name}: {service.repeated} calls were lost and made again")
     return lines
+
+
+def _quicker(state: RunState, cluster: "ClusterState") -> str:
+    """What would shorten the waiting: more of the service with the longest queue, or else more workers."""
+    queued = {name: service.queued for name, service in cluster.services.items() if service.queued}
+    if not queued:
+        return f"no service has a queue, so it is short of rollout workers (pipelines.scale {state.config.run.name} rollout=N)"
+    return f"calls queue at {max(queued, key=queued.__getitem__)}, which is short of replicas (pipelines.scale)"
 
 
 def _patience(state: RunState) -> float:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def run(make_config) -> RunConfig:
     return config
 
 
-def record(config: RunConfig, steps: int, written: float = NOW - 10) -> None:
+def record(config: RunConfig, steps: int, written: float = NOW - 10, waited: float = 0.0) -> None:
     """Step s took 2 s for 12 samples; its loss is s for local_edit, and 1 for global_edit in even steps."""
     rows = [
         {
@@ -49,6 +50,7 @@ def record(config: RunConfig, steps: int, written: float = NOW - 10) -> None:
             "staleness": min(step, 1),
             "samples": 12,
             "seconds": 2.0 * (step + 1),
+            "wait_seconds": waited,
         }
         for step in range(steps)
     ]
@@ -108,6 +110,17 @@ def test_a_screen_of_a_running_run(run):
         "warning: local_edit: 1 of 2 replicas run",
         "warning: local_edit: 6 calls were lost and made again",
     ]
+
+
+def test_a_learner_that_waits_is_said_to_and_who_is_short(run):
+    """Each of its steps takes 2 s."""
+    record(run, steps=4, waited=1.8)
+    text = " ".join(shown(run, PROCESSES).split())
+    assert "warning: the learner waits 90 % of its time for targets; calls queue at local_edit, which is short of" in text
+    text = " ".join(shown(run, replace(PROCESSES, services={})).split())
+    assert "no service has a queue, so it is short of rollout workers (pipelines.scale watched rollout=N)" in text
+    record(run, steps=4, waited=0.3)
+    assert "the learner waits" not in shown(run, PROCESSES)
 
 
 def test_a_stalled_and_a_stopped_run_are_told_apart(run):
