@@ -31,7 +31,8 @@ def _placed(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor  # takes a second, and most processes share nothing
 
-    assert isinstance(like, DTensor)
+    if not isinstance(like, DTensor):
+        return tensor
     return distribute_tensor(tensor.detach(), like.device_mesh, like.placements, src_data_rank=None)  # sends nothing
 
 

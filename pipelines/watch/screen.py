@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pipelines.watch.cluster_state import ClusterState
 
 _QUIET_S = 60.0  # how long a run that trains may record nothing, before that is worth a warning,
-_MUCH_WAITING = 0.2  # of the learner's time
 _QUIET_STEPS = 10  # unless so many of its steps take longer
+_MUCH_WAITING = 0.2  # of the learner's time
 
 
 def screen(state: RunState, cluster: "ClusterState | None") -> Group:
@@ -72,11 +72,15 @@ def warnings(state: RunState, cluster: "ClusterState | None") -> list[str]:
 
 
 def _quicker(state: RunState, cluster: "ClusterState") -> str:
-    """What would shorten the waiting: more of the service with the longest queue, or else more workers."""
-    queued = {name: service.queued for name, service in cluster.services.items() if service.queued}
-    if not queued:
-        return f"no service has a queue, so it is short of rollout workers (pipelines.scale {state.config.run.name} rollout=N)"
-    return f"calls queue at {max(queued, key=queued.__getitem__)}, which is short of replicas (pipelines.scale)"
+    """What would shorten the waiting: replicas of the service that has most calls for each, if it has several, or else rollout
+    workers. Steps that wait for their own rollouts are no shortage."""
+    if state.config.learner.lag == 0:
+        return "with learner.lag: 0 each step waits for its own rollouts"
+    calls = {name: (service.in_work + service.queued) / max(1, service.running) for name, service in cluster.services.items()}
+    busiest = max(calls, key=calls.__getitem__, default=None)
+    if busiest is None or calls[busiest] <= 1:
+        return f"calls pile up at no service, so rollout workers are few (pipelines.scale {state.config.run.name} rollout=N)"
+    return f"calls pile up at {busiest}, whose replicas are few (pipelines.scale)"
 
 
 def _patience(state: RunState) -> float:

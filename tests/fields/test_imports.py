@@ -63,5 +63,5 @@ def test_a_rollout_worker_of_the_scene_family_imports_no_model_library():
 
 @pytest.mark.parametrize("name", ["peft", "transformers"])
 def test_the_report_sees_what_is_imported(name):
-    """PEFT brings transformers along: that is why it is only imported where an adapter is put into a network."""
+    """PEFT brings transformers along: that is why it is only imported where an adapter is written."""
     assert imported("import fields.lora.adapter, peft", (name,)) == [name]

@@ -112,15 +112,25 @@ def test_a_screen_of_a_running_run(run):
     ]
 
 
-def test_a_learner_that_waits_is_said_to_and_who_is_short(run):
-    """Each of its steps takes 2 s."""
+def test_a_learner_that_waits_is_said_to_and_who_is_short(run, make_config):
+    """Each of its steps takes 2 s; the replica of local_edit has nine calls."""
+
+    def said(config: RunConfig, cluster: ClusterState) -> str:
+        return " ".join(shown(config, cluster).split())
+
     record(run, steps=4, waited=1.8)
-    text = " ".join(shown(run, PROCESSES).split())
-    assert "warning: the learner waits 90 % of its time for targets; calls queue at local_edit, which is short of" in text
-    text = " ".join(shown(run, replace(PROCESSES, services={})).split())
-    assert "no service has a queue, so it is short of rollout workers (pipelines.scale watched rollout=N)" in text
+    waits = "warning: the learner waits 90 % of its time for targets;"
+    assert f"{waits} calls pile up at local_edit, whose replicas are few (pipelines.scale)" in said(run, PROCESSES)
+    one_call = ServiceState(running=1, wanted=1, in_work=1, queued=0, repeated=0)
+    workers = f"{waits} calls pile up at no service, so rollout workers are few (pipelines.scale watched rollout=N)"
+    assert workers in said(run, replace(PROCESSES, services={"local_edit": one_call}))
+    assert workers in said(run, replace(PROCESSES, services={}))
+    strict = make_config("run.name=strict", "learner.lag=0")
+    write_config(strict)
+    record(strict, steps=4, waited=1.8)
+    assert f"{waits} with learner.lag: 0 each step waits for its own rollouts" in said(strict, PROCESSES)
     record(run, steps=4, waited=0.3)
-    assert "the learner waits" not in shown(run, PROCESSES)
+    assert "the learner waits" not in said(run, PROCESSES)
 
 
 def test_a_stalled_and_a_stopped_run_are_told_apart(run):
