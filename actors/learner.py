@@ -101,9 +101,7 @@ class Learner:
             self._recoveries.append(step)
             if self._recoveries.count(step) > _MOST_RECOVERIES:
                 raise RanksLost(f"ranks were lost {_MOST_RECOVERIES} times after step {step}: {lost}")
-            warning = f"{lost}; all ranks are started anew, and the run continues from step {step}"
-            _log.warning(warning)
-            self._progress = replace(self._progress, warnings=(*self._progress.warnings, warning))
+            self._warn(f"{lost}; all ranks are started anew, and the run continues from step {step}")
 
     async def _recover(self, path: Path | None, step: int, stream: TargetStream) -> TargetStream:
         """Start the ranks anew, and return to a checkpoint and its step; the stream from there."""
@@ -267,8 +265,12 @@ class Learner:
             except RanksLost as error:
                 if self._trained is None:
                     raise
-                _log.warning("the trained student is not compared with the one that rolls out: %s", error)
+                self._warn(f"the trained student is not compared with the one that rolls out: {error}")
         self._journal.record_skills(step, skills, picture, apart)
+
+    def _warn(self, warning: str) -> None:
+        _log.warning(warning)
+        self._progress = replace(self._progress, warnings=(*self._progress.warnings, warning))
 
     async def stop(self) -> None:
         """End the training after the step that goes on now, with a checkpoint."""

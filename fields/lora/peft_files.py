@@ -109,11 +109,14 @@ def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def write_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.float32) -> None:
-    """Write a folder that `PeftModel.from_pretrained` and `read_adapter` read."""
-    from peft import LoraConfig
+    """Write a folder that `PeftModel.from_pretrained` and `read_adapter` read.
 
+    The configuration is written without PEFT: importing that takes four seconds, at a run's first checkpoint, and its list of
+    modules has another order in every process.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    LoraConfig(**config_arguments(adapter), inference_mode=True).save_pretrained(str(path))
+    config = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    (path / CONFIG).write_text(json.dumps(config | config_arguments(adapter), indent=2) + "\n")
     save_file({PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in adapter.tensors.items()}, path / WEIGHTS)
 
 

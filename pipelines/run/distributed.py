@@ -1,6 +1,7 @@
 """A run on a Ray cluster: expert and encoder services, the learner with its rollout workers."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -94,6 +95,7 @@ class _Driver:
         self._learner = learner
         self._display = display
         self._results: dict[str, ExamResult] = {}
+        self._warned = 0  # how many of the learner's warnings are shown
 
     async def train_and_evaluate(self, start: int) -> Outcome | None:
         """From step `start` to the outcome; None for a run that was asked to stop.
@@ -136,12 +138,13 @@ class _Driver:
             results |= {name: await self._examine_expert(final, name) for name in final.experts if name not in results}
             results[AFTER] = await self._learner.examine_student.remote(averaged)
             await self._learner.record_skills.remote(progress.step, results[AFTER].skills, results[AFTER].picture)
+            self._warn((await self._learner.progress.remote()).warnings)
         return Outcome(steps=progress.step, weights=weights, exam=self._exam, results=self._results)
 
     async def _train(self) -> None:
         """Show the progress until training ends, and report each exam that is taken meanwhile."""
         learner, display = self._learner, self._display
-        reported, warned = None, 0
+        reported: int | None = None
         training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
         with stop_requests() as stop:
             while not training.done():
@@ -149,15 +152,19 @@ class _Driver:
                 if stop.is_set():
                     await learner.stop.remote()
                 progress = await learner.progress.remote()
-                for warning in progress.warnings[warned:]:
-                    display.say(f"warning: {warning}")
-                warned = len(progress.warnings)
+                self._warn(progress.warnings)
                 if progress.update is not None:
                     display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
                 if progress.examined != reported:
                     reported = progress.examined
                     self._report(*await learner.exam.remote())
         await training
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        """Show those that are new."""
+        for warning in warnings[self._warned :]:
+            self._display.say(f"warning: {warning}")
+        self._warned = len(warnings)
 
     def _report(self, student: Weights, result: ExamResult) -> None:
         answers = {**self._results, AFTER: result}

@@ -61,7 +61,14 @@ def test_a_rollout_worker_of_the_scene_family_imports_no_model_library():
     assert imported(ROLLOUT, (*HEAVY, *SHARING)) == []
 
 
+def test_saving_an_adapter_imports_no_model_library():
+    """A run's first checkpoint would wait for it."""
+    names = "import tempfile; from fields.lora import formats, peft_files"
+    write = "peft_files.write_adapter(folder, adapter); formats.write_diffusers(folder, adapter)"
+    assert imported(f"{ROLLOUT}\n{names}\nfolder = Path(tempfile.mkdtemp()); {write}", HEAVY) == []
+
+
 @pytest.mark.parametrize("name", ["peft", "transformers"])
 def test_the_report_sees_what_is_imported(name):
-    """PEFT brings transformers along: that is why it is only imported where an adapter is written."""
+    """PEFT brings transformers along: that is why nothing of the method imports it."""
     assert imported("import fields.lora.adapter, peft", (name,)) == [name]

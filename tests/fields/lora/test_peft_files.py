@@ -25,6 +25,14 @@ def test_stock_peft_reads_what_we_write(new_base, inputs, tmp_path):
         assert (ours(*inputs) - new_base()(*inputs)).norm() > 0.01 * ours(*inputs).norm()
 
 
+def test_equal_adapters_are_equal_files(new_base, tmp_path):
+    """Whatever process writes them: PEFT's own list of modules is a set's, in another order in each."""
+    adapter = Adapter(SHAPE, random_like(add_lora(new_base(), SHAPE, seed=0), 2))
+    write_adapter(tmp_path, adapter)
+    modules = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert modules == adapted_modules(adapter.tensors) == sorted(modules)
+
+
 @pytest.mark.parametrize("alpha", [16, 12.0])
 def test_we_read_what_stock_peft_writes(new_base, inputs, tmp_path, alpha):
     config = LoraConfig(r=8, lora_alpha=alpha, target_modules=["to_qkv", "ff_in"], init_lora_weights=False)

@@ -26,6 +26,10 @@ def test_distributed_run_equals_the_reference(cluster, make_config):
     assert distributed(config).weights.checksum == expected.weights.checksum
     assert_the_same_steps(config, lag=0)
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
+    journal = rows(config.folder / METRICS)
+    waited = [row["wait_seconds"] for row in journal if row["step"] != 4]  # which rolls out while a checkpoint is written
+    assert min(waited) > 0, "each step waits for its own rollouts"
+    assert sum(row["wait_seconds"] for row in journal) < journal[-1]["seconds"]
 
 
 @pytest.mark.slow  # a lag of 2, with ranks, is among the quick tests of test_learner_ranks.py

@@ -92,10 +92,12 @@ def test_ranks_that_are_lost_after_the_last_step_cost_nothing(on_standing):
         os.kill(rank.pid, signal.SIGKILL)
         ray.get(learner.record_skills.remote(2, {}, np.zeros((3, 8, 8), dtype=np.float32)))
         weights, _ = ray.get(learner.student.remote())
+        (warning,) = ray.get(learner.progress.remote()).warnings
     finally:
         end(learner)
     assert weights.policy_version == 2
     assert "rollout_mismatch" not in rows(config.folder / SKILLS)[-1]
+    assert warning.startswith("the trained student is not compared with the one that rolls out: learner ranks that ended: [1]")
 
 
 @pytest.mark.slow
