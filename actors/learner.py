@@ -116,8 +116,8 @@ class Learner:
 
     async def _train(self, start: int, stream: TargetStream) -> None:
         schedule = self._schedule
-        for _, published in sorted(self._student.published.items()):
-            stream.publish(published)
+        for version, publication in sorted(self._student.published.items()):
+            stream.publish(version, publication)
         if start and schedule.evaluates_after(start) and not self._journal.has_skills(start):
             await self._examine(start)  # its checkpoint was saved, and then the run was interrupted
         began = time.monotonic()
@@ -127,7 +127,7 @@ class Learner:
             waited = time.monotonic() - asked
             update = await self._student.ranks.update(examples)
             self._example = examples[0]
-            await self._publish(step + 1, stream)
+            self._publish(step + 1, stream)
             self._record(step, examples, update, waited, time.monotonic() - began)
             if schedule.saves_after(step + 1) or self._stopping:
                 await self._save(step + 1)
@@ -145,12 +145,12 @@ class Learner:
         self._exam = weights, result
         self._progress = replace(self._progress, examined=step)
 
-    async def _publish(self, version: int, stream: TargetStream) -> None:
+    def _publish(self, version: int, stream: TargetStream) -> None:
         began = time.monotonic()
-        published = await self._student.publish(version)
-        if published is not None:
-            stream.publish(published)
-            self._metrics.published(time.monotonic() - began)
+        publication = self._student.publish(version)
+        if publication is not None:
+            stream.publish(version, publication)
+            publication.add_done_callback(lambda _: self._metrics.published(time.monotonic() - began))
 
     async def _save(self, step: int) -> None:
         folder = self._folder / "checkpoints"

@@ -120,10 +120,9 @@ class RankGroup:
         """What the student learns on: kind and model."""
         return (await self._all([self._first.device.remote()]))[0]
 
-    async def restore(self, path: Path) -> dict[int, PublishedWeights]:
+    async def restore(self, path: Path) -> dict[int, Weights]:
         """Continue from a checkpoint; the versions that coming steps roll out with."""
-        versions = (await self._all([rank.restore.remote(path) for rank in self._ranks], bounded=False))[0]
-        return {version: PublishedWeights.put(weights) for version, weights in versions.items()}
+        return (await self._all([rank.restore.remote(path) for rank in self._ranks], bounded=False))[0]
 
     async def rehearse(self, what: Pass) -> None:
         """Compute the largest micro-batch for nothing; raises `DoesNotFit`."""
@@ -140,13 +139,10 @@ class RankGroup:
         )
         return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
 
-    async def publish(self, version: int) -> PublishedWeights:
-        """The student's trainable tensors, in the object store; owned by this process, so that they outlive the ranks."""
-        return await asyncio.to_thread(PublishedWeights.put, await self.weights(version))
-
-    async def weights(self, version: int) -> Weights:
-        """The student's trainable tensors."""
-        return (await self._all([rank.weights.remote(version) for rank in self._ranks]))[0]
+    def weights(self, version: int) -> "asyncio.Future[Weights]":
+        """The student's trainable tensors as they are now: the ranks are asked before this returns, so that updates which are
+        asked for later, also before these have come, change nothing about them."""
+        return asyncio.ensure_future(_first_of(self._all([rank.weights.remote(version) for rank in self._ranks])))
 
     async def averaged_weights(self, version: int) -> Weights:
         """Their moving average."""
@@ -200,6 +196,10 @@ class RankGroup:
         """Whether a failure is what a rank says of others. An exchange of FSDP2 that lacks a rank raises torch's own error."""
         of_torch = type(cause(failure)) is RuntimeError or isinstance(failure, DistError)
         return isinstance(failure, RankMissing) or (self._shards and bool(hung) and of_torch)
+
+
+async def _first_of(answers: "Awaitable[list[A]]") -> A:
+    return (await answers)[0]
 
 
 async def _one(tasks: "Sequence[asyncio.Task[A]]") -> None:

@@ -1,5 +1,6 @@
 """The rollout worker: solves the student's ODE with the weights that the request names."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from services.process_metrics import ProcessMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedWeights:
-    """A published version: its checksum, and where its tensors lie in the object store.
+    """A published version: its checksum, and where its tensors lie in the object store, with which it is verified.
 
     It travels inside every request. There is no separate synchronisation that could silently fail: a worker that holds
     another version fetches this one, and its answer names the version and checksum that it used.
@@ -32,9 +33,12 @@ class PublishedWeights:
 
     @staticmethod
     def put(weights: Weights) -> "PublishedWeights":
-        """Place the weights in the object store."""
-        return PublishedWeights(policy_version=weights.policy_version, checksum=weights.checksum, reference=ray.put(weights))
+        """Hash the weights, and place them in the object store."""
+        checksum = weights.checksum  # first, so that it travels with them
+        return PublishedWeights(policy_version=weights.policy_version, checksum=checksum, reference=ray.put(weights))
 
+
+Publication = asyncio.Future[PublishedWeights]
 
 _HALF_LOADED = (-1, "")  # the version of a network whose loading has not come to its end: nobody asks for it
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from actors.curriculum import Curriculum
 from actors.example_reference import AnswerReference, ExampleReference, GroupReference
 from actors.rollout_pool import RolloutPool
-from actors.rollout_worker import PublishedWeights
+from actors.rollout_worker import Publication, PublishedWeights
 from fields.carriers import Condition, Outline
 from fields.method.lag import Lag
 from fields.method.plan import Group
@@ -93,6 +93,7 @@ class TargetStream:
         """Ask nobody any more."""
         for task in self._in_flight.values():
             task.cancel()
+        asyncio.gather(*self._in_flight.values(), return_exceptions=True)  # nobody asks what they raise
 
     def again(self, steps: range) -> "TargetStream":
         """A stream of other steps, with the curriculum as it is now."""
@@ -100,11 +101,10 @@ class TargetStream:
             curriculum=self._curriculum, encoder=self._encoder, rollouts=self._rollouts, steps=steps, lag=self._lag
         )
 
-    def publish(self, published: PublishedWeights) -> None:
-        """Admit the steps that roll out with this version."""
-        version = published.policy_version
+    def publish(self, version: int, weights: Publication) -> None:
+        """Admit the steps that roll out with this version, whose weights are on their way."""
         while self._next is not None and self._lag.version(self._next) == version:
-            examples = self._examples(self._next, published, self._curriculum)
+            examples = self._examples(self._next, weights, self._curriculum)
             self._in_flight[self._next] = asyncio.create_task(examples)
             self._next = next(self._waiting, None)
 
@@ -119,7 +119,7 @@ class TargetStream:
         finally:
             del self._in_flight[step]
 
-    async def _examples(self, step: int, weights: PublishedWeights, curriculum: Curriculum) -> list[ExampleReference]:
+    async def _examples(self, step: int, weights: Publication, curriculum: Curriculum) -> list[ExampleReference]:
         groups = curriculum.plan.groups(step)
         asked = {group: asyncio.ensure_future(self._asked(group, weights, curriculum)) for group in groups}
         calls = _calls(groups, curriculum)
@@ -132,11 +132,12 @@ class TargetStream:
         targets = {question: own for answered in answers for question, own in answered.items()}
         return [example for group in groups for example in _learned(group, queries[group], targets, curriculum.teaching)]
 
-    async def _asked(self, group: Group, weights: PublishedWeights, curriculum: Curriculum) -> AskedGroup:
+    async def _asked(self, group: Group, weights: Publication, curriculum: Curriculum) -> AskedGroup:
         rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
         condition = await self._encoder.encode(rows, curriculum.reads_targets, group.route in curriculum.reads_empty)
         if curriculum.expert_rollouts is None:
-            return await self._student_rollout(group, condition, weights)
+            # Shielded: others wait for the same publication when this one is given up.
+            return await self._student_rollout(group, condition, await asyncio.shield(weights))
         (expert,) = curriculum.teaching.shares[group.route]
         settings = curriculum.expert_rollouts(group.size)
         queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)

@@ -80,7 +80,7 @@ class Checkpoint:
     def published(self) -> Mapping[int, Weights]:
         """The versions that coming steps roll out with."""
         return {
-            version: Weights(policy_version=version, checksum=checksum, tensors=load_file(_version_file(self.path, version)))
+            version: Weights.verified(version, load_file(_version_file(self.path, version)), checksum)
             for version, checksum in self.checksums.items()
         }
 

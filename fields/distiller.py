@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fields.carriers import Condition, Example, Outline, Query, Target, Tensors, Variant, Weights
 from fields.families.base import Family
@@ -14,7 +15,7 @@ from fields.memory.rehearsal import largest_query, rehearsing
 from fields.method.objective import Objective, Prediction, VelocityMse, squared_error
 from fields.method.optimization import Optimization
 from fields.ranks.ranks import Alone, Ranks
-from fields.ranks.share import Learned, Share
+from fields.ranks.share import Learned, Share, require_finite
 from fields.student import Student
 from fields.tensors import check_shapes, load_into, shapes
 from fields.update import Update
@@ -74,7 +75,11 @@ class Distiller:
             student.refresh(self.transformer, self.parameters)
         own = {name: self.parameters[name] for name in self.ranks.owned(self.parameters)}
         self.optimizer = torch.optim.AdamW(
-            list(own.values()), lr=optimization.learning_rate, betas=optimization.betas, weight_decay=0.0
+            list(own.values()),
+            lr=optimization.learning_rate,
+            betas=optimization.betas,
+            weight_decay=0.0,
+            fused=self.device.type == "cuda",  # one kernel, which needs no memory beside the moments
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.updates = 0
@@ -89,29 +94,29 @@ class Distiller:
             average.copy_(self.parameters[name].detach())
 
     def predict(self, query: Query) -> Prediction:
-        """v_theta at the query's states, with gradient."""
-        condition = query.condition.to(self.device)
-        velocity = self._velocity(query, condition)
+        """v_theta at the states of a query on the student's device, with gradient."""
+        velocity = self._velocity(query, query.condition)
         if not query.both_branches:
             return Prediction(velocity=velocity)
-        return Prediction(velocity=velocity, unconditional=self._velocity(query, condition.variant(Variant(prompt="empty"))))
+        empty = query.condition.variant(Variant(prompt="empty"))
+        return Prediction(velocity=velocity, unconditional=self._velocity(query, empty))
 
     @torch.no_grad()
     def velocity(self, query: Query) -> Float[Tensor, "batch ..."]:
         """v_theta at the query's states, on the CPU."""
-        return self._velocity(query, query.condition.to(self.device)).cpu()
+        here = query.to(self.device)
+        return self._velocity(here, here.condition).cpu()
 
     def _velocity(self, query: Query, condition: Condition) -> Tensor:
-        return self.family.velocity(self.transformer, query.x_t.to(self.device), query.t.to(self.device), condition)
+        return self.family.velocity(self.transformer, query.x_t, query.t, condition)
 
     def loss(self, example: Example) -> Float[Tensor, " batch"]:
-        """Each sample's loss at one of its queries, float32 (batch,), with gradient."""
-        student = self.predict(example.query)
-        target = example.target.to(self.device)
-        loss = self.objective.loss(student, target, example.query)
-        if example.anchor is not None:
-            anchor = example.anchor.velocity.to(self.device)
-            loss = loss + self.anchor_weight * squared_error(student.velocity, anchor)
+        """Each sample's loss at one of its queries, float32 (batch,) on the student's device, with gradient."""
+        here = example.to(self.device)
+        student = self.predict(here.query)
+        loss = self.objective.loss(student, here.target, here.query)
+        if here.anchor is not None:
+            loss = loss + self.anchor_weight * squared_error(student.velocity, here.anchor.velocity)
         return loss
 
     def rehearse(self, what: Pass) -> None:
@@ -157,7 +162,6 @@ class Distiller:
             What was learned of each of this rank's examples, and the norm of the step's gradient.
 
         Raises:
-            ValueError: if query and target are of different samples.
             FloatingPointError: if the loss or the gradient is not finite; the student is left as it was.
         """
         self._forget_gradients()
@@ -167,16 +171,18 @@ class Distiller:
         for place, example in zip(share.places, examples, strict=True):
             losses = []
             for part in example.split(self.optimization.micro_batch):
-                loss = self._finite_loss(part)
+                loss = self.loss(part)
                 (loss.sum() / share.divisor).backward()
                 gradients.take()
                 losses.append(loss.detach())
-            learned.append(_learned(place, example, torch.cat(losses)))
+            learned.append(Learned.of(place, example, torch.cat(losses)))
         for _ in range(self.ranks.padding(micro_batches)):
             self._compute_for_nothing()
             gradients.skip()
+        require_finite(learned)  # the first that waits for a GPU: until here the process is ahead of it
         gradients.add_up()
-        return learned, self._step(sorted({one.route for one in learned}))
+        norm = self._step(sorted({one.route for one in learned}))
+        return [one.on_host() for one in learned], norm
 
     def _compute_for_nothing(self) -> None:
         """One sample of no weight, forward and backward: where weights are shared, a rank gathers its part for the others."""
@@ -188,17 +194,6 @@ class Distiller:
         zeros = torch.zeros_like(query.x_t)
         answer = Target(sample_ids=query.sample_ids, expert=query.route, t=query.t, velocity=zeros, unconditional=zeros)
         return Example(query=query, target=answer, anchor=answer if self.anchor_weight else None)
-
-    def _finite_loss(self, example: Example) -> Tensor:
-        query, target = example.query, example.target
-        if query.sample_ids != target.sample_ids:
-            raise ValueError(f"expert {target.expert!r} answered {target.sample_ids}, asked were {query.sample_ids}")
-        loss = self.loss(example)
-        if not bool(loss.isfinite().all()):
-            raise FloatingPointError(
-                f"loss is not finite: expert {target.expert!r}, samples {query.sample_ids}, t {query.t.tolist()}"
-            )
-        return loss
 
     @torch.no_grad()
     def _step(self, routes: Sequence[str]) -> float:
@@ -221,8 +216,9 @@ class Distiller:
         self.student.refresh(self.transformer, self.parameters)
         # A young average forgets faster, or its start would outweigh a short run.
         decay = min(self.optimization.ema_decay, self.updates / (self.updates + 10))
-        for name, parameter in own.items():
-            self.ema[name].lerp_(parameter.detach(), 1 - decay)
+        if own:
+            average = get_ema_multi_avg_fn(decay)
+            average(list(self.ema.values()), [parameter.detach() for parameter in own.values()], self.updates)
         return norm.item()
 
     def weights(self, policy_version: int) -> Weights:
@@ -290,10 +286,5 @@ class Distiller:
         for name in self.ema if updates else ():
             parameter = self.parameters[name]
             zeros = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
-            self.optimizer.state[parameter] |= {"step": torch.tensor(float(updates))} | zeros
-
-
-def _learned(place: int, example: Example, losses: Tensor) -> Learned:
-    norms = example.target.velocity.flatten(1).square().mean(dim=1).sqrt()
-    query = example.query
-    return Learned(place=place, route=query.route, sample_ids=query.sample_ids, losses=losses.cpu(), target_norms=norms.cpu())
+            steps = torch.tensor(float(updates), device=self.device if self.device.type == "cuda" else None)
+            self.optimizer.state[parameter] |= {"step": steps} | zeros

@@ -94,7 +94,8 @@ class Field:
         Raises:
             ValueError: if the velocity is not finite; names the expert, the samples and their t.
         """
-        at = query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device)
+        here = query.to(self.device)
+        at = here.x_t, here.t, here.condition
         return Target(
             sample_ids=query.sample_ids,
             expert=self.name,

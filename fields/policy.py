@@ -61,7 +61,8 @@ class Policy:
     @torch.no_grad()
     def answer(self, query: Query) -> Float[Tensor, "batch ..."]:
         """The loaded version's velocity at the query's states, on the CPU."""
-        return self.velocity(query.x_t.to(self.device), query.t.to(self.device), query.condition.to(self.device)).cpu()
+        here = query.to(self.device)
+        return self.velocity(here.x_t, here.t, here.condition).cpu()
 
     def rehearse(self, what: Pass) -> None:
         """Compute one forward of the network as it is loaded.

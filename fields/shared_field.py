@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fields.carriers import GIVEN, Condition, Query, Target, Variant
+from fields.carriers import GIVEN, Condition, Query, Target, Variant, on_device
 from fields.families.base import Family
 from fields.lora.adapter import Adapter
 from fields.lora.stacked import BASE, RowsAreNoSamples, stack_adapters
@@ -150,7 +150,7 @@ class SharedField:
             str(place): self._network(torch.tensor([self._numbers[member.networks[place]] for member in members]))
             for place in range(len(members[0].networks))
         }
-        at = x_t.to(self.device), t.to(self.device), condition.to(self.device)
+        at = on_device(x_t, self.device), on_device(t, self.device), condition.to(self.device)
         with self._turn:
             return evaluate(members[0].expression, networks, *at, variant)
 

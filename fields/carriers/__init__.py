@@ -4,6 +4,7 @@ from fields.carriers.carrier import Tensors
 from fields.carriers.condition import DISTILLED_GUIDANCE, GIVEN, Condition, Variant
 from fields.carriers.example import Example, Query, Target
 from fields.carriers.sealed import Outline, Sealed, SealedQueries
+from fields.carriers.transfer import on_device
 from fields.carriers.weights import Weights, checksum
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Variant",
     "Weights",
     "checksum",
+    "on_device",
 ]

@@ -24,7 +24,7 @@ class Carrier:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         own: Any = self  # every carrier is a dataclass
-        packed = {field.name: _pack(getattr(self, field.name)) for field in dataclasses.fields(own)}
+        packed = {field.name: pack(getattr(self, field.name)) for field in dataclasses.fields(own)}
         return _rebuild, (type(self), packed)
 
 
@@ -35,24 +35,26 @@ class _Packed:
     shape: tuple[int, ...]
 
 
-def _pack(value: Any) -> Any:
+def pack(value: Any) -> Any:
+    """A value in which tensors are what is pickled for them, down to those in mappings."""
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous()
         return _Packed(data.reshape(-1).view(torch.uint8).numpy(), data.dtype, tuple(data.shape))
     if isinstance(value, Mapping):
-        return {key: _pack(item) for key, item in value.items()}
+        return {key: pack(item) for key, item in value.items()}
     return value
 
 
-def _unpack(value: Any) -> Any:
+def unpack(value: Any) -> Any:
+    """The value that was packed, with tensors of its own."""
     if isinstance(value, _Packed):
         if value.bytes.size == 0:
             return torch.empty(value.shape, dtype=value.dtype)
         return torch.from_numpy(value.bytes.copy()).view(value.dtype).reshape(value.shape)
     if isinstance(value, Mapping):
-        return {key: _unpack(item) for key, item in value.items()}
+        return {key: unpack(item) for key, item in value.items()}
     return value
 
 
 def _rebuild(cls: type, packed: dict[str, Any]) -> Any:
-    return cls(**{name: _unpack(value) for name, value in packed.items()})
+    return cls(**{name: unpack(value) for name, value in packed.items()})

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fields.carriers.carrier import Carrier, Tensors
+from fields.carriers.transfer import on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Condition(Carrier):
 
     def to(self, device: torch.device) -> "Condition":
         """The condition on a device."""
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: on_device(tensor, device))
 
     def variant(self, variant: Variant) -> "Condition":
         """What a branch of an operator sees: these tensors alone.

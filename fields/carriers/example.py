@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fields.carriers.carrier import Carrier
 from fields.carriers.condition import Condition
+from fields.carriers.transfer import on_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Query(Carrier):
     both_branches: bool = False
 
     def __post_init__(self) -> None:
+        if self.x_t.device.type != "cpu":
+            return  # it was checked on the host, and the checks would wait for the device
         if not len(self.sample_ids) == len(self.x_t) == len(self.t) == len(self.t_next) == len(self.condition):
             raise ValueError(
                 f"query of {len(self.sample_ids)} samples has {len(self.x_t)} states, {len(self.t)} times "
@@ -64,6 +67,11 @@ class Query(Carrier):
             condition=self.condition.rows(rows),
         )
 
+    def to(self, device: torch.device) -> "Query":
+        """The query with all its tensors on a device."""
+        x_t, t, t_next = (on_device(tensor, device) for tensor in (self.x_t, self.t, self.t_next))
+        return replace(self, x_t=x_t, t=t, t_next=t_next, condition=self.condition.to(device))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(Carrier):
@@ -83,6 +91,8 @@ class Target(Carrier):
     unconditional: Float[Tensor, "batch ..."] | None = None
 
     def __post_init__(self) -> None:
+        if self.velocity.device.type != "cpu":
+            return  # as of a query
         if not len(self.sample_ids) == len(self.velocity) == len(self.t):
             raise ValueError(f"target of {len(self.sample_ids)} samples has {len(self.velocity)} velocities")
         for velocity in (self.velocity, self.unconditional):
@@ -101,8 +111,8 @@ class Target(Carrier):
 
     def to(self, device: torch.device) -> "Target":
         """The target with its velocities on a device."""
-        unconditional = None if self.unconditional is None else self.unconditional.to(device)
-        return replace(self, velocity=self.velocity.to(device), unconditional=unconditional)
+        unconditional = None if self.unconditional is None else on_device(self.unconditional, device)
+        return replace(self, velocity=on_device(self.velocity, device), unconditional=unconditional)
 
     @staticmethod
     def mix(targets: "Sequence[tuple[Target, float]]") -> "Target":
@@ -128,11 +138,21 @@ def _weighted_sum(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example(Carrier):
-    """What the learner learns from: a query, its target, and the answer of the anchor, if the student has one."""
+    """What the learner learns from: a query, its target, and the answer of the anchor, if the student has one.
+
+    Raises:
+        ValueError: if they are of different samples.
+    """
 
     query: Query
     target: Target
     anchor: Target | None = None
+
+    def __post_init__(self) -> None:
+        asked = self.query.sample_ids
+        for answer in (self.target, self.anchor):
+            if answer is not None and answer.sample_ids != asked:
+                raise ValueError(f"expert {answer.expert!r} answered {answer.sample_ids}, asked were {asked}")
 
     def split(self, most: int | None) -> "list[Example]":
         """The example in parts of at most so many samples, in order; None leaves it whole."""
@@ -145,6 +165,11 @@ class Example(Carrier):
             Example(query=self.query.rows(part), target=self.target.rows(part), anchor=anchor)
             for part, anchor in zip(parts, anchors, strict=True)
         ]
+
+    def to(self, device: torch.device) -> "Example":
+        """The example with all its tensors on a device."""
+        anchor = None if self.anchor is None else self.anchor.to(device)
+        return Example(query=self.query.to(device), target=self.target.to(device), anchor=anchor)
 
 
 def _require_finite(values: Tensor, source: str, sample_ids: tuple[int, ...], t: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fields.carriers import Tensors
+from fields.carriers import Tensors, on_device
 from fields.lora.linear import LoraLinear
 from fields.tensors import load_into
 
@@ -132,5 +132,5 @@ def weight_difference(
     >>> weight_difference(tensors, "m", scale=0.5).tolist()
     [[1.5, 3.0], [2.0, 4.0]]
     """
-    a, b = (tensors[f"{module}.lora_{side}.weight"].to(device) for side in "AB")
+    a, b = (on_device(tensors[f"{module}.lora_{side}.weight"], device) for side in "AB")
     return scale * b @ a

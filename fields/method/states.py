@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fields.carriers import Condition, Query
+from fields.carriers import Condition, Query, on_device
 from fields.method.plan import Group, Stream, generator, noise
 from fields.method.rollout import rollout
 from fields.method.solver import Solver, Velocity
@@ -53,10 +53,10 @@ def rolled_out(
             generator(seed, Stream.TRANSITION, group.ids[row], step).standard_normal(shape, dtype="float32")
             for row in rows.tolist()
         ]
-        return torch.stack([torch.from_numpy(e) for e in eps]).to(rows.device)
+        return on_device(torch.stack([torch.from_numpy(e) for e in eps]), rows.device)
 
     device = next(iter(condition.tensors.values())).device
-    x_T = noise(seed, group.ids, shape).to(device)
+    x_T = on_device(noise(seed, group.ids, shape), device)
     return rollout(
         velocity,
         x_T,

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fields.carriers import on_device
 from fields.ranks.dealing import owners
 from fields.ranks.process_group import ProcessGroup
 from fields.ranks.ranks import Gradients, Named, Parameters
@@ -145,7 +146,7 @@ class _Exchange(Gradients):
         parameters = [self._parameters[name] for name in names]
         there = [parameter.grad is not None for parameter in parameters]
         flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-        return [*flat, torch.tensor(there, dtype=torch.float32, device=flat[0].device)] if names else []
+        return [*flat, on_device(torch.tensor(there, dtype=torch.float32), flat[0].device)] if names else []
 
     def _exchange(self, message: Tensor, lengths: Sequence[int]) -> None:
         number, own = len(self._rounds), self._lengths[self._group.rank]

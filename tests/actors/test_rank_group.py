@@ -5,15 +5,16 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
 import torch
 from ray import cloudpickle
 
-from actors.example_reference import AnswerReference, ExampleReference, GroupReference
+from actors.example_reference import AnswerReference, ExampleReference, GroupReference, fetched
 from actors.learner_rank import LearnerRank
-from actors.rank_group import RankGroup, RanksLost
+from actors.rank_group import RankGroup, RankHere, RanksLost
 from fields.carriers import Outline, Sealed, SealedQueries, Target
 from fields.distiller import Distiller
 from fields.lora.adapter import LoraShape
@@ -23,6 +24,7 @@ from fields.method.optimization import Optimization
 from fields.method.teaching import Teaching
 from fields.numerics import Numerics
 from fields.ranks.ordered import OrderedRanks
+from fields.ranks.ranks import Alone, Ranks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
 
@@ -44,14 +46,18 @@ def ranks(cluster, tiny_models, request):
     base = tiny_models.base
 
     def build(ranks):
-        family = SceneFamily()
-        shape = LoraShape(4, 4.0, ("to_qkv",))
-        return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
+        return lora_distiller(base, ranks)
 
     group = [OrderedRanks(rank, 2, torch.device("cpu"), PATIENCE_S, request.param) for rank in range(2)]
     actors = [ray.remote(Pid).options(num_cpus=0.1).remote(build, own, Numerics(), "test") for own in group]
     yield actors
     RankGroup(actors, "mean").end()
+
+
+def lora_distiller(base: Path, ranks: Ranks) -> Distiller:
+    family = SceneFamily()
+    shape = LoraShape(4, 4.0, ("to_qkv",))
+    return Distiller(family, family.load_transformer(base), LoraStudent(shape), Optimization(), 0, ranks=ranks)
 
 
 def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
@@ -62,6 +68,31 @@ def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
     teaching = Teaching(shares={query.route: {"x": 1.0}})
     group = GroupReference(queries=ray.put(SealedQueries.of((query,))), answers={"x": answer}, teaching=teaching)
     return ExampleReference(group=group, place=0, outline=Outline.of(query))
+
+
+def test_weights_are_those_of_their_moment_whatever_is_learned_before_they_come(ranks, tiny_models):
+    """The next update is asked for first, by which the order in which the ranks are asked would show."""
+
+    def build(ranks):
+        return lora_distiller(tiny_models.base, ranks)
+
+    async def learn(group: RankGroup) -> list[str]:
+        await group.load()
+        taken = []
+        for step in range(3):
+            weights, update = group.weights(step), group.update([example(0, 1), example(2)])
+            await update
+            taken.append((await weights).checksum)
+        return taken
+
+    here = asyncio.run(learn(RankGroup([RankHere(LearnerRank(build, Alone(), Numerics(), "test"))], "mean")))
+    one_by_one = build(Alone())
+    expected = []
+    for step in range(3):
+        expected.append(one_by_one.weights(step).checksum)
+        one_by_one.update(list(fetched([example(0, 1), example(2)])))
+    assert here == expected == asyncio.run(learn(RankGroup(ranks, "mean")))
+    assert len(set(expected)) == 3
 
 
 @pytest.mark.parametrize(

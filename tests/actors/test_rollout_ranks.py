@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 import ray
 import torch
 from ray import cloudpickle
@@ -54,6 +55,7 @@ def build_policy(family, base, adapter, ranks=None):
     return Policy(family, network, lambda size: SETTINGS, CPU, ranks)
 
 
+@pytest.mark.slow
 def test_a_worker_of_two_processes_rolls_out_with_the_bits_of_one(cluster, tiny_models, tmp_path):
     """With two versions and the bare base; and again once its second process was killed, by two others."""
     adapters = tiny_models.local_edit, tiny_models.global_edit

@@ -1,6 +1,7 @@
 """Which groups are asked together, and that every query comes back with its own answer."""
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from actors.curriculum import Curriculum
 from actors.example_reference import fetched
+from actors.rank_group import RanksLost
 from actors.stream import TargetStream
 from fields.carriers import Condition, Query, Sealed, SealedQueries, Target, Weights
 from fields.data.rows import Row
@@ -57,6 +59,15 @@ class Rollouts:
         return queries, ray.put(queries)
 
 
+def publish(stream, version, failure=None):
+    published = asyncio.get_running_loop().create_future()
+    if failure:
+        published.set_exception(failure)
+    else:
+        published.set_result(Weights.of(version, {"w": torch.zeros(1)}))
+    stream.publish(version, published)
+
+
 class Experts:
     """An application that keeps a record of what it was asked, and answers a state with its square."""
 
@@ -95,7 +106,7 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
             steps=range(1),
             lag=Lag(0),
         )
-        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        publish(stream, 0)
         return list(fetched(await stream.examples(0)))
 
     examples = asyncio.run(first_step())
@@ -140,7 +151,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
             steps=range(1),
             lag=Lag(0),
         )
-        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        publish(stream, 0)
         return list(fetched(await stream.examples(0)))
 
     examples = asyncio.run(first_step())
@@ -173,15 +184,43 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
             lag=Lag(1),
         )
         stream.require_open(0)
-        stream.publish(Weights.of(0, {"w": torch.zeros(1)}))
+        publish(stream, 0)
         stream.require_open(2)
         with pytest.raises(ValueError, match="its samples are asked for already; the first that can is 2"):
             stream.require_open(1)
         stream.change(taught("b"))
         for version in (1, 2):
-            stream.publish(Weights.of(version, {"w": torch.zeros(1)}))
+            publish(stream, version)
         with pytest.raises(ValueError, match="the run is at its end"):
             stream.require_open(4)
         return [{example.query.route for example in fetched(await stream.examples(step))} for step in range(4)]
 
     assert asyncio.run(four_steps()) == [{"a"}, {"a"}, {"b"}, {"b"}]
+
+
+def test_a_version_that_could_not_be_published_fails_the_steps_that_roll_out_with_it(cluster, caplog):
+    """And those that are given up say nothing of it afterwards."""
+    curriculum = Curriculum(
+        plan=PLAN,
+        buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
+        experts={"expert": Experts()},
+        teaching=Teaching(shares={route: {"expert": 1.0} for route in ROUTES}),
+    )
+
+    async def two_steps():
+        stream = TargetStream(curriculum=curriculum, encoder=Encoder(), rollouts=Rollouts(), steps=range(3), lag=Lag(1))
+        publish(stream, 0)
+        await stream.examples(0)
+        await stream.examples(1)
+        publish(stream, 1, RanksLost("rank 1 has ended"))
+        with pytest.raises(RanksLost, match="rank 1 has ended"):
+            await stream.examples(2)
+        again = stream.again(range(1, 3))
+        publish(again, 0)
+        publish(again, 1, RanksLost("rank 1 has ended"))
+        await asyncio.wait(again._in_flight.values())
+        again.cancel()
+
+    asyncio.run(two_steps())
+    gc.collect()
+    assert "never retrieved" not in caplog.text

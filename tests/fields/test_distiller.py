@@ -144,12 +144,11 @@ def test_a_gradient_that_overflows_leaves_the_student_as_it_was(new_student, loc
     assert bits(student) == before
 
 
-def test_an_answer_to_other_samples_is_refused(new_student, local_field, ask):
-    student = new_student()
-    before = bits(student)
-    with pytest.raises(ValueError, match=r"'local_edit' answered \(1, 0\), asked were \(0, 1\)"):
-        student.update([Example(query=ask(0, 1), target=local_field.answer(ask(1, 0)))])
-    assert bits(student) == before
+def test_an_answer_to_other_samples_is_refused(local_field, ask):
+    asked, other = local_field.answer(ask(0, 1)), local_field.answer(ask(1, 0))
+    for target, anchor in ((other, None), (asked, other)):
+        with pytest.raises(ValueError, match=r"'local_edit' answered \(1, 0\), asked were \(0, 1\)"):
+            Example(query=ask(0, 1), target=target, anchor=anchor)
 
 
 @pytest.mark.parametrize("updates", [0, 1, 3])

@@ -21,7 +21,9 @@ def test_weights_are_a_copy_of_their_moment():
 
 
 def test_weights_with_one_flipped_bit_are_refused():
-    data, buffers = send(weights())
+    hashed = weights()
+    assert len(hashed.checksum) == 64, "who sends them knows their checksum"
+    data, buffers = send(hashed)
     for buffer in buffers:
         buffer[-1] ^= 1
         with pytest.raises(ValueError, match="policy version 3 are damaged"):

@@ -126,6 +126,7 @@ def test_out_of_memory_once_is_computed_again_in_the_same_process(serving, tiny_
     wait_for(lambda: counted("out_of_memory") == 1, "the fault on the metrics port")
 
 
+@pytest.mark.slow
 def test_out_of_memory_twice_ends_the_replica(serving, tiny_models):
     calls = serving("expert", FULL, 2, 5)
     assert torch.equal(asked("expert"), undisturbed("expert", tiny_models))

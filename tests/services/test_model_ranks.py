@@ -215,7 +215,8 @@ def alive(process: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a replica of two processes is replaced in the next test, too
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_rank_costs_a_repeated_call_and_its_whole_replica(deployed, tiny_models, tmp_path, blow):
     """It is killed, or hangs, while both compute."""
     family, before, after = MarkingFamily(tmp_path), tmp_path / "before", tmp_path / "after"

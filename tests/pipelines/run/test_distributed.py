@@ -32,7 +32,7 @@ def test_distributed_run_equals_the_reference(cluster, make_config):
     assert sum(row["wait_seconds"] for row in journal) < journal[-1]["seconds"]
 
 
-@pytest.mark.slow  # a lag of 2, with ranks, is among the quick tests of test_learner_ranks.py
+@pytest.mark.slow  # a lag of 1 is among the quick tests
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config, workers):
     config = on_standing("learner.lag=2", f"rollout.workers={workers}", "run.name=lagged")
@@ -42,6 +42,7 @@ def test_a_stale_run_equals_the_reference_with_its_lag(on_standing, make_config,
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
 
 
+@pytest.mark.slow
 def test_versions_that_are_not_published_are_passed_over(on_standing, make_config):
     """Also in a run that continues between two publications."""
     settings = "publish.every=3", "learner.lag=1", "rollout.workers=1", "checkpoint.every=5"
@@ -93,7 +94,7 @@ METHODS = {
 SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
-QUICK = ("flowopd", "unmerged")
+QUICK = ("flowopd",)
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS])
@@ -105,6 +106,7 @@ def test_every_method_distributed_equals_the_reference(on_standing, make_config,
     assert sorted(trained_ids(config.folder)) == list(range(4 * 6))
 
 
+@pytest.mark.slow
 def test_a_student_that_is_its_expert_already_learns_nothing(on_standing, make_config):
     """Versions then differ in their number alone, and every rollout still names the one that it was asked for."""
     alone = (*SHORT, "routes.text_to_image.weight=0", "routes.global_edit.weight=0", "learner.lag=0", "run.steps=3")
@@ -114,6 +116,7 @@ def test_a_student_that_is_its_expert_already_learns_nothing(on_standing, make_c
     assert [(row["loss"], row["policy_version"]) for row in journal] == [(0.0, 0), (0.0, 1), (0.0, 2)]
 
 
+@pytest.mark.slow
 def test_a_full_student_equals_the_reference(on_standing, make_config):
     full = "student={type: full, start: {type: expert, expert: local_edit}}"
     overrides = (full, "run.steps=4", "rollout.workers=1", "learner.lag=1")

@@ -33,10 +33,8 @@ def expected(make_config):
     return lambda *overrides: reference(make_config("run.name=reference", *overrides)).weights.checksum
 
 
-@pytest.mark.parametrize(
-    ("ranks", "lag", "micro_batch", "shard"),
-    [pytest.param(2, 0, 1, True, marks=pytest.mark.slow), pytest.param(3, 2, 2, False)],
-)
+@pytest.mark.slow  # two ranks, of which one is killed, are among the quick tests
+@pytest.mark.parametrize(("ranks", "lag", "micro_batch", "shard"), [(2, 0, 1, True), (3, 2, 2, False)])
 def test_ranks_give_the_student_of_the_reference(on_standing, expected, ranks, lag, micro_batch, shard):
     settings = f"learner.lag={lag}", f"learner.micro_batch={micro_batch}", "learner.recompute=always"
     config = on_standing(*settings, f"learner.ranks={ranks}", f"learner.shard={shard}", "run.name=ranks")
@@ -46,6 +44,7 @@ def test_ranks_give_the_student_of_the_reference(on_standing, expected, ranks, l
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_ranks_continues_on_three(on_standing, expected):
     first = on_standing("run.steps=4", "checkpoint.every=4", "learner.ranks=2", "run.name=resumed")
     trained(first)
@@ -82,6 +81,7 @@ def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expe
     assert "all ranks are started anew, and the run continues from step 3" in said
 
 
+@pytest.mark.slow
 def test_ranks_that_are_lost_after_the_last_step_cost_nothing(on_standing):
     """But that the trained student isn't compared with the one that rolls out."""
     config = on_standing("learner.ranks=2", "run.name=late", "run.steps=2")

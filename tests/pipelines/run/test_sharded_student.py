@@ -28,6 +28,7 @@ def apart(tensors, others, start):
     return float((flat(tensors) - flat(others)).norm() / (flat(others) - flat(start)).norm())
 
 
+@pytest.mark.slow
 def test_ranks_that_share_the_student_learn_what_the_reference_does(on_standing, make_config, capsys):
     expected = reference(make_config("run.name=reference", *FULL)).weights.tensors
     start = reference(make_config("run.name=start", "run.steps=0", *FULL)).weights.tensors
