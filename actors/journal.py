@@ -4,6 +4,7 @@ loggers keep."""
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.loggers import LOGGERS
+from actors.step_times import StepTimes
 from fields.atomic import write_text
 from fields.update import Update
 
@@ -45,9 +47,16 @@ class Journal:
         self._loggers = [LOGGERS[name](folder, start) for name in loggers]
 
     def record(
-        self, step: int, update: Update, policy_version: int, sample_ids: Sequence[int], seconds: float, waited: float = 0.0
+        self,
+        step: int,
+        update: Update,
+        policy_version: int,
+        sample_ids: Sequence[int],
+        seconds: float,
+        times: StepTimes | None = None,
     ) -> None:
-        """One optimizer step, 0-based; `seconds` since training began or resumed, `waited` for the targets of this step."""
+        """One optimizer step, 0-based; `seconds` since training began or resumed, exams left out, and what they went to, where
+        that can be told."""
         row = {
             "step": step,
             "loss": update.loss,
@@ -59,7 +68,7 @@ class Journal:
             "staleness": step - policy_version,
             "samples": len(sample_ids),
             "seconds": round(self._earlier_seconds + seconds, 3),
-            "wait_seconds": round(waited, 3),
+            **{f"{part}_seconds": round(value, 3) for part, value in asdict(times or StepTimes()).items()},
             "sample_ids": list(sample_ids),
         }
         self._metrics.write(json.dumps(row) + "\n")

@@ -32,6 +32,7 @@ from actors.learning_student import LearningStudent
 from actors.progress import Progress
 from actors.rank_group import RanksLost
 from actors.rollout_worker import PublishedWeights
+from actors.step_times import StepTimes
 from actors.stream import TargetStream
 from fields import checkpoint
 from fields.carriers import Weights
@@ -59,6 +60,7 @@ class Learner:
         parts.numerics.settle()
         self._parts = parts
         self._rollouts = parts.rollouts()  # they load while the ranks do
+        self._sizing = parts.sizing(self._rollouts)
         self._schedule = parts.schedule(start)
         self._student = LearningStudent(parts.ranks, self._schedule.lag)
         self._resume = resume
@@ -69,7 +71,7 @@ class Learner:
         self._journal = Journal(folder, start, parts.loggers)
         self._metrics = LearnerMetrics(parts.run)
         self._stopping = self._ended = False
-        self._progress = Progress(step=start, seconds=0.0, samples=0, wait_seconds=0.0, staleness=0, update=None, examined=None)
+        self._progress = Progress(step=start, seconds=0.0, samples=0, staleness=0, update=None, examined=None)
         self._example: ExampleReference | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
         self._trained: tuple[Weights, Weights] | None = None
@@ -120,17 +122,20 @@ class Learner:
             stream.publish(version, publication)
         if start and schedule.evaluates_after(start) and not self._journal.has_skills(start):
             await self._examine(start)  # its checkpoint was saved, and then the run was interrupted
-        began = time.monotonic()
+        began, save = time.monotonic(), 0.0
         for step in range(start, schedule.steps):
             asked = time.monotonic()
             examples = await stream.examples(step)
-            waited = time.monotonic() - asked
+            came = time.monotonic()
             update = await self._student.ranks.update(examples)
+            done = time.monotonic()
             self._example = examples[0]
             self._publish(step + 1, stream)
-            self._record(step, examples, update, waited, time.monotonic() - began)
+            self._record(step, examples, update, done - began, StepTimes(wait=came - asked, update=done - came, save=save))
+            save = 0.0
             if schedule.saves_after(step + 1) or self._stopping:
                 await self._save(step + 1)
+                save = time.monotonic() - done
             if self._stopping:
                 return
             if schedule.evaluates_after(step + 1):
@@ -157,20 +162,20 @@ class Learner:
         await self._student.save(folder, step, self._recipe)
         await asyncio.to_thread(checkpoint.prune, folder, self._schedule.keep_checkpoints)
 
-    def _record(self, step: int, examples: list[ExampleReference], update: Update, waited: float, seconds: float) -> None:
+    def _record(self, step: int, examples: list[ExampleReference], update: Update, seconds: float, times: StepTimes) -> None:
         version = self._schedule.lag.version(step)
         ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.outline.sample_ids))
-        self._journal.record(step, update, version, ids, seconds, waited)
+        self._journal.record(step, update, version, ids, seconds, times)
+        self._sizing.after_step(times)
         self._progress = replace(
             self._progress,
             step=step + 1,
             seconds=seconds,
             samples=self._progress.samples + len(ids),
-            wait_seconds=self._progress.wait_seconds + waited,
             staleness=step - version,
             update=update,
         )
-        self._metrics.record(self._progress, update, waited, self._stream.depth if self._stream else 0, len(ids))
+        self._metrics.record(self._progress, update, times, self._stream.depth if self._stream else 0, len(ids))
 
     @cached_property
     def _examiner(self) -> Examiner:

@@ -1,8 +1,11 @@
 """What the learner shows on Ray's metrics port."""
 
+from dataclasses import asdict
+
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from actors.progress import Progress
+from actors.step_times import StepTimes
 from fields.update import Update
 from services.process_metrics import ProcessMetrics
 
@@ -20,7 +23,11 @@ class LearnerMetrics:
         self._staleness = Gauge("field_staleness", "Versions that rollouts are behind the learner.", ("run",))
         self._depth = Gauge("field_stream_depth", "Future steps in flight or ready.", ("run",))
         self._samples = Counter("field_samples", "Samples trained on.", ("run",))
-        self._wait = Counter("field_learner_wait_seconds", "Seconds that the learner waited for targets.", ("run",))
+        self._seconds = Counter(
+            "field_step_seconds",
+            "Seconds of the learner by what they went to: waiting for targets, the update, checkpoints.",
+            ("run", "part"),
+        )
         self._publication = Histogram(
             "field_publication_seconds",
             "From the updated student to its weights in the object store.",
@@ -38,7 +45,7 @@ class LearnerMetrics:
         """Lost ranks are started anew."""
         self._recoveries.inc(1, self._tags)
 
-    def record(self, progress: Progress, update: Update, waited: float, depth: int, samples: int) -> None:
+    def record(self, progress: Progress, update: Update, times: StepTimes, depth: int, samples: int) -> None:
         """Set everything after a step."""
         for route, loss in update.route_loss.items():
             self._loss.set(loss, {**self._tags, "route": route})
@@ -47,5 +54,6 @@ class LearnerMetrics:
         self._staleness.set(progress.staleness, self._tags)
         self._depth.set(depth, self._tags)
         self._samples.inc(samples, self._tags)
-        self._wait.inc(max(waited, 1e-9), self._tags)  # Ray refuses an increment of 0
+        for part, seconds in asdict(times).items():
+            self._seconds.inc(max(seconds, 1e-9), {**self._tags, "part": part})  # Ray refuses an increment of 0
         self._process.record_memory()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from actors.examiner import Examiner
+from actors.pool_sizing import PoolSizing
 from actors.rank_group import RankGroup
 from actors.rollout_pool import RolloutPool
 from actors.schedule import Schedule
@@ -31,6 +32,10 @@ class LearnerParts(Protocol):
 
     def rollouts(self) -> RolloutPool:
         """The rollout workers, started."""
+        ...
+
+    def sizing(self, rollouts: RolloutPool) -> PoolSizing:
+        """How many workers there should be."""
         ...
 
     def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:

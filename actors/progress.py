@@ -17,7 +17,6 @@ class Progress:
     step: int
     seconds: float
     samples: int
-    wait_seconds: float
     staleness: int
     update: Update | None
     examined: int | None = None

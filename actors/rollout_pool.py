@@ -50,6 +50,9 @@ class RolloutPool:
         run: name of the run, for the metrics.
         timeout_s: of one attempt; a rollout of a large model takes minutes, and only a hung worker takes this long.
         patience_s: this long after the first loss the last error is raised.
+
+    Attributes:
+        rolled_out_s: seconds of all workers together in calls of `queries` so far.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class RolloutPool:
             self._idle.put_nowait(number)
         self._resizing = asyncio.Lock()
         self._timeout_s = timeout_s
+        self.rolled_out_s = 0.0
         self._tags = {"run": run}
         self._calls = RepeatedCalls("field_rollout", self._tags, patience_s)
         self._size = Gauge("field_rollout_workers", "Workers that there should be.", ("run",))
@@ -141,7 +145,10 @@ class RolloutPool:
     ) -> tuple[SealedQueries, "ray.ObjectRef[SealedQueries]"]:
         """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
         without the bytes. Raises as `_call` does."""
-        return await self._call(lambda worker: worker.queries.remote(group, condition, weights))
+        return await self._call(lambda worker: worker.queries.remote(group, condition, weights), self._count)
+
+    def _count(self, seconds: float) -> None:
+        self.rolled_out_s += seconds
 
     async def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
         """The velocity at the query's states, by these weights or (None) by the bare base. Raises as `_call` does."""
@@ -155,8 +162,10 @@ class RolloutPool:
         x_0, _ = await self._call(lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
         return x_0
 
-    async def _call(self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"]) -> "tuple[A, ray.ObjectRef[A]]":
-        """A free worker's answer to a request, and its reference.
+    async def _call(
+        self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"], count: Callable[[float], None] = lambda seconds: None
+    ) -> "tuple[A, ray.ObjectRef[A]]":
+        """A free worker's answer to a request, and its reference; `count` is told the seconds of each attempt.
 
         Raises:
             RayActorError, ObjectLostError, TimeoutError: once patience is over.
@@ -165,6 +174,7 @@ class RolloutPool:
 
         async def attempt() -> "tuple[A, ray.ObjectRef[A]]":
             number = await self._idle.get()
+            began = asyncio.get_running_loop().time()
             reference = request(self._workers[number])
             try:
                 with self._calls.timed():
@@ -173,6 +183,7 @@ class RolloutPool:
                 ray.cancel(reference)
                 raise
             finally:
+                count(asyncio.get_running_loop().time() - began)
                 self._idle.put_nowait(number)
 
         return await self._calls.answer(attempt)

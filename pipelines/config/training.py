@@ -13,13 +13,24 @@ if TYPE_CHECKING:
     from fields.method.solver import Solver
 
 
+class WorkerAutoscaling(Section):
+    """The learner adds and ends workers by itself, from `workers` up, until their rollouts keep it busy."""
+
+    most: PositiveInt = Field(description="workers at most")
+
+
 class RolloutConfig(Section):
     """How rollouts are solved, and the workers that solve the student's."""
 
     steps: PositiveInt = Field(default=16, description="steps from noise to clean")
     solver: Literal["euler", "heun"] = Field(default="euler", description="of the ODE; heun takes two forwards per step")
     shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
-    workers: PositiveInt = Field(default=2, description="processes that solve the student's rollouts")
+    workers: PositiveInt = Field(
+        default=2, description="processes that solve the student's rollouts; with autoscaling the least"
+    )
+    autoscaling: WorkerAutoscaling | None = Field(
+        default=None, description="none keeps the number of workers, until pipelines.scale changes it"
+    )
     ranks: PositiveInt = Field(
         default=1,
         description="processes of a worker, each with num_cpus and num_gpus, that share the base's weights; an adapter is then "
@@ -36,9 +47,20 @@ class RolloutConfig(Section):
     node_labels: NodeLabels = Field(default={})
 
     @property
+    def most_workers(self) -> int:
+        """Workers that there may be."""
+        return self.autoscaling.most if self.autoscaling else self.workers
+
+    @property
     def merges(self) -> bool:
         """Whether an adapter is added to the weights; `auto`, where nothing has settled it, does so in one process."""
         return self.merge is not False and self.ranks == 1
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> "RolloutConfig":
+        if self.most_workers < self.workers:
+            raise ValueError(f"autoscaling.most: {self.most_workers} is less than workers, {self.workers}")
+        return self
 
     @model_validator(mode="after")
     def _ranks_share_weights_that_stay(self) -> "RolloutConfig":

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: pure functions from numbers to markup.
+"""Charts as inline SVG: pure functions from numbers to markup.
 
 Written by hand, because a page must be one file that needs no network and no script, its lines must follow the reader's light
 or dark mode (so colours are classes of the page's style sheet), each point must show its value under the pointer, and a screen
@@ -100,6 +100,34 @@ def line_chart(title: str, description: str, lines: Sequence[Line], x: Axis, y: 
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(description)}">'
         f'{_frame(x, y)}{drawn}</svg><ul class="legend">{legend}</ul></figure>'
+    )
+
+
+def share_bar(title: str, shares: Sequence[tuple[str, float]]) -> str:
+    """A figure with a bar that is divided as a whole is, and its legend in percent.
+
+    Args:
+        title: the caption.
+        shares: of the whole by label, not negative; their sum is at most 1, and what is missing stays empty.
+    """
+    begins = [sum(share for _, share in shares[:n]) for n in range(len(shares))]
+    labels = [f"{label} {100 * share:.0f} %" for label, share in shares]
+    width = _WIDTH - 2 * _RIGHT
+    parts = "".join(
+        f'<path class="bar line-{n % COLOURS}" d="M{_RIGHT + begin * width:.1f} 14h{share * width:.1f}">'
+        f"<title>{escape(label)}</title></path>"
+        for n, (begin, (_, share), label) in enumerate(zip(begins, shares, labels, strict=True))
+        if share > 0
+    )
+    legend = "".join(
+        f'<li><svg class="swatch" viewBox="0 0 24 8" aria-hidden="true">'
+        f'<path class="line line-{n % COLOURS} solid" d="M0 4H24"/></svg>{escape(label)}</li>'
+        for n, label in enumerate(labels)
+    )
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<svg class="plot" viewBox="0 0 {_WIDTH} 28" role="img" aria-label="{escape("; ".join(labels))}">{parts}</svg>'
+        f'<ul class="legend">{legend}</ul></figure>'
     )
 
 

@@ -19,7 +19,7 @@ from fields.scene.exam import Exam, Question, Sheet, route_skill
 from fields.scene.grammar import ROUTE_CATEGORIES
 from fields.scene.world import render
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
-from pipelines.reports.charts import Line, line_chart, linear_axis, logarithmic_axis, smoothed
+from pipelines.reports.charts import Line, line_chart, linear_axis, logarithmic_axis, share_bar, smoothed
 from pipelines.reports.grids import data_uri, grid_metrics, grid_rows
 from pipelines.reports.page import template
 from pipelines.run_folder.outcome import Outcome, summarize
@@ -112,7 +112,11 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
         verdicts=[_verdict(outcome, route, experts.get(route)) for route in ROUTE_CATEGORIES] if columns else [],
         charts=[
             Markup(chart)
-            for chart in (_loss_chart(list(config.routes), metrics), exam and _skill_chart(experts, outcome, skills))
+            for chart in (
+                _loss_chart(list(config.routes), metrics),
+                exam and _skill_chart(experts, outcome, skills),
+                _time_bar(metrics),
+            )
             if chart
         ],
         examples=_examples(outcome, exam, columns) if exam else {},
@@ -202,6 +206,17 @@ def _skill_chart(experts: Mapping[str, str], outcome: Outcome, skills: Rows) -> 
         linear_axis("optimizer steps done", 0, last),
         linear_axis("graded skill", 0, 100, " %"),
     )
+
+
+def _time_bar(metrics: Rows) -> str:
+    """What the learner's time went to; empty where that wasn't measured, as in a run of one process."""
+    if not metrics or not any(row.get("update_seconds") for row in metrics):
+        return ""
+    parts = {"waiting for targets": "wait_seconds", "update": "update_seconds", "checkpoints": "save_seconds"}
+    whole = metrics[-1]["seconds"]
+    shares = [(label, sum(row.get(key, 0.0) for row in metrics) / whole) for label, key in parts.items()]
+    rest = max(0.0, 1 - sum(share for _, share in shares))
+    return share_bar(f"What the learner's {whole:.0f} s went to, exams left out", [*shares, ("the rest", rest)])
 
 
 def _examples(outcome: Outcome, exam: Exam, columns: Sequence[Column]) -> dict[str, list[Example]]:

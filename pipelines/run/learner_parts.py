@@ -7,6 +7,7 @@ import ray
 from actors.curriculum import Curriculum
 from actors.examiner import Examiner
 from actors.learner_rank import LearnerRank
+from actors.pool_sizing import PoolSizing
 from actors.rank_group import RankGroup, RankHere
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import RolloutWorker
@@ -82,6 +83,10 @@ class ClusterLearnerParts:
     def rollouts(self) -> RolloutPool:
         """The rollout workers, started."""
         return RolloutPool(self._start_worker, self._config.rollout.workers, self.run)
+
+    def sizing(self, rollouts: RolloutPool) -> PoolSizing:
+        """How many workers there should be, as the configuration bounds them."""
+        return PoolSizing(rollouts, self._config.rollout.workers, self._config.rollout.most_workers, self.run)
 
     def _start_worker(self, number: int) -> Actor:
         """A rollout worker: one of those that the run began with in its reserved bundle, one that came later where there is

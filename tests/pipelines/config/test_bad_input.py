@@ -18,6 +18,8 @@ from pipelines.distill import main
             "experts.local_edit.gpus=1",
             "experts.local_edit.gpus: unknown key; allowed: replicas, autoscaling, num_cpus",
         ),
+        ("rollout.autoscaling.most=1", "rollout: autoscaling.most: 1 is less than workers, 2"),
+        ("rollout.autoscaling.most=0", "rollout.autoscaling.most: Input should be greater than 0 (got 0)"),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         (
             "learner.ranks=4",

@@ -20,6 +20,7 @@ def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
     before = recipe(make_config())
     resources = (
         "rollout.workers=5",
+        "rollout.autoscaling.most=7",
         "learner.ranks=3",
         "experts.local_edit.replicas=2",
         "learner.node_labels.role=x",

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +54,15 @@ def exam() -> Exam:
 def write(config: RunConfig, exam: Exam) -> Write:
     """Write the report of a run with this many recorded steps and evaluations; `evaluated` says whether it has results."""
 
-    def write(steps: int, evaluations: int = 0, evaluated: bool = True) -> str:
+    def write(steps: int, evaluations: int = 0, evaluated: bool = True, timed: bool = False) -> str:
         right = exam.result([np.stack([render(q.task.target) for q in sheet.questions]) for sheet in exam.sheets])
         wrong = exam.result([np.full_like(images, 0.5) for images in right.answers])
         results = {name: wrong if name == BEFORE else right for name in MODELS} if evaluated else {}
         weights = Weights.of(steps, {"adapter": torch.zeros(2, 2)})
         outcome = Outcome(steps=steps, weights=weights, exam=exam, results=results)
         config.folder.mkdir(exist_ok=True)
-        metrics = [_metrics_row(step) for step in range(steps)]
+        times = {"wait_seconds": 0.1, "update_seconds": 0.3, "save_seconds": 0.05} if timed else {}
+        metrics = [_metrics_row(step) | times for step in range(steps)]
         skills = [{"step": 2 + n, "skills": right.skills} for n in range(evaluations)]
         for name, rows in ((METRICS, metrics), (SKILLS, skills)):
             (config.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -108,6 +110,18 @@ def test_page_shows_skills_images_and_marks(write: Write):
     assert page.count("level with its expert") == len(ROUTE_CATEGORIES)
     assert page.count("routed expert") == len(CATEGORIES)
     assert page.count("<figure") == 2
+
+
+def test_the_learner_s_time_is_divided_by_what_it_went_to(write: Write):
+    page = write(steps=4, evaluated=False, timed=True)
+    bar = re.search(r"What the learner's 2 s went to, exams left out.*?</figure>", unescape(page), re.DOTALL)
+    assert bar is not None
+    assert 'aria-label="waiting for targets 20 %; update 60 %; checkpoints 10 %; the rest 10 %"' in bar[0]
+    drawn = re.findall(r'<path class="bar line-\d" d="M([0-9.]+) 14h([0-9.]+)">', bar[0])
+    widths = [float(width) for _, width in drawn]
+    assert [round(width / sum(widths), 3) for width in widths] == [0.2, 0.6, 0.1, 0.1]
+    ends = [float(begin) + width for (begin, _), width in zip(drawn, widths, strict=True)]
+    assert [round(end) for end in ends[:-1]] == [round(float(begin)) for begin, _ in drawn[1:]], "one after the other"
 
 
 def test_page_opens_without_network(write: Write):

@@ -70,7 +70,7 @@ def test_a_disturbed_run_is_visible_and_ends_with_the_same_student(watched):
     assert {"chaos/learner", "chaos/rollout-0", "chaos/rollout-1"} <= watched.actors
     names = {f"chaos-{service}" for service in ("text_to_image", "local_edit", "global_edit", "encoder")}
     assert names <= watched.applications
-    for metric in ("loss", "target_norm", "step", "staleness", "stream_depth", "samples_total", "learner_wait_seconds_total"):
+    for metric in ("loss", "target_norm", "step", "staleness", "stream_depth", "samples_total", "step_seconds_total"):
         assert f"ray_field_{metric}{{" in watched.metrics, metric
     assert _value(watched.metrics, "ray_field_call_retries_total", 'service="local_edit"') >= 1
     assert _value(watched.metrics, "ray_field_rollout_retries_total", 'run="chaos"') >= 1

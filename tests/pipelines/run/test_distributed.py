@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from ray.util.state import list_actors
 from waiting import LIMIT_S, wait_for
 
 from actors.journal import METRICS, SKILLS, rows
@@ -29,7 +31,10 @@ def test_distributed_run_equals_the_reference(cluster, make_config):
     journal = rows(config.folder / METRICS)
     waited = [row["wait_seconds"] for row in journal if row["step"] != 4]  # which rolls out while a checkpoint is written
     assert min(waited) > 0, "each step waits for its own rollouts"
-    assert sum(row["wait_seconds"] for row in journal) < journal[-1]["seconds"]
+    assert min(row["update_seconds"] for row in journal) > 0
+    assert [row["step"] for row in journal if row["save_seconds"]] == [4], "the checkpoint after four steps, before the fifth"
+    parts = [row["wait_seconds"] + row["update_seconds"] + row["save_seconds"] for row in journal]
+    assert 0.8 * journal[-1]["seconds"] < sum(parts) <= journal[-1]["seconds"] + 0.01, "nearly all of the time is told"
 
 
 @pytest.mark.slow  # a lag of 1 is among the quick tests
@@ -169,6 +174,17 @@ def test_experts_on_one_base_teach_what_separate_ones_do(cluster, make_config, r
 def test_another_lag_is_another_student(make_config):
     """Or the equality above would hold for a run that ignores its lag."""
     assert reference(make_config("learner.lag=0")).weights.checksum != reference(make_config("learner.lag=2")).weights.checksum
+
+
+@pytest.mark.slow
+def test_a_run_that_finds_its_own_number_of_workers_learns_the_same(on_standing, make_config):
+    settings = "run.steps=60", "rollout.workers=1", "rollout.group_size=2", "learner.lag=1"
+    config = on_standing(*settings, "rollout.autoscaling.most=3", "run.name=grown")
+    assert trained(config).checksum == reference(make_config(*settings, "run.name=reference")).weights.checksum
+    assert sorted(trained_ids(config.folder)) == list(range(60 * 12))
+    address = ray.get_runtime_context().gcs_address
+    workers = {actor.name for actor in list_actors(address=address, limit=1000) if actor.name.startswith("grown/rollout-")}
+    assert {"grown/rollout-0", "grown/rollout-1"} <= workers
 
 
 @pytest.mark.slow

@@ -1,0 +1,111 @@
+"""A pool that finds its own size, with workers that sleep as long as a model would compute."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+import ray
+
+from actors.pool_sizing import PoolSizing, workers_wanted
+from actors.rollout_pool import RolloutPool
+from actors.step_times import StepTimes
+
+UPDATE_S, ROLLOUT_S = 0.2, 0.1
+BROKEN = 2  # the number of a worker that cannot load
+MOST_STEPS = 600  # only a size that never comes takes so many
+
+
+@ray.remote(num_cpus=0.01)
+class Worker:
+    def __init__(self, number: int, broken: bool):
+        if broken and number >= BROKEN:
+            raise ValueError("out of memory")
+
+    def ready(self) -> None: ...
+
+    def queries(self, *arguments) -> None:
+        time.sleep(ROLLOUT_S)
+
+
+def pool_of(size: int, broken: bool = False) -> RolloutPool:
+    return RolloutPool(lambda number: Worker.remote(number, broken), size, "sized")
+
+
+async def learn(pool: RolloutPool, sizing: PoolSizing, calls: int, until: Callable[[], bool]) -> list[float]:
+    """Steps of a learner with a lag of 1; what each of them waited."""
+
+    def rollouts() -> "asyncio.Future[list]":
+        return asyncio.gather(*(pool.queries(None, None, None) for _ in range(calls)))
+
+    waits, coming = [], rollouts()
+    while not until():
+        assert len(waits) < MOST_STEPS, f"{pool.size} workers after {len(waits)} steps"
+        began = time.monotonic()
+        await coming
+        waits.append(time.monotonic() - began)
+        coming = rollouts()
+        await asyncio.sleep(UPDATE_S)
+        sizing.after_step(StepTimes(wait=waits[-1], update=UPDATE_S))
+    await coming
+    return waits
+
+
+def test_a_run_of_one_worker_finds_its_size_and_gives_back_what_it_doesnt_need(cluster):
+    """Eight rollouts of 0.1 s to an update of 0.2 s take four workers, and one more as calls are not free; two take two."""
+
+    async def live() -> None:
+        pool = pool_of(1)
+        sizing = PoolSizing(pool, 1, 8, "sized")
+        await pool.ready()
+        alone = await learn(pool, sizing, 8, until=lambda: pool.size > 1)
+        assert min(alone[1:5]) > 8 * ROLLOUT_S - UPDATE_S - 0.05
+        await learn(pool, sizing, 8, until=lambda: pool.size >= 5)
+        steps = iter(range(12))
+        enough = await learn(pool, sizing, 8, until=lambda: next(steps, None) is None)
+        assert sorted(enough)[len(enough) // 2] < 0.5 * min(alone[1:5]), "the median step waits less than half of it"
+        await learn(pool, sizing, 2, until=lambda: pool.size < 5)
+        assert pool.size >= 2
+        pool.end()
+
+    asyncio.run(live())
+
+
+def test_a_worker_that_cannot_come_is_counted_and_not_tried_again_at_once(cluster, monkeypatch, caplog):
+    failures = []
+
+    async def live() -> None:
+        pool = pool_of(1, broken=True)
+        sizing = PoolSizing(pool, 1, 8, "cramped")
+        monkeypatch.setattr(sizing._failures, "inc", lambda value, tags: failures.append(tags))
+        await pool.ready()
+        await learn(pool, sizing, 8, until=lambda: bool(failures))
+        assert pool.size == BROKEN, "those that could load are there"
+        steps = iter(range(12))
+        await learn(pool, sizing, 8, until=lambda: next(steps, None) is None)
+        assert failures == [{"run": "cramped"}]
+        pool.end()
+
+    asyncio.run(live())
+    assert f"rollout workers {BROKEN} are there: " in caplog.text
+    assert "out of memory" in caplog.text
+
+
+def test_a_number_that_is_given_stays(cluster):
+    async def live() -> None:
+        pool = pool_of(1)
+        sizing = PoolSizing(pool, 1, 1, "fixed")
+        await pool.ready()
+        steps = iter(range(6))
+        await learn(pool, sizing, 4, until=lambda: next(steps, None) is None)
+        assert pool.size == 1
+        pool.end()
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize(
+    ("rolled_out", "learned", "wanted"), [(0.0, 1.0, 2), (2.0, 1.0, 3), (36.0, 10.0, 4), (1e6, 1.0, 8), (1.0, 0.0, 8)]
+)
+def test_workers_wanted_are_bounded(rolled_out, learned, wanted):
+    assert workers_wanted(rolled_out, learned, least=2, most=8) == wanted
