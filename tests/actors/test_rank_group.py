@@ -111,6 +111,7 @@ def test_a_rank_that_hangs_is_named(ranks, shards):
         asyncio.run(learn())
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_while_no_other_waits_for_it_is_named(ranks, monkeypatch):
     """Rank 1 has nothing to say of the weights, and says so at once."""
     monkeypatch.setattr("actors.rank_group._APART_S", PATIENCE_S)

@@ -82,6 +82,7 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
     assert (first == last) == survives
 
 
+@pytest.mark.slow
 def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(versions, tiny_models, tmp_path):
     calls = tmp_path / "calls"
     build = building(FaultyFamily(calls, BROKEN, at=(3,)), tiny_models)

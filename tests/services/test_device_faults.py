@@ -119,6 +119,7 @@ def test_a_broken_device_ends_its_replica_and_the_call_is_repeated_on_another(se
     assert first != last
 
 
+@pytest.mark.slow  # a rollout that has no memory once is among the quick tests
 def test_out_of_memory_once_is_computed_again_in_the_same_process(serving, tiny_models):
     calls = serving("expert", FULL, 2)
     assert torch.equal(asked("expert"), undisturbed("expert", tiny_models))

@@ -155,7 +155,8 @@ def size(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["guided", pytest.param("base", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the bits of one are among the quick tests, where a call was refused before
+@pytest.mark.parametrize("name", ["guided", "base"])
 def test_an_expert_of_two_processes_answers_with_the_bits_of_one(deployed, tiny_models, tmp_path, name):
     family = SceneFamily()
     deployed(TellingExpert, partial(own_field, name, family, tiny_models))

@@ -74,6 +74,7 @@ def assert_the_same_losses(config: RunConfig) -> None:
     assert [row["loss"] for row in journal] == [row["loss"] for row in rows(config.folder.parent / "reference" / METRICS)]
 
 
+@pytest.mark.slow
 def test_conditions_carry_the_empty_prompt_where_something_reads_it(on_standing):
     """Then runs without readers equal the reference loop, which always encodes it, in the tests around this one."""
     guided = "experts.local_edit.operator={type: guidance, scale: 3}"

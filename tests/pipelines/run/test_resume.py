@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from waiting import wait_for
 
 from actors.journal import METRICS, rows
@@ -42,6 +43,7 @@ def test_a_killed_process_is_resumed_to_the_same_student(config_file, make_confi
     assert trained_ids(config.folder) == trained_ids(make_config("run.name=undisturbed").folder)
 
 
+@pytest.mark.slow
 def test_a_newest_checkpoint_cut_in_half_costs_its_steps_only(config_file, make_config, capsys):
     config = make_config("run.seed=11", "learner.lag=3")
     overrides = ["--reference", "run.seed=11", "learner.lag=3"]
