@@ -1,7 +1,6 @@
-"""How the learner grows with its ranks, where the model's own time is simulated: the machine's cores don't limit it then."""
+"""How the learner grows with its ranks."""
 
 import asyncio
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,14 +11,12 @@ from typing import Any
 import ray
 import torch
 from rich.table import Table
-from torch import Tensor, nn
 
 from actors.example_reference import AnswerReference, ExampleReference, GroupReference
 from actors.learner_rank import LearnerRank
 from actors.rank_group import RankGroup
-from fields.carriers import Condition, Outline, Sealed, SealedQueries, Target
+from fields.carriers import Outline, Sealed, SealedQueries, Target
 from fields.distiller import Distiller
-from fields.lora.adapter import LoraShape
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
@@ -27,55 +24,36 @@ from fields.method.teaching import Teaching
 from fields.numerics import Numerics
 from fields.ranks.ordered import OrderedRanks
 from fields.ranks.ranks import Alone, Ranks
-from fields.scene.family import SceneFamily, save_transformer
-from fields.scene.transformer import SceneTransformer
+from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
 from pipelines.cluster import connect
+from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table, write_small_network
 
-GROUPS = 4  # of each rank in a step, a sample each
-WARM_STEPS = 1
-_SHAPE = LoraShape(128, 128.0, ("to_qkv", "to_out", "ff_in", "ff_out"))
 _EXPERT = "simulated"
 
 
-class SimulatedFamily(SceneFamily):
-    """A small network whose forward takes the time of a large one's forward and backward.
-
-    Args:
-        seconds: of a sample.
-    """
-
-    def __init__(self, seconds: float):
-        super().__init__()
-        self.seconds = seconds
-
-    def velocity(self, transformer: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        time.sleep(self.seconds * len(t))
-        return super().velocity(transformer, x_t, t, condition)
-
-
-def scaling_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
+def rank_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
     """Samples per second of so many ranks, each with the same work in a step.
 
     Args:
-        sizes: numbers of ranks; ratios are to the first.
+        sizes: numbers of ranks; ratios are to the smallest.
         step_seconds: that a rank's model takes for its samples of a step.
         steps: timed for each number of ranks.
     """
     if not ray.is_initialized():
         connect.start(print, include_dashboard=False)
     with tempfile.TemporaryDirectory() as folder:
-        save_transformer(SceneTransformer(width=256, depth=4, heads=4), Path(folder))
+        write_small_network(Path(folder))
         family = SimulatedFamily(step_seconds / GROUPS)
         seconds = {size: asyncio.run(_timed(Path(folder), family, size, steps)) for size in sizes}
-    return _table(seconds, step_seconds)
+    return growth_table("Ranks of the learner", seconds, step_seconds)
 
 
 async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> list[float]:
     """Seconds of each step, from its references to the updated student; it is published beside the next."""
 
     def build(ranks: Ranks) -> Distiller:
-        return Distiller(family, family.load_transformer(base), LoraStudent(_SHAPE), Optimization(), 0, ranks=ranks)
+        return Distiller(family, family.load_transformer(base), LoraStudent(SHAPE), Optimization(), 0, ranks=ranks)
 
     rank: Any = ray.remote(LearnerRank).options(num_cpus=0.001)
     members: list[Ranks] = [OrderedRanks(number, size, torch.device("cpu"), timeout_s=600.0) for number in range(size)]
@@ -106,20 +84,3 @@ def _example(sample_id: int) -> ExampleReference:
         teaching=Teaching(shares={query.route: {_EXPERT: 1.0}}),
     )
     return ExampleReference(group=group, place=0, outline=Outline.of(query))
-
-
-def _table(seconds: dict[int, list[float]], step_seconds: float) -> Table:
-    least = statistics.median(seconds[min(seconds)])  # seconds of a step, which linear growth keeps
-    simulated = f"{GROUPS} samples per rank and step, {step_seconds:g} s of simulated model time"
-    table = Table(title=f"Ranks of the learner, samples per second ({simulated})")
-    for column in ("ranks", "median", "lowest", "highest", "of linear", "beside the model, s per step"):
-        table.add_column(column, justify="right")
-    for size, taken in seconds.items():
-        rates = [GROUPS * size / one for one in taken]
-        table.add_row(
-            str(size),
-            *(f"{value:.2f}" for value in (statistics.median(rates), min(rates), max(rates))),
-            f"{least / statistics.median(taken):.2f}",
-            f"{statistics.median(taken) - step_seconds:.2f}",
-        )
-    return table

@@ -41,11 +41,12 @@ def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
 
 
 @pytest.mark.slow
-def test_ranks_are_timed_with_simulated_model_time(cluster, config_file, capsys):
-    """What a rank sleeps is the least that a step takes, and two sleep at the same time."""
-    assert main([str(config_file), "--steps", "6", "--ranks", "1", "2", "--model-seconds", "2"]) == 0
+@pytest.mark.parametrize("which", ["ranks", "workers"])
+def test_processes_are_timed_with_simulated_model_time(cluster, config_file, capsys, which):
+    """What one sleeps is the least that a step takes, and two sleep at the same time."""
+    assert main([str(config_file), "--steps", "6", f"--{which}", "1", "2", "--model-seconds", "2"]) == 0
     said = capsys.readouterr().out
-    rates = [float(re.search(rf"│ +{ranks} │ +([\d.]+) │", said)[1]) for ranks in (1, 2)]
+    rates = [float(re.search(rf"│ +{number} │ +([\d.]+) │", said)[1]) for number in (1, 2)]
     assert rates[0] < 4 / 2
     assert 1.4 * rates[0] < rates[1] < 8 / 2
 
@@ -54,6 +55,7 @@ def test_ranks_are_timed_with_simulated_model_time(cluster, config_file, capsys)
     ("arguments", "message"),
     [
         (["--ranks", "1", "0"], "--ranks 1 0 --model-seconds 4: allowed are numbers above 0"),
+        (["--workers", "0", "1"], "--workers 0 1 --model-seconds 4: allowed are numbers above 0"),
         (["--ranks", "1", "--model-seconds", "0"], "--ranks 1 --model-seconds 0: allowed are numbers above 0"),
         (["--steps", "4"], "--steps 4 --repeats 3: allowed are steps above 4, repeats above 0"),
         (["--repeats", "0"], "--steps 24 --repeats 0: allowed are steps above 4, repeats above 0"),
