@@ -21,9 +21,9 @@ class Large:
 
 
 LARGE = {
-    "sd35": Large("stable-diffusion-3.5-medium", 4, 4, False),
-    "sd35_one_gpu": Large("stable-diffusion-3.5-medium", 1, 3, False),
-    "sd35_eight_gpus": Large("stable-diffusion-3.5-medium", 8, 4, False),
-    "flux_kontext": Large("FLUX.1-Kontext-dev", 8, 4, True),
+    "sd35": Large("stable-diffusion-3.5-medium", 4, 8, False),
+    "sd35_one_gpu": Large("stable-diffusion-3.5-medium", 1, 4, False),
+    "sd35_eight_gpus": Large("stable-diffusion-3.5-medium", 8, 8, False),
+    "flux_kontext": Large("FLUX.1-Kontext-dev", 8, 1, False),
     "qwen_image_edit": Large("Qwen-Image-Edit-2509", 8, 4, True),
 }

@@ -36,7 +36,7 @@ def test_a_shipped_configuration_fits_where_it_says(name, tmp_path):
 
 @pytest.mark.slow
 def test_the_plan_of_a_configuration_that_fits_ends_well_and_else_names_a_key(tmp_path, capsys):
-    """SD3.5's group of 8 would need 83.8 GB: two micro-batches of 4 have room, and nothing has to be computed again."""
+    """SD3.5's group of 8 needs 67.4 GB at once, and nothing has to be computed again."""
     model = published.write("stable-diffusion-3.5-medium", tmp_path)
     given = [str(CONFIGS / "sd35.yaml"), f"model.path={model}"]
     assert main(given) == 0
