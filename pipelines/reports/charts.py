@@ -90,16 +90,11 @@ def smoothed(points: Sequence[Point], decay: float) -> list[Point]:
 def line_chart(title: str, description: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     """A figure with caption, chart and legend; on a logarithmic axis y values of 0 and less are left out."""
     drawn = "".join(_line(line, x, y) for line in sorted(lines, key=lambda line: line.style == "solid"))
-    legend = "".join(
-        f'<li><svg class="swatch" viewBox="0 0 24 8" aria-hidden="true">'
-        f'<path class="{_classes(line)}" d="M0 4H24"/></svg>{escape(line.label)}</li>'
-        for line in lines
-        if line.style == "solid"
-    )
+    legend = _legend([(line.label, line.colour) for line in lines if line.style == "solid"])
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(description)}">'
-        f'{_frame(x, y)}{drawn}</svg><ul class="legend">{legend}</ul></figure>'
+        f"{_frame(x, y)}{drawn}</svg>{legend}</figure>"
     )
 
 
@@ -119,15 +114,23 @@ def share_bar(title: str, shares: Sequence[tuple[str, float]]) -> str:
         for n, (begin, (_, share), label) in enumerate(zip(begins, shares, labels, strict=True))
         if share > 0
     )
-    legend = "".join(
-        f'<li><svg class="swatch" viewBox="0 0 24 8" aria-hidden="true">'
-        f'<path class="line line-{n % COLOURS} solid" d="M0 4H24"/></svg>{escape(label)}</li>'
-        for n, label in enumerate(labels)
-    )
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
         f'<svg class="plot" viewBox="0 0 {_WIDTH} 28" role="img" aria-label="{escape("; ".join(labels))}">{parts}</svg>'
-        f'<ul class="legend">{legend}</ul></figure>'
+        f"{_legend([(label, n) for n, label in enumerate(labels)])}</figure>"
+    )
+
+
+def _legend(entries: Sequence[tuple[str, int]]) -> str:
+    """Labels, each beside a piece of a solid line of its colour."""
+    return (
+        '<ul class="legend">'
+        + "".join(
+            f'<li><svg class="swatch" viewBox="0 0 24 8" aria-hidden="true">'
+            f'<path class="{_classes(colour, "solid")}" d="M0 4H24"/></svg>{escape(label)}</li>'
+            for label, colour in entries
+        )
+        + "</ul>"
     )
 
 
@@ -141,8 +144,8 @@ def _down(y: Axis, value: float) -> float:
     return round(_HEIGHT - _BOTTOM - y.share(value) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
 
-def _classes(line: Line) -> str:
-    return f"line line-{line.colour % COLOURS} {line.style}"
+def _classes(colour: int, style: str) -> str:
+    return f"line line-{colour % COLOURS} {style}"
 
 
 def _frame(x: Axis, y: Axis) -> str:
@@ -172,11 +175,11 @@ def _line(line: Line, x: Axis, y: Axis) -> str:
     stride = max(1, ceil(len(points) / _MOST_POINTS))
     kept = [*points[:-1:stride], *points[-1:]]
     path = "L".join(f"{_across(x, a)} {_down(y, b)}" for a, b in kept)
-    drawn = f'<path class="{_classes(line)}" d="M{path}"/>' if len(kept) > 1 else ""
+    drawn = f'<path class="{_classes(line.colour, line.style)}" d="M{path}"/>' if len(kept) > 1 else ""
     if len(kept) > _MOST_MARKED or line.style != "solid":
         return drawn
     marks = "".join(
-        f'<circle class="{_classes(line)}" cx="{_across(x, a)}" cy="{_down(y, b)}" r="3">'
+        f'<circle class="{_classes(line.colour, line.style)}" cx="{_across(x, a)}" cy="{_down(y, b)}" r="3">'
         f"<title>{escape(line.label)}, {escape(x.title)} {x.write(a)}: {y.write(b)}</title></circle>"
         for a, b in kept
     )

@@ -1,10 +1,10 @@
 """How the learner grows with its ranks."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from fields.ranks.ordered import OrderedRanks
 from fields.ranks.ranks import Alone, Ranks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
-from pipelines.cluster import connect
-from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table, write_small_network
+from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table
 
 _EXPERT = "simulated"
 
@@ -40,16 +39,11 @@ def rank_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
         step_seconds: that a rank's model takes for its samples of a step.
         steps: timed for each number of ranks.
     """
-    if not ray.is_initialized():
-        connect.start(print, include_dashboard=False)
-    with tempfile.TemporaryDirectory() as folder:
-        write_small_network(Path(folder))
-        family = SimulatedFamily(step_seconds / GROUPS)
-        seconds = {size: asyncio.run(_timed(Path(folder), family, size, steps)) for size in sizes}
-    return growth_table("Ranks of the learner", seconds, step_seconds)
+    timed = partial(_timed, SimulatedFamily(step_seconds / GROUPS), steps)
+    return growth_table("Ranks of the learner", sizes, step_seconds, timed)
 
 
-async def _timed(base: Path, family: SimulatedFamily, size: int, steps: int) -> list[float]:
+async def _timed(family: SimulatedFamily, steps: int, base: Path, size: int) -> list[float]:
     """Seconds of each step, from its references to the updated student; it is published beside the next."""
 
     def build(ranks: Ranks) -> Distiller:

@@ -1,10 +1,9 @@
 """How rollouts grow with their workers."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +26,11 @@ from fields.ranks.ranks import Ranks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
 from fields.versions import Merged
-from pipelines.cluster import connect
-from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table, write_small_network
+from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table
 
 _FORWARDS = 3  # from noise to a sample's query
 _SETTINGS = RolloutSettings(seed=0, grid=time_grid(_FORWARDS + 1), solver=Euler())
 _ROUTE = "simulated"
-
-
-@dataclass(frozen=True, slots=True)
-class _BuildPolicy:
-    base: Path
-    family: SimulatedFamily
-
-    def __call__(self, ranks: Ranks) -> Policy:
-        versions = Merged(self.family.load_transformer(self.base), LoraStudent(SHAPE))
-        return Policy(self.family, versions, lambda size: _SETTINGS, ranks=ranks)
 
 
 def worker_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
@@ -53,20 +41,20 @@ def worker_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table
         step_seconds: that a worker's model takes for its samples of a step.
         steps: timed for each number of workers.
     """
-    if not ray.is_initialized():
-        connect.start(print, include_dashboard=False)
-    with tempfile.TemporaryDirectory() as folder:
-        write_small_network(Path(folder))
-        build = _BuildPolicy(Path(folder), SimulatedFamily(step_seconds / GROUPS / _FORWARDS))
-        seconds = {size: asyncio.run(_timed(build, size, steps)) for size in sizes}
-    return growth_table("Rollout workers", seconds, step_seconds)
+    timed = partial(_timed, SimulatedFamily(step_seconds / GROUPS / _FORWARDS), steps)
+    return growth_table("Rollout workers", sizes, step_seconds, timed)
 
 
-async def _timed(build: _BuildPolicy, size: int, steps: int) -> list[float]:
+async def _timed(family: SimulatedFamily, steps: int, base: Path, size: int) -> list[float]:
     """Seconds of each step, from the student's tensors to all queries."""
+
+    def build(ranks: Ranks) -> Policy:
+        versions = Merged(family.load_transformer(base), LoraStudent(SHAPE))
+        return Policy(family, versions, lambda size: _SETTINGS, ranks=ranks)
+
     worker: Any = ray.remote(RolloutWorker).options(num_cpus=0.001)
     pool = RolloutPool(lambda number: worker.remote(build, Numerics()), size, "scaling")
-    tensors = add_lora(SceneFamily().load_transformer(build.base), SHAPE, seed=0)
+    tensors = add_lora(SceneFamily().load_transformer(base), SHAPE, seed=0)
     condition = largest_query(SceneFamily(), Pass(1, SceneFamily().default_size)).condition
     groups = [Group(0, _ROUTE, (Sample(n, _ROUTE, n, (_FORWARDS,)),)) for n in range(GROUPS * size)]
     try:

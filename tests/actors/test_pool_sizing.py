@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import metrics_port
 import pytest
 import ray
+from waiting import wait_for
 
 from actors.pool_sizing import PoolSizing, workers_wanted
 from actors.rollout_pool import RolloutPool
@@ -71,24 +73,25 @@ def test_a_run_of_one_worker_finds_its_size_and_gives_back_what_it_doesnt_need(c
     asyncio.run(live())
 
 
-def test_a_worker_that_cannot_come_is_counted_and_not_tried_again_at_once(cluster, monkeypatch, caplog):
-    failures = []
+def test_a_worker_that_cannot_come_is_counted_and_not_tried_again_at_once(cluster, caplog):
+    def failures() -> int:
+        return caplog.text.count(f"rollout workers {BROKEN} are there: ")
 
     async def live() -> None:
         pool = pool_of(1, broken=True)
         sizing = PoolSizing(pool, 1, 8, "cramped")
-        monkeypatch.setattr(sizing._failures, "inc", lambda value, tags: failures.append(tags))
         await pool.ready()
-        await learn(pool, sizing, 8, until=lambda: bool(failures))
+        await learn(pool, sizing, 8, until=lambda: failures() > 0)
         assert pool.size == BROKEN, "those that could load are there"
         steps = iter(range(12))
         await learn(pool, sizing, 8, until=lambda: next(steps, None) is None)
-        assert failures == [{"run": "cramped"}]
+        assert failures() == 1
         pool.end()
 
     asyncio.run(live())
-    assert f"rollout workers {BROKEN} are there: " in caplog.text
     assert "out of memory" in caplog.text
+    metric = "ray_field_rollout_sizing_failures_total", 'run="cramped"'
+    wait_for(lambda: metrics_port.values(metrics_port.shown(), *metric) == [1], "the failure on the metrics port")
 
 
 def test_a_number_that_is_given_stays(cluster):

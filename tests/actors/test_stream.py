@@ -224,3 +224,39 @@ def test_a_version_that_could_not_be_published_fails_the_steps_that_roll_out_wit
     asyncio.run(two_steps())
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+def test_a_step_that_fails_leaves_the_version_to_the_other_that_rolls_out_with_it(cluster):
+    """Or that one would be cancelled, and nobody told why."""
+
+    class Refusing(Encoder):
+        async def encode(self, rows, with_clean, with_empty):
+            if rows[0].uid == "2":
+                raise ValueError("no such row")
+            return await super().encode(rows, with_clean, with_empty)
+
+    plan = replace(PLAN, batch_size=2, group_size=1, routing=HardRouting({"a": 1.0}), rows={"a": 3})
+    refused = [any(sample.row == 2 for group in plan.groups(step) for sample in group.samples) for step in range(2)]
+    assert refused == [False, True], "the second step of this seed has the row that is refused"
+
+    async def two_steps():
+        stream = TargetStream(
+            curriculum=Curriculum(
+                plan=plan,
+                buckets={"a": [Row(str(n), "t", "p") for n in range(3)]},
+                experts={"expert": Experts()},
+                teaching=Teaching(shares={"a": {"expert": 1.0}}),
+            ),
+            encoder=Refusing(),
+            rollouts=Rollouts(),
+            steps=range(2),
+            lag=Lag(1),
+        )
+        published = asyncio.get_running_loop().create_future()
+        stream.publish(0, published)
+        with pytest.raises(ValueError, match="no such row"):
+            await stream.examples(1)
+        published.set_result(Weights.of(0, {"w": torch.zeros(1)}))
+        return len(await stream.examples(0))
+
+    assert asyncio.run(two_steps()) == len(plan.groups(0))

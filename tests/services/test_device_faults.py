@@ -2,11 +2,10 @@
 
 import asyncio
 import sys
-import urllib.request
 from functools import partial
 
+import metrics_port
 import pytest
-import ray
 import torch
 from faulty_family import BROKEN, FULL, LOST_CARD, FaultyFamily, processes
 from ray import cloudpickle, serve
@@ -159,8 +158,5 @@ def test_a_replica_that_ends_is_unhealthy_and_counts_its_fault(serving):
 
 def counted(kind: str) -> float:
     """Faults of this kind on the metrics port."""
-    port = ray.nodes()[0]["MetricsExportPort"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-    mine = (f'kind="{kind}"', f'process="{APPLICATION}', "ray_field_device_faults_total")
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(part in line for part in mine))
+    labels = f'kind="{kind}"', f'process="{APPLICATION}'
+    return sum(metrics_port.values(metrics_port.shown(), "ray_field_device_faults_total", *labels))

@@ -2,12 +2,11 @@
 
 import asyncio
 import shutil
-import urllib.request
 from dataclasses import replace
 
+import metrics_port
 import numpy as np
 import pytest
-import ray
 import tiny_pipelines
 import torch
 from waiting import wait_for
@@ -128,12 +127,10 @@ def test_the_counters_are_on_the_metrics_port(cluster):
 
 def exported(run: str, wanted: dict[str, float]) -> dict[str, float]:
     """The run's metrics on the metrics port, without `ray_field_`, once they are as wanted."""
-    port = ray.nodes()[0]["MetricsExportPort"]
     found: dict[str, float] = {}
 
     def as_wanted() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            lines = [line for line in answer.read().decode().splitlines() if f'run="{run}"' in line]
+        lines = [line for line in metrics_port.shown().splitlines() if f'run="{run}"' in line]
         found.update({line.partition("{")[0].removeprefix("ray_field_"): float(line.rsplit(" ", 1)[1]) for line in lines})
         return wanted.items() <= found.items() and "encoder_cache_bytes" in found
 

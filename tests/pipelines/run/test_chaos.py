@@ -1,9 +1,9 @@
 """One run, watched from outside and disturbed: an expert's only replica and a rollout worker are killed at work."""
 
 import threading
-import urllib.request
 from dataclasses import dataclass
 
+import metrics_port
 import psutil
 import pytest
 import ray
@@ -44,20 +44,22 @@ def watched(cluster, make_config) -> Watched:
     outcomes: list[Outcome] = []
     run = threading.Thread(target=lambda: outcomes.append(distributed(config)))
     run.start()
-    wait_for(lambda: "field_step" in _metrics() and len(trained_ids(config.folder)) > 0, "the first step, and its metric")
+    wait_for(
+        lambda: "field_step" in metrics_port.shown() and len(trained_ids(config.folder)) > 0, "the first step, and its metric"
+    )
     actors = {
         actor.name
         for actor in list_actors(address=ray.get_runtime_context().gcs_address, filters=[("state", "=", "ALIVE")], limit=1000)
     }
     applications = set(serve.status().applications)
     _kill_at_work("SERVE_REPLICA::chaos-local_edit#")
-    wait_for(lambda: "field_call_retries_total{" in _metrics(), "a repeated call")
+    wait_for(lambda: "field_call_retries_total{" in metrics_port.shown(), "a repeated call")
     _kill_at_work("chaos/rollout-0")
-    wait_for(lambda: "field_rollout_retries_total{" in _metrics(), "a repeated rollout")
+    wait_for(lambda: "field_rollout_retries_total{" in metrics_port.shown(), "a repeated rollout")
     starts = "ray_field_process_starts_total", 'process="chaos/rollout-0"'
-    wait_for(lambda: sum(_values(_metrics(), *starts)) == 2, "the second start of the worker")
-    wait_for(lambda: _values(_metrics(), "ray_field_staleness", 'run="chaos"') == [2], "a staleness of 2")
-    metrics = _metrics()
+    wait_for(lambda: sum(metrics_port.values(metrics_port.shown(), *starts)) == 2, "the second start of the worker")
+    wait_for(lambda: metrics_port.values(metrics_port.shown(), "ray_field_staleness", 'run="chaos"') == [2], "a staleness of 2")
+    metrics = metrics_port.shown()
     run.join(LIMIT_S)
     assert outcomes, "the run did not end"
     return Watched(outcomes[0], expected, trained_ids(config.folder), actors, applications, metrics)
@@ -94,18 +96,6 @@ def _kill_at_work(prefix: str) -> None:
     process.kill()
 
 
-def _metrics() -> str:
-    port = ray.nodes()[0]["MetricsExportPort"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer:
-        return answer.read().decode()
-
-
 def _value(metrics: str, name: str, label: str) -> float:
-    (value,) = _values(metrics, name, label)
+    (value,) = metrics_port.values(metrics, name, label)
     return value
-
-
-def _values(metrics: str, name: str, label: str) -> list[float]:
-    """One a process that has shown it, dead ones included."""
-    lines = [line for line in metrics.splitlines() if line.startswith(f"{name}{{") and label in line]
-    return [float(line.rsplit(" ", 1)[1]) for line in lines]
