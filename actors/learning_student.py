@@ -45,7 +45,8 @@ class LearningStudent:
     async def restart(self, path: Path | None) -> None:
         """End the ranks, start others, and return to a checkpoint, or to the start."""
         self.ranks.end()
-        asyncio.gather(*self.published.values(), return_exceptions=True)  # they may have failed with the ranks
+        for publication in self.published.values():
+            publication.cancel()
         self.published = {}
         self.ranks = self._start_ranks()
         await self.load(path)

@@ -93,7 +93,6 @@ class TargetStream:
         """Ask nobody any more."""
         for task in self._in_flight.values():
             task.cancel()
-        asyncio.gather(*self._in_flight.values(), return_exceptions=True)  # nobody asks what they raise
 
     def again(self, steps: range) -> "TargetStream":
         """A stream of other steps, with the curriculum as it is now."""
