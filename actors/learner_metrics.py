@@ -56,4 +56,4 @@ class LearnerMetrics:
         self._samples.inc(samples, self._tags)
         for part, seconds in asdict(times).items():
             self._seconds.inc(max(seconds, 1e-9), {**self._tags, "part": part})  # Ray refuses an increment of 0
-        self._process.record_memory()
+        self._process.record()

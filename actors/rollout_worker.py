@@ -113,7 +113,7 @@ class RolloutWorker:
     def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> SealedQueries:
         """The group's states at their query points, rolled out with these weights."""
         queries = self._faults.survive(self._ranks.compute, _LoadedPolicy.queries, group, condition, weights)
-        self._metrics.record_memory()
+        self._metrics.record()
         return SealedQueries.of(queries)
 
     def generate(

@@ -86,6 +86,11 @@ class Distiller:
         edits, branches = family.source == "required", 2 if self.objective.both_branches else 1
         self._padding = replace(largest or Pass(1, family.default_size, edits, branches), samples=1)
 
+    @property
+    def networks(self) -> Iterable[nn.Module]:
+        """The one network, adapters included."""
+        return (self.transformer,)
+
     def begin(self) -> None:
         """Take the start of rank 0, where it alone has computed it; all ranks call this before anything else."""
         self.ranks.copy_first(self.parameters)

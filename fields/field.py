@@ -1,6 +1,6 @@
 """A frozen expert: networks (base or full checkpoint, each optionally with a LoRA), and an expression of their velocities."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,11 @@ class Field:
             place_frozen(transformer, family.blocks(transformer), device, ranks or Alone())
         frozen = {network: transformer for network, (transformer, _) in networks.items()}
         return Field(name, family, frozen, expression or Network(name), device)
+
+    @property
+    def networks(self) -> Iterable[nn.Module]:
+        """All of them, adapters included."""
+        return self.transformers.values()
 
     @torch.no_grad()
     def velocity(

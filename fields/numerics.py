@@ -44,7 +44,7 @@ class Numerics:
         free = not self.deterministic
         torch.set_num_threads(self.threads)
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # strict mode wants it; it costs 32 MiB, which Hopper takes anyway
-        # `use_deterministic_algorithms` is the same and tells torch.compile too, for which it imports the compiler: 2 s in every process
+        # `use_deterministic_algorithms` is the same, and imports the compiler to tell it too: 2 s in every process
         torch.set_deterministic_debug_mode("error" if self.deterministic else "default")
         # Strict mode would write every `empty` first; what is read here is written by itself.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,10 +1,10 @@
 """The student as it rolls out: the base's network with the weights of one published version."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fields.carriers import Condition, Query, Weights
 from fields.data.size import Size
@@ -46,6 +46,11 @@ class Policy:
         self.transformer = place_frozen(versions.transformer, blocks, self.device, ranks or Alone(), versions.beside)
         self.rollouts = rollouts
         self.weights: Weights | None = None
+
+    @property
+    def networks(self) -> Iterable[nn.Module]:
+        """The one network, adapters included."""
+        return (self.transformer,)
 
     def load(self, weights: Weights | None) -> None:
         """Become this version of the student; None is the bare base."""

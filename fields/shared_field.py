@@ -1,7 +1,7 @@
 """Experts that are adapters over one base, with one copy of the base for all of them."""
 
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,6 +73,11 @@ class SharedField:
         self._turn = threading.Lock()
         self._rows_are_samples = True
         self.transformer = place_frozen(transformer, family.blocks(transformer), device, ranks or Alone())
+
+    @property
+    def networks(self) -> Iterable[nn.Module]:
+        """The one network, adapters included."""
+        return (self.transformer,)
 
     def velocity(
         self,

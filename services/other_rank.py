@@ -50,7 +50,7 @@ class OtherRank(Generic[M]):
         assert self._loaded is not None, "a rank is loaded before it is asked"
         computed = partial(function, self._loaded, *arguments, **keywords)
         await asyncio.get_running_loop().run_in_executor(self._thread, computed)
-        self._metrics.record_memory()
+        self._metrics.record()
 
     async def check(self) -> None:
         """Raises if the device has failed."""

@@ -42,7 +42,7 @@ class Replica(ABC):
         """
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._thread, lambda: self._faults.survive(function, *arguments, **keywords))
-        self._process.record_memory()
+        self._process.record()
         return result
 
     @property

@@ -15,7 +15,7 @@ from pipelines.config.base import Name, Section
 from pipelines.config.evaluation import EvaluationConfig
 from pipelines.config.frozen_weights import check_frozen_weights
 from pipelines.config.model import ModelConfig
-from pipelines.config.numerics import NumericsConfig
+from pipelines.config.numerics import NumericsConfig, check_compilation
 from pipelines.config.operators import SELF, references
 from pipelines.config.presets import Preset, expand
 from pipelines.config.quantization import check_quantization
@@ -24,7 +24,6 @@ from pipelines.config.student import FullStudentConfig, LoraStudentConfig, Start
 from pipelines.config.training import CheckpointConfig, LearnerConfig, PublishConfig, RolloutConfig
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 
 BASE, BEFORE, AFTER = "base", "before", "after"  # who takes the exam beside the experts
 STUDENT = "student"  # how the endpoint calls it beside the experts
@@ -193,8 +192,9 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _quantized_weights_stay_as_they_are(self) -> "RunConfig":
+    def _networks_can_be_kept_and_computed_so(self) -> "RunConfig":
         check_quantization(self)
+        check_compilation(self)
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from torch import nn
 
 from actors.schedule import Schedule
 from fields.carriers import GIVEN, Tensors, Variant
+from fields.compilation import M, compiled
 from fields.data.bucket import Bucket
 from fields.data.size import Size
 from fields.distiller import Distiller
@@ -175,11 +176,17 @@ class RunParts:
 
     def field(self, name: str, ranks: Ranks | None = None) -> Field:
         """One expert, whole or a rank's part of it."""
-        return self.experts.field(name, ranks)
+        return self._compiled(self.experts.field(name, ranks))
 
     def shared_field(self, ranks: Ranks | None = None) -> SharedField:
         """The experts that share one copy of the base, whole or a rank's part of them."""
-        return self.experts.shared_field(list(self.config.shared_experts), ranks)
+        return self._compiled(self.experts.shared_field(list(self.config.shared_experts), ranks))
+
+    def _compiled(self, model: M) -> M:
+        """The model as it computes in this run."""
+        if self.config.numerics.compile == "none":
+            return model
+        return compiled(model, branches=2 if self.objective.both_branches else 1)
 
     def columns_of_expert(self, name: str) -> list[str]:
         """The columns that an expert's operator wants in every row that it is asked about."""
@@ -210,7 +217,8 @@ class RunParts:
 
     def policy(self, ranks: Ranks | None = None) -> Policy:
         """The student as it rolls out, whole or a rank's part of it."""
-        return Policy(self.family, self._versions(), self.rollouts, device(self.config.rollout.num_gpus), ranks)
+        on = device(self.config.rollout.num_gpus)
+        return self._compiled(Policy(self.family, self._versions(), self.rollouts, on, ranks))
 
     def _versions(self) -> Versions:
         transformer = self.family.load_transformer(self.config.model.path, self.config.model.quantization)
@@ -228,7 +236,7 @@ class RunParts:
         """The student as it learns, at its start, for one of these ranks."""
         config = self.config
         transformer = self.family.load_transformer(config.model.path, config.model.quantization)
-        return Distiller(
+        distiller = Distiller(
             self.family,
             transformer,
             self.student,
@@ -241,6 +249,7 @@ class RunParts:
             ranks=ranks,
             largest=self.largest_pass,
         )
+        return self._compiled(distiller)
 
     def start_tensors(self, transformer: nn.Module | None = None) -> Tensors | None:
         """The student's trainable tensors at its start; None is the base. `transformer` is the bare base, where it is loaded.

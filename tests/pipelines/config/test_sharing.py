@@ -25,6 +25,14 @@ from pipelines.parts.run_parts import RunParts
             r"rollout: num_gpus: 0\.5 of one of 2 ranks, which need a GPU each; allowed: 1, or 0 for the CPU",
         ),
         (
+            ["numerics.compile=regional", "experts.local_edit.ranks=2"],
+            r"numerics\.compile: regional compiles whole blocks, and experts\.local_edit\.ranks keeps a part of each in every",
+        ),
+        (
+            ["numerics.compile=regional", "learner.ranks=2", "learner.shard=true", "learner.batch_size=48"],
+            r"numerics\.compile: regional compiles whole blocks, and learner\.shard keeps a part of each in every process",
+        ),
+        (
             ["experts.local_edit.num_gpus=2"],
             r"a model that one can't hold is shared by several processes with experts\.NAME\.ranks, rollout\.ranks and",
         ),
@@ -107,3 +115,10 @@ def test_each_rank_holds_its_part_and_two_blocks(make_config):
     assert (shared["experts.local_edit"].count, shared["rollout"].count) == (8, 8)
     assert shared["experts.local_edit"].host == alone["experts.local_edit"].host, "each loads the whole network on its host"
     assert "more experts.local_edit.ranks" in shared["experts.local_edit"].remedy
+
+
+def test_compiling_needs_a_compiler(make_config, monkeypatch):
+    assert make_config("numerics.compile=regional").numerics.compile == "regional"
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"numerics\.compile: regional needs a C\+\+ compiler \(g\+\+, clang\+\+"):
+        make_config("numerics.compile=regional")
