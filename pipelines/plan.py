@@ -1,8 +1,10 @@
 """What a run needs, before anything is loaded: `python -m pipelines.plan CONFIG.yaml [--gpu NAME] [key=value ...]`.
 
 Prints the memory of every kind of process against a GPU's, what is downloaded, what travels and what is computed for each
-sample, and what to change where something doesn't fit. Reads configurations of models, no weights; of a model on the hub it
-downloads these small files alone.
+sample, and what to change where something doesn't fit. Then how fast the run can be, what limits it, and how many workers and
+replicas keep the learner busy: estimated from the operations of every part and a share of the GPU's peak, or with `--measure`
+from the time that the parts take on this machine. Without it no weights are read, only configurations of models; of a model on
+the hub it downloads these small files alone.
 """
 
 import argparse
@@ -21,18 +23,28 @@ def main(arguments: Sequence[str]) -> int:
     # here, so that --help needs no torch
     from pipelines.config.load import load_config
     from pipelines.parts.needs import Needs
-    from pipelines.reports.needs import lines, table
+    from pipelines.reports import needs as memory
+    from pipelines.reports import pace as speed
+    from pipelines.run.planned_pace import estimated, measured
 
     gpu = [f"learner.gpu={options.gpu}"] if options.gpu else []
     try:
-        needs = Needs.of(load_config(options.config, [*options.overrides, *gpu]))
+        if not 0 < options.share <= 1:
+            raise ConfigError(f"--share {options.share:g}: allowed are numbers above 0, up to 1")
+        config = load_config(options.config, [*options.overrides, *gpu])
+        needs = Needs.of(config)
+        pace, source = measured(config, options.measure) if options.measure else estimated(config, needs, options.share)
     except ConfigError as error:
         complain(error)
         return 2
-    console = Console(width=None if sys.stdout.isatty() else 128)
-    console.print(table(needs))
-    for line in lines(needs):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 128, highlight=False, soft_wrap=True, markup=False)
+    console.print(memory.table(needs))
+    for line in memory.lines(needs):
+        console.print(line)
+    if pace is not None:
+        console.print(speed.table(pace, source))
+    for line in speed.lines(pace) if pace is not None else [source]:
+        console.print(line)
     return 1 if needs.too_large else 0
 
 
@@ -42,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     parser.add_argument(
         "--gpu", help="of every process: h100, h200, a100-80, a100-40, l40s, or NAME=GB; learner.gpu by default"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="of the GPU's peak that a run reaches, for the estimate; default 0.25"
+    )
+    parser.add_argument(
+        "--measure", type=int, metavar="STEPS", help="time the parts of so many steps here, with the run's own models and data"
     )
     return parser
 

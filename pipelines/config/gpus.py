@@ -7,6 +7,29 @@ PLANNED_FOR = 0.94  # share of a GPU that a plan fills; the allocator's rounding
 # What torch.cuda.get_device_properties reports, which is less than the name says where that counts in 2**30 bytes.
 GPUS = {"h100": 85.0, "h200": 150.1, "a100-80": 85.0, "a100-40": 42.3, "l40s": 47.7}
 
+# Floating point operations per second that the makers name: dense bfloat16 on the matrix units, and float32 without TF32.
+_PEAKS = {
+    "h100": {"bfloat16": 989e12, "float32": 67e12},
+    "h200": {"bfloat16": 989e12, "float32": 67e12},
+    "a100-80": {"bfloat16": 312e12, "float32": 19.5e12},
+    "a100-40": {"bfloat16": 312e12, "float32": 19.5e12},
+    "l40s": {"bfloat16": 362e12, "float32": 91.6e12},
+}
+
+
+def gpu_flops(gpu: str, dtype: str) -> float:
+    """The peak of a GPU in floating point operations per second.
+
+    Raises:
+        ValueError: for a GPU that is given by its memory alone.
+
+    >>> gpu_flops("h100", "bfloat16") / 1e12
+    989.0
+    """
+    if gpu not in _PEAKS:
+        raise ValueError(f"GPU {gpu!r}: its speed isn't known; known are {', '.join(_PEAKS)}")
+    return _PEAKS[gpu][dtype]
+
 
 def gpu_bytes(gpu: str) -> float:
     """Bytes of a GPU's memory.

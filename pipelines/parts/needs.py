@@ -1,6 +1,6 @@
 """What a run needs of GPUs, hosts and the network between them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from pipelines.config.errors import ConfigError
@@ -9,8 +9,7 @@ from pipelines.parts.fit import choose, merges
 from pipelines.parts.footprint import Footprint
 from pipelines.parts.footprints import Footprints
 from pipelines.parts.run_parts import RunParts
-
-_STEPS = 20  # of the plan, over which a sample's rollout is averaged
+from pipelines.parts.work import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +24,10 @@ class Needs:
         footprints: of every kind of process.
         download: bytes of the base's files, in the type that it computes in.
         sample_bytes: that travel for each query of a sample: its state, its condition, its target.
-        rollout_forwards: of the student, for each sample, on average.
+        work: for each sample, in forwards.
         rollout_flops: of a sample's rollout.
         expert_flops: of one expert's forward at a sample.
-        learner_flops: of a sample's forward and backward.
+        learner_flops: of a sample's forward and backward at a query.
     """
 
     gpu: str
@@ -38,7 +37,7 @@ class Needs:
     footprints: list[Footprint]
     download: float
     sample_bytes: float
-    rollout_forwards: float
+    work: Work
     rollout_flops: float
     expert_flops: float
     learner_flops: float
@@ -77,7 +76,7 @@ def _needs(config: RunConfig) -> Needs:
     inputs = family.widest_inputs(1, footprints.largest.size, footprints.largest.edits)
     state = 4 * prod(family.latent_shape(footprints.largest.size))
     text = sum(tensor.numel() * min(tensor.element_size(), family.dtype.itemsize) for tensor in inputs.values())
-    forwards = _rollout_forwards(parts)
+    work = Work.of(parts)
     forward = footprints.forward(group).flops / group
     return Needs(
         gpu=config.learner.gpu,
@@ -87,19 +86,8 @@ def _needs(config: RunConfig) -> Needs:
         footprints=processes,
         download=footprints.base_bytes + family.encoder_bytes(),
         sample_bytes=2 * state + text,
-        rollout_forwards=forwards,
-        rollout_flops=forwards * forward,
+        work=work,
+        rollout_flops=work.rollout_forwards * forward,
         expert_flops=forward,
         learner_flops=footprints.update(micro_batch, recompute).flops / micro_batch,
     )
-
-
-def _rollout_forwards(parts: RunParts) -> float:
-    """Forwards of the student for each sample: a group's rollout ends at the last query of its samples."""
-    if parts.solver is None:
-        return 0.0
-    rows = RunParts(parts.config, dict.fromkeys(parts.config.routes, 2**20))
-    plan = replace(rows.plan, size=lambda route, row: parts.family.default_size)
-    groups = [group for step in range(_STEPS) for group in plan.groups(step)]
-    forwards = sum(len(group.samples) * int(group.indices.max()) for group in groups)
-    return parts.solver.forwards * forwards / sum(len(group.samples) for group in groups)

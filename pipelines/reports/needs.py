@@ -38,11 +38,12 @@ def lines(needs: Needs) -> list[str]:
     recomputed = "activations computed again" if needs.recompute else "activations kept"
     merged = "merge what is trained into the weights" if needs.merge else "keep the adapter beside the weights"
     rollout, expert, learner = (flops / _TERA for flops in (needs.rollout_flops, needs.expert_flops, needs.learner_flops))
+    forwards = needs.work.rollout_forwards
     return [
         f"learner: micro-batches of {needs.micro_batch}, {recomputed}; rollout workers {merged}",
         f"download: {needs.download / GIGABYTE:.1f} GB of the base, on every node unless they share a folder",
         f"for each query of a sample {needs.sample_bytes / _MEGA:.1f} MB travel between processes",
-        f"for each sample {rollout + expert + learner:.3g} TFLOP: {rollout:.3g} for {needs.rollout_forwards:.1f} forwards of "
+        f"for each sample {rollout + expert + learner:.3g} TFLOP: {rollout:.3g} for {forwards:.1f} forwards of "
         f"its rollout, {expert:.3g} for one expert's, {learner:.3g} for the learner",
         *([_too_large(needs, needs.too_large[0])] if needs.too_large else ["everything fits"]),
     ]

@@ -4,79 +4,53 @@ import io
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from actors.journal import METRICS, rows
-from fields.carriers import Condition, Example
 from pipelines.config.load import load_config
+from pipelines.config.run import RunConfig
 from pipelines.parts.check_files import checked_parts
+from pipelines.parts.pace import CORES, LEARNER, Pace, StepSeconds
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.page import percent
+from pipelines.run.part_times import part_times
 from pipelines.watch.progress import Display
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 WARM_STEPS = 4  # left out of a run's timing: they fill the window
 
 
 def tables(path: Path, parts: RunParts, steps: int, repeats: int) -> Iterator[Table]:
     """The table of the parts, then, when they are done, that of the whole runs."""
-    milliseconds = _parts(parts, repeats)
-    yield _parts_table(parts.config.learner.batch_size, parts.config.numerics.threads, milliseconds)
-    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config.numerics.threads, milliseconds))
+    taken = part_times(parts, repeats)
+    yield _parts_table(parts.config, taken)
+    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config, taken))
 
 
-def _parts(parts: RunParts, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds a sample of each part of a step, one process, one route after the other."""
-    parts.config.numerics.build().settle()
-    buckets, plan, family = parts.buckets, parts.plan, parts.encoder_family()
-    policy, distiller = parts.policy(), parts.distiller()
-    policy.load(distiller.weights(0))
-    fields = {name: parts.field(route.expert) for name, route in parts.config.routes.items()}
-    seconds: dict[str, list[float]] = {"encode": [], "rollout": [], "expert": [], "learner": [], "publish": []}
-
-    def timed(part: str, function: Callable[P, T], *inputs: P.args, **options: P.kwargs) -> T:
-        began = time.perf_counter()
-        result = function(*inputs, **options)
-        seconds[part][-1] += time.perf_counter() - began
-        return result
-
-    for step in range(repeats + 1):
-        for values in seconds.values():
-            values.append(0.0)
-        examples = []
-        for group in plan.groups(step):
-            group_rows = [buckets[group.route][sample.row] for sample in group.samples]
-            condition: Condition = timed("encode", family.encode, group_rows)
-            for query in timed("rollout", policy.queries, group, condition):
-                target = timed("expert", fields[group.route].answer, query)
-                examples.append(Example(query=query, target=target))
-        timed("learner", distiller.update, examples)
-        timed("publish", distiller.weights, step + 1)
-    return {part: [1000 * value / plan.batch_size for value in values[1:]] for part, values in seconds.items()}
-
-
-def _parts_table(batch_size: int, threads: int, parts: Mapping[str, Sequence[float]]) -> Table:
+def _parts_table(config: RunConfig, taken: Sequence[StepSeconds]) -> Table:
+    batch_size, threads = config.learner.batch_size, config.numerics.threads
     table = Table(title=f"Parts of a step, ms a sample (batch {batch_size}, {threads} thread)")
     for column in ("part", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part, values in parts.items():
-        table.add_row(part, *_spread(values))
+    seconds = {
+        "encode": [one.encode for one in taken],
+        "rollout": [one.rollout for one in taken],
+        "expert": [sum(one.experts.values()) for one in taken],
+        "learner": [one.learner for one in taken],
+        "publish": [one.beside for one in taken],
+    }
+    for part, values in seconds.items():
+        table.add_row(part, *_spread([1000 * value / batch_size for value in values]))
     return table
 
 
-def _limit(threads: int, parts: Mapping[str, Sequence[float]]) -> float:
+def _limit(config: RunConfig, taken: Sequence[StepSeconds]) -> float:
     """Samples a second if nothing were lost: all cores busy with the parts alone, or the one learner busy all the time."""
-    work = {part: statistics.median(values) for part, values in parts.items()}
-    processes = (os.cpu_count() or 1) / threads
-    return min(1000 * processes / sum(work.values()), 1000 / (work["learner"] + work["publish"]))
+    limits = Pace.of(config, StepSeconds.median(taken), (os.cpu_count() or 1) / config.numerics.threads).limits
+    return config.learner.batch_size / max(limits[CORES], limits[LEARNER])
 
 
 def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:

@@ -37,7 +37,7 @@ def test_how_a_process_computes_is_settled_in_one_place():
 
 def test_every_process_settles_how_it_computes_before_it_builds_anything():
     settling = {name: text for name, text in sources() if ".settle()" in text}
-    commands = ("diagnose", "experts", "generate", "run/benchmark", "run/reference")
+    commands = ("diagnose", "experts", "generate", "run/part_times", "run/reference")
     actors = ("actors/learner.py", "actors/learner_rank.py", "actors/rollout_worker.py")
     processes = (*actors, "services/replica.py", "services/other_rank.py")
     assert set(settling) == {*processes, *(f"pipelines/{command}.py" for command in commands)}

@@ -7,19 +7,24 @@ import pytest
 
 from pipelines.bench import main
 from pipelines.parts.check_files import checked_parts
-from pipelines.run.benchmark import _limit, _parts
+from pipelines.parts.pace import StepSeconds
+from pipelines.run.benchmark import _limit
+from pipelines.run.part_times import part_times
 from services import applications
 
 
 def test_the_limit_is_that_of_the_parts(make_config):
-    parts = _parts(checked_parts(make_config()), 2)
-    assert list(parts) == ["encode", "rollout", "expert", "learner", "publish"]
-    assert {len(milliseconds) for milliseconds in parts.values()} == {2}, "one each repetition"
-    assert min(min(milliseconds) for milliseconds in parts.values()) > 0
-    sample = {"encode": [1.0], "rollout": [5.0, 6.0, 700.0], "expert": [1.0], "learner": [1.5], "publish": [0.5]}
+    config = make_config("learner.batch_size=10")
+    taken = part_times(checked_parts(config), 2)
+    assert len(taken) == 2, "one each repetition"
+    assert min(min(one.encode, one.rollout, one.learner, one.beside, *one.experts.values()) for one in taken) > 0
+    steps = [
+        StepSeconds(encode=1, rollout=rollout, experts={"text_to_image": 1}, learner=1.5, beside=0.5) for rollout in (5, 6, 70)
+    ]
     cores = os.cpu_count() or 1
-    assert _limit(1, sample) == pytest.approx(min(1000 * cores / 10, 1000 / 2)), "the median rollout"
-    assert _limit(cores, sample) == pytest.approx(1000 / 10)
+    assert _limit(config, steps) == pytest.approx(min(10 * cores / 10, 10 / 1.5)), "the median rollout"
+    threads = make_config("learner.batch_size=10", f"numerics.threads={cores}")
+    assert _limit(threads, steps) == pytest.approx(10 / 10)
 
 
 @pytest.mark.slow
@@ -32,7 +37,7 @@ def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
         median, lowest, highest = re.search(rf"{part} +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │", said).groups()
         assert median == lowest == highest, "one repeat has no spread"
         parts[part] = float(median)
-    slowest = max(sum(parts.values()) / os.cpu_count(), parts["learner"] + parts["publish"])
+    slowest = max(sum(parts.values()) / os.cpu_count(), parts["learner"])
     assert limit == pytest.approx(1000 / slowest, rel=0.02), "the table rounds to 0.01 ms"
     for run in ("reference", "lag 0", "lag 1", "lag 2"):
         rate, of_the_limit = re.search(rf"{run} +│ +([\d.]+) │.*│ +(\d+) % │", said).groups()

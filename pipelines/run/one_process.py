@@ -1,0 +1,113 @@
+"""Everything that a run computes with, in one process and without Ray."""
+
+import torch
+from torch import Tensor
+
+from actors.journal import Journal
+from fields.carriers import Condition, Example, Query, Target, Weights
+from fields.evaluation.base import ExamResult
+from fields.evaluation.mismatch import mismatch
+from fields.field import Field
+from fields.memory.rehearsal import DoesNotFit
+from fields.method.plan import Group
+from fields.method.rollout import generate
+from fields.policy import Policy
+from pipelines.config.run import AFTER, BASE, BEFORE
+from pipelines.parts.run_parts import RunParts
+from pipelines.reports.run_report import report_so_far
+from pipelines.run.too_large import LEARNER, ROLLOUT, too_large
+from pipelines.run_folder.outcome import Outcome
+from pipelines.watch.progress import Display
+
+
+class OneProcess:
+    """The encoder, the experts, the student that rolls out and the student that learns, all of them in this process."""
+
+    def __init__(self, parts: RunParts):
+        self._parts = parts
+        self._family = parts.encoder_family()  # encodes and decodes where the encoder's service does
+        self._fields = {name: parts.field(name) for name in parts.config.experts}
+        self.policy = parts.policy()
+        self.distiller = parts.distiller()
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Whatever the run computes, once: the largest group of each network.
+
+        Raises:
+            ConfigError: which of them has no memory for it, and the key to lower.
+        """
+        experts = {f"the expert {name}": field for name, field in self._fields.items()}
+        for who, computes in (experts | {ROLLOUT: self.policy, LEARNER: self.distiller}).items():
+            try:
+                computes.rehearse(self._parts.largest_pass)
+            except DoesNotFit as error:
+                raise too_large(who, error) from error
+
+    def encode(self, group: Group) -> Condition:
+        """The condition of a group's rows, on the CPU as the service gives it."""
+        family = self._family
+        rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
+        conditions = [family.encode(row) for row in rows]
+        if self._parts.config.state.reads_targets:
+            conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
+        return Condition.concatenate([condition.to(torch.device("cpu")) for condition in conditions])
+
+    def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
+        """The states at which a group's experts are asked."""
+        parts = self._parts
+        if not parts.config.state.expert_rolls_out:
+            return self.policy.queries(group, condition)
+        (expert,) = parts.teaching.shares[group.route]
+        return self._fields[expert].queries(group, condition, parts.rollouts(group.size))
+
+    def learn(self, query: Query) -> Example:
+        """A query with the answers of its route's experts."""
+        teaching = self._parts.teaching
+        answers = {name: self.answer(name, query) for name in teaching.asked(query.route)}
+        return teaching.example(query, answers)
+
+    def answer(self, expert: str, query: Query) -> Target:
+        """What one expert says to a query."""
+        return self._fields[expert].answer(query)
+
+    def examine_before(self, start: Weights, display: Display) -> dict[str, ExamResult]:
+        """The exams of the base, the student's start, and the experts."""
+        display.say("evaluating base, experts and the student's start")
+        results = {BASE: self.examine(None), BEFORE: self.examine(start)}
+        return results | {name: self._examine_field(field) for name, field in self._fields.items()}
+
+    def examine_meanwhile(self, step: int, journal: Journal, results: dict[str, ExamResult]) -> None:
+        """The exam of the student after `step` steps, in the journal and in a report."""
+        apart = self.mismatch(step)
+        result = self.examine(self.distiller.averaged_weights(step))
+        journal.record_skills(step, result.skills, result.picture, apart)
+        weights, answers = self.distiller.weights(step), {**results, AFTER: result}
+        outcome = Outcome(steps=step, weights=weights, exam=self._parts.evaluation, results=answers)
+        report_so_far(self._parts.config, outcome)
+
+    def mismatch(self, step: int) -> float:
+        """How far the student that rolls out is from the one that learns after `step` steps, at the first states of the step
+        before: with the version that the policy still has since then."""
+        group = self._parts.plan.groups(step - 1)[0]
+        query = self.states(group, self.encode(group))[0]
+
+        def answer(weights: Weights | None) -> Tensor:
+            self.policy.load(weights)
+            return self.policy.answer(query)
+
+        return mismatch(answer(self.distiller.weights(step)), self.distiller.velocity(query), answer(None))
+
+    def examine(self, weights: Weights | None) -> ExamResult:
+        """The student with these weights; None is the base."""
+        self.policy.load(weights)
+        return self._examine_field(self.policy)
+
+    def _examine_field(self, field: Field | Policy) -> ExamResult:
+        family, exam, answers = self._family, self._parts.evaluation, []
+        for sheet in exam.sheets:
+            condition = family.encode(sheet.rows)
+            grid = self._parts.exam_grid(family.size(sheet.rows[0]))
+            x_0 = generate(field.velocity, sheet.noise, grid, condition, field.device)
+            answers.append(family.decode(x_0))
+        return exam.result(answers)

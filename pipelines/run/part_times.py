@@ -1,0 +1,55 @@
+"""What each part of a step takes, in one process, one part after the other."""
+
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pipelines.parts.pace import StepSeconds
+from pipelines.parts.run_parts import RunParts
+from pipelines.run.one_process import OneProcess
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def part_times(parts: RunParts, steps: int) -> list[StepSeconds]:
+    """The seconds of the first `steps` optimizer steps, after one that warms up; `beside` is the publication of the weights.
+
+    Raises:
+        ConfigError: if a part has no memory for its largest group.
+    """
+    parts.config.numerics.build().settle()
+    one = OneProcess(parts)
+    one.policy.load(one.distiller.weights(0))
+    return [_step(one, parts, step) for step in range(steps + 1)][1:]
+
+
+def _step(one: OneProcess, parts: RunParts, step: int) -> StepSeconds:
+    teaching, service_of = parts.teaching, parts.config.service_of
+    seconds = {"encode": 0.0, "rollout": 0.0, "learner": 0.0, "publish": 0.0}
+    experts = dict.fromkeys(map(service_of, parts.config.experts), 0.0)
+
+    def timed(into: dict[str, float], part: str, function: Callable[P, T], *inputs: P.args, **options: P.kwargs) -> T:
+        began = time.perf_counter()
+        result = function(*inputs, **options)
+        into[part] += time.perf_counter() - began
+        return result
+
+    examples = []
+    for group in parts.plan.groups(step):
+        condition = timed(seconds, "encode", one.encode, group)
+        for query in timed(seconds, "rollout", one.states, group, condition):
+            answers = {
+                expert: timed(experts, service_of(expert), one.answer, expert, query) for expert in teaching.asked(query.route)
+            }
+            examples.append(teaching.example(query, answers))
+    timed(seconds, "learner", one.distiller.update, examples)
+    weights = timed(seconds, "publish", one.distiller.weights, step + 1)
+    timed(seconds, "publish", lambda: weights.checksum)
+    return StepSeconds(
+        encode=seconds["encode"],
+        rollout=seconds["rollout"],
+        experts=experts,
+        learner=seconds["learner"],
+        beside=seconds["publish"],
+    )

@@ -1,0 +1,111 @@
+"""How fast a run is planned to be: the closed form of each limit, and what a run asks of its parts."""
+
+import pytest
+
+from pipelines.parts.needs import Needs
+from pipelines.parts.pace import CORES, LAG, LEARNER, ROLLOUT, Pace, StepSeconds
+from pipelines.parts.run_parts import RunParts
+from pipelines.parts.work import Work
+from pipelines.reports.pace import lines
+
+SECONDS = StepSeconds(encode=0.5, rollout=12.0, experts={"local_edit": 3.0, "global_edit": 1.0}, learner=4.0, beside=1.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cores", "limit", "seconds", "said"),
+    [
+        (["rollout.workers=2"], 100, ROLLOUT, 12 / 2, "rollout (the learner is busy 67 % of the time); set rollout.workers=3"),
+        (["rollout.workers=3"], 100, LEARNER, 4, "the learner, which is busy all the time; more of anything else"),
+        (["rollout.workers=3", "learner.lag=0"], 100, LAG, 12 / 3 + 3 + 4, "a larger learner.lag lets them go on together"),
+        (["rollout.workers=3", "learner.lag=2"], 100, LEARNER, 4, "the learner"),
+        (["rollout.workers=9"], 2, CORES, (0.5 + 12 + 3 + 1 + 4 + 1.5) / 2, "the CPU's cores, which all processes share"),
+        (["rollout.workers=9", "learner.num_gpus=1", "rollout.num_gpus=0.1"], 1, CORES, 0.5 + 3 + 1 + 1.5, "the CPU's cores"),
+        (
+            ["rollout.workers=9", "learner.ranks=4", "learner.batch_size=96"],
+            99,
+            "local_edit",
+            3,
+            "experts.local_edit.replicas=3",
+        ),
+    ],
+)
+def test_what_takes_longest_decides(make_config, overrides, cores, limit, seconds, said):
+    config = make_config("learner.batch_size=12", "learner.lag=8", "run.steps=600", *overrides)
+    pace = Pace.of(config, SECONDS, cores)
+    assert (pace.limit, pace.step_seconds) == (limit, pytest.approx(seconds))
+    assert pace.samples_per_second == pytest.approx(config.learner.batch_size / seconds)
+    assert pace.hours == pytest.approx(600 * seconds / 3600)
+    assert said in lines(pace)[1]
+
+
+def test_as_many_as_wanted_keep_the_learner_busy(make_config):
+    pace = Pace.of(make_config("rollout.workers=1"), SECONDS, 100)
+    assert pace.wanted == {ROLLOUT: 3, "local_edit": 1, "global_edit": 1, "encoder": 1}
+    enough = make_config("rollout.workers=3", "learner.lag=9")
+    assert Pace.of(enough, SECONDS, 100).busy(LEARNER) == 1
+
+
+def test_gpus_are_counted_with_ranks_and_replicas(make_config):
+    config = make_config(
+        *("learner.ranks=2", "learner.num_gpus=1", "rollout.workers=3", "rollout.num_gpus=0.5", "learner.batch_size=48"),
+        *("experts.local_edit.replicas=2", "experts.local_edit.num_gpus=1", "experts.local_edit.ranks=2"),
+    )
+    pace = Pace.of(config, SECONDS, 100)
+    assert pace.gpus == 2 + 1.5 + 4
+    assert f"{pace.hours * 7.5:.3g} GPU-hours on 7.5 GPUs" in lines(pace)[0]
+
+
+def test_the_work_of_a_sample_is_what_the_method_asks_for(make_config):
+    def work(*overrides: str) -> Work:
+        return Work.of(RunParts(make_config("rollout.steps=8", "learner.batch_size=12", *overrides)))
+
+    last = work("query={type: fixed, at: [1.0]}")
+    assert (last.queries, last.rollout_forwards) == (1, 7), "the last state that is asked about is that before the clean one"
+    assert work("query={type: fixed, at: [1.0]}", "rollout.solver=heun").rollout_forwards == 14
+    assert sum(last.expert_forwards.values()) == 1
+    guided = work("query={type: fixed, at: [0.5, 1.0]}", "experts.local_edit.operator={type: guidance, scale: 3}")
+    alone = work("query={type: fixed, at: [0.5, 1.0]}")
+    assert guided.queries == 2
+    assert guided.expert_forwards["local_edit"] == 2 * alone.expert_forwards["local_edit"]
+    assert guided.expert_forwards["global_edit"] == alone.expert_forwards["global_edit"]
+    off = work("state={type: noised_data}")
+    assert (off.rollout_forwards, sum(off.expert_forwards.values())) == (0, 1)
+    own = work("state={type: expert_rollout}", "query={type: fixed, at: [1.0]}")
+    assert (own.rollout_forwards, sum(own.expert_forwards.values())) == (0, 8)
+
+
+def test_an_estimate_is_operations_over_a_share_of_the_peak(make_config):
+    config = make_config("learner.gpu=a100-40", "learner.num_gpus=1", "rollout.num_gpus=1")
+    needs = Needs.of(config)
+    seconds = StepSeconds.estimated(config, needs, 0.5)
+    assert seconds.rollout == pytest.approx(config.learner.batch_size * needs.rollout_flops / (0.5 * 19.5e12))
+    assert seconds.learner == pytest.approx(config.learner.batch_size * needs.learner_flops / (0.5 * 19.5e12))
+
+
+def test_the_command_says_it(config_file, capsys):
+    from pipelines.plan import main
+
+    assert main([str(config_file)]) == 0
+    assert "how fast: no peak of a CPU is known; --measure 5" in capsys.readouterr().out
+    assert main([str(config_file), "--measure", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "parts of 1 step timed here" in said
+    assert "samples/s" in said
+    on = ["learner.num_gpus=1", "rollout.num_gpus=1"]
+    assert main([str(config_file), *on, "--gpu", "b200=192"]) == 0
+    assert "how fast: GPU 'b200=192': its speed isn't known; known are h100" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--share", "0"], "--share 0: allowed are numbers above 0, up to 1"),
+        (["--share", "1.5"], "--share 1.5: allowed are numbers above 0, up to 1"),
+        (["--measure", "-1"], "--measure -1: allowed are numbers above 0"),
+    ],
+)
+def test_wrong_figures_are_one_line(config_file, capsys, arguments, message):
+    from pipelines.plan import main
+
+    assert main([str(config_file), *arguments]) == 2
+    assert message in capsys.readouterr().err
