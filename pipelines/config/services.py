@@ -105,6 +105,11 @@ class ExpertConfig(ServiceConfig):
     def resources(self) -> Resources:
         return replace(super().resources(), ranks=self.ranks)
 
+    def is_base(self, quantization: Quantized) -> bool:
+        """Whether its answers are those of the base with weights in this kind of bits."""
+        others = self.checkpoint is not None or self.adapter is not None or self.operator != SELF
+        return not others and self.quantization == quantization
+
 
 class EncoderConfig(ServiceConfig):
     """The condition encoder's service."""

@@ -117,13 +117,15 @@ class _Driver:
         return outcome
 
     async def _examine_before(self) -> dict[str, ExamResult]:
-        """The exams of base, experts and the student's start, in flight together."""
+        """The exams of base, experts and the student's start, in flight together; who is the base doesn't take it again."""
+        config = self._config
+        bases = [name for name, expert in config.experts.items() if expert.is_base(config.model.quantization)]
         takers = {BASE: self._learner.examine_student.remote(None)}
-        takers |= {name: self._examine_expert(self._config, name) for name in self._config.experts}
-        if self._config.student.start.type != "base":
+        takers |= {name: self._examine_expert(config, name) for name in config.experts if name not in bases}
+        if config.student.start.type != "base":
             takers[BEFORE] = self._learner.examine_start.remote()
         results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
-        return {BEFORE: results[BASE]} | results
+        return {name: results[BASE] for name in (BEFORE, *bases)} | results
 
     def _examine_expert(self, config: RunConfig, name: str) -> ray.ObjectRef[Any]:
         return self._learner.examine_expert.remote(name, partial(RunServices(RunParts(config)).expert_client, name))

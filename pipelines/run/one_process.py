@@ -75,7 +75,10 @@ class OneProcess:
         """The exams of the base, the student's start, and the experts."""
         display.say("evaluating base, experts and the student's start")
         results = {BASE: self.examine(None), BEFORE: self.examine(start)}
-        return results | {name: self._examine_field(field) for name, field in self._fields.items()}
+        for name, expert in self._parts.config.experts.items():
+            base = expert.is_base(self._parts.config.model.quantization)
+            results[name] = results[BASE] if base else self._examine_field(self._fields[name])
+        return results
 
     def examine_meanwhile(self, step: int, journal: Journal, results: dict[str, ExamResult]) -> None:
         """The exam of the student after `step` steps, in the journal and in a report."""

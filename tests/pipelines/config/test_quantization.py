@@ -12,6 +12,18 @@ from pipelines.parts.run_parts import RunParts
 UNMERGED = "rollout.merge=false"
 
 
+def test_an_expert_is_the_base_only_without_anything_of_its_own(make_config):
+    def is_base(*overrides: str) -> list[bool]:
+        config = make_config(*overrides)
+        return [expert.is_base(config.model.quantization) for expert in config.experts.values()]
+
+    assert is_base() == [True, False, False]
+    assert not any(is_base("experts.text_to_image.operator={type: guidance, scale: 2}"))
+    assert not any(is_base("experts.text_to_image.checkpoint=x"))
+    assert not any(is_base("experts.text_to_image.quantization=int8"))
+    assert is_base("experts.text_to_image.quantization=int8", "model.quantization=int8", UNMERGED)[0]
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

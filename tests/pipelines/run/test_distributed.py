@@ -143,6 +143,10 @@ def test_a_merged_start_is_computed_by_the_learner_alone(cluster, make_config, m
     assert outcome.results[BEFORE].skills == expected.results[BEFORE].skills
     assert np.array_equal(outcome.results[BEFORE].picture, expected.results[BEFORE].picture)
     assert not np.array_equal(outcome.results[BEFORE].picture, outcome.results[BASE].picture)
+    assert outcome.results["text_to_image"].skills == outcome.results[BASE].skills
+    for expert in ("text_to_image", "local_edit", "global_edit"):
+        assert outcome.results[expert].skills == expected.results[expert].skills
+        assert np.array_equal(outcome.results[expert].picture, outcome.results[BASE].picture) == (expert == "text_to_image")
     exams, as_expected = (rows(make_config(f"run.name={name}").folder / SKILLS) for name in ("merged", "reference"))
     assert exams[1:] == as_expected, "rollout_mismatch too; the reference writes no row of its start"
     assert all(0 < row["rollout_mismatch"] < 1e-4 for row in as_expected)
