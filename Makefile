@@ -35,8 +35,9 @@ check: $(VENV)/tested
 	$(BIN)/python -m pipelines.config schema | diff - docs/config.schema.json
 	$(BIN)/python -m pipelines.config reference | diff - docs/configuration.md
 
+# Into docs/performance.md and docs/performance.json.
 bench: setup
-	$(BIN)/python -m pipelines.bench
+	$(BIN)/python -m pipelines.bench --write docs
 
 # The curves and pictures of every run in runs/, also while it goes on.
 tensorboard: setup

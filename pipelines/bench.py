@@ -6,53 +6,93 @@ much of the limit is reached that the parts set: every core busy with them alone
 
 With `--ranks 1 2 4 8` it times learners of so many ranks instead, with `--workers 1 2 4 8` so many rollout workers, each with
 the same work in a step. The model's own time is simulated there (`--model-seconds`), so that this machine's cores don't limit
-it; what processes send each other is real.
+it; what processes send each other is real. With `--schedules` it times the schedule of the released DanceOPD trainer against
+this one, and with `--publication 10 100` what it takes to bring versions of so many MB to 1, 4 and 8 workers.
+
+`--write FOLDER` does all of it, and puts the tables into FOLDER/performance.md and every number into FOLDER/performance.json.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipelines.config.errors import ConfigError, complain
 
+if TYPE_CHECKING:
+    from pipelines.reports.measurement import Measurement
+
+_RANKS, _WORKERS, _VERSIONS, _RECEIVERS = (1, 2, 4, 8), (1, 2, 4, 8, 16), (10, 100, 400), (1, 4, 8)
+_PLACES = ("schedules", "parts", "runs", "ranks", "workers", "publication")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, measure, print. Returns the exit status: 2 for what is wrong with the input."""
     options = _parser().parse_args(arguments)
+    if options.write:
+        options.ranks, options.workers, options.publication, options.schedules = _RANKS, _WORKERS, _VERSIONS, True
     # here, so that --help needs neither torch nor Ray
-    from pipelines.config.load import load_config
-    from pipelines.data.scene import prepare_missing
-    from pipelines.parts.check_files import checked_parts
-    from pipelines.run.benchmark import WARM_STEPS, tables
-    from pipelines.run.rank_scaling import rank_table
-    from pipelines.run.worker_scaling import worker_table
+    from pipelines.reports.measurement import require_places, write
 
     try:
-        if options.steps <= WARM_STEPS or options.repeats < 1:
-            raise ConfigError(
-                f"--steps {options.steps} --repeats {options.repeats}: allowed are steps above {WARM_STEPS}, repeats above 0"
-            )
-        for name, sizes, table in (("ranks", options.ranks, rank_table), ("workers", options.workers, worker_table)):
-            if not sizes:
-                continue
-            if min(sizes) < 1 or options.model_seconds <= 0:
-                given = f"--{name} {' '.join(map(str, sizes))} --model-seconds {options.model_seconds:g}"
-                raise ConfigError(f"{given}: allowed are numbers above 0")
-            Console().print(table(sizes, options.model_seconds, options.steps - WARM_STEPS))
-        if options.ranks or options.workers:
-            return 0
-        config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
-        prepare_missing(config)
-        parts = checked_parts(config)
+        _check(options)
+        if options.write:
+            require_places(_PLACES, options.write)
+        measurements = []
+        for measurement in _measured(options):
+            Console().print(measurement.table())
+            measurements.append(measurement)
     except ConfigError as error:
         complain(error)
         return 2
-    for table in tables(options.config, parts, options.steps, options.repeats):
-        Console().print(table)
+    if options.write:
+        write(measurements, options.write)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    from pipelines.run.benchmark import WARM_STEPS
+
+    if options.steps <= WARM_STEPS or options.repeats < 1:
+        raise ConfigError(
+            f"--steps {options.steps} --repeats {options.repeats}: allowed are steps above {WARM_STEPS}, repeats above 0"
+        )
+    for name in ("ranks", "workers", "publication"):
+        numbers = getattr(options, name)
+        if numbers and (min(numbers) < 1 or options.model_seconds <= 0):
+            given = f"--{name} {' '.join(map(str, numbers))} --model-seconds {options.model_seconds:g}"
+            raise ConfigError(f"{given}: allowed are numbers above 0")
+
+
+def _measured(options: argparse.Namespace) -> "Iterator[Measurement]":
+    """What is asked for; what is timed in this process comes first, before a cluster disturbs it."""
+    from pipelines.config.load import load_config
+    from pipelines.data.scene import prepare_missing
+    from pipelines.parts.check_files import checked_parts
+    from pipelines.run import benchmark
+    from pipelines.run.publication import publication
+    from pipelines.run.rank_scaling import rank_growth
+    from pipelines.run.released_schedule import schedules
+    from pipelines.run.worker_scaling import worker_growth
+
+    runs = options.write or not (options.ranks or options.workers or options.publication or options.schedules)
+    if runs or options.schedules:
+        config = load_config(options.config, ["eval.every=0", f"run.steps={options.steps}"])
+        prepare_missing(config)
+        if options.schedules:
+            yield schedules(options.config, options.steps - benchmark.WARM_STEPS)
+        if runs:
+            yield from benchmark.measured(options.config, checked_parts(config), options.steps, options.repeats)
+    steps = min(options.steps - benchmark.WARM_STEPS, 5)
+    if options.ranks:
+        yield rank_growth(options.ranks, options.model_seconds, steps)
+    if options.workers:
+        yield worker_growth(options.workers, options.model_seconds, steps)
+    if options.publication:
+        yield publication(options.publication, _RECEIVERS, options.repeats)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,8 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ranks", type=int, nargs="+", help="numbers of ranks of the learner, to be timed instead")
     parser.add_argument("--workers", type=int, nargs="+", help="numbers of rollout workers, to be timed instead")
+    parser.add_argument("--publication", type=int, nargs="+", metavar="MB", help="sizes of versions, to be timed instead")
+    parser.add_argument("--schedules", action="store_true", help="time the released trainer's against this one instead")
     parser.add_argument(
         "--model-seconds", type=float, default=4.0, help="that the model of each takes in a step, with --ranks and --workers"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="all of it, into performance.md and performance.json there"
     )
     return parser
 

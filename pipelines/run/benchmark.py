@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from actors.journal import METRICS, rows
 from pipelines.config.load import load_config
@@ -16,6 +15,7 @@ from pipelines.config.run import RunConfig
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.pace import CORES, LEARNER, Pace, StepSeconds
 from pipelines.parts.run_parts import RunParts
+from pipelines.reports.measurement import Measurement, spread
 from pipelines.reports.page import percent
 from pipelines.run.part_times import part_times
 from pipelines.watch.progress import Display
@@ -23,18 +23,15 @@ from pipelines.watch.progress import Display
 WARM_STEPS = 4  # left out of a run's timing: they fill the window
 
 
-def tables(path: Path, parts: RunParts, steps: int, repeats: int) -> Iterator[Table]:
-    """The table of the parts, then, when they are done, that of the whole runs."""
+def measured(path: Path, parts: RunParts, steps: int, repeats: int) -> Iterator[Measurement]:
+    """The parts of a step, then, when they are done, whole runs."""
     taken = part_times(parts, repeats)
-    yield _parts_table(parts.config, taken)
-    yield _runs_table(_runs(path, steps, repeats), _limit(parts.config, taken))
+    yield _of_parts(parts.config, taken)
+    yield _of_runs(_runs(path, steps, repeats), _limit(parts.config, taken))
 
 
-def _parts_table(config: RunConfig, taken: Sequence[StepSeconds]) -> Table:
+def _of_parts(config: RunConfig, taken: Sequence[StepSeconds]) -> Measurement:
     batch_size, threads = config.learner.batch_size, config.numerics.threads
-    table = Table(title=f"Parts of a step, ms a sample (batch {batch_size}, {threads} thread)")
-    for column in ("part", "median", "lowest", "highest"):
-        table.add_column(column, justify="left" if column == "part" else "right")
     seconds = {
         "encode": [one.encode for one in taken],
         "rollout": [one.rollout for one in taken],
@@ -42,9 +39,14 @@ def _parts_table(config: RunConfig, taken: Sequence[StepSeconds]) -> Table:
         "learner": [one.learner for one in taken],
         "publish": [one.beside for one in taken],
     }
-    for part, values in seconds.items():
-        table.add_row(part, *_spread([1000 * value / batch_size for value in values]))
-    return table
+    milliseconds = {part: [1000 * value / batch_size for value in values] for part, values in seconds.items()}
+    return Measurement(
+        name="parts",
+        title=f"Parts of a step, ms a sample (batch {batch_size}, {threads} thread, {len(taken)} steps)",
+        columns=["part", "median", "lowest", "highest"],
+        rows=[[part, *spread(values)] for part, values in milliseconds.items()],
+        raw={"milliseconds_per_sample": milliseconds},
+    )
 
 
 def _limit(config: RunConfig, taken: Sequence[StepSeconds]) -> float:
@@ -89,25 +91,23 @@ def _runs(path: Path, steps: int, repeats: int) -> dict[str, list[float]]:
     return rates
 
 
-def _runs_table(rates: Mapping[str, Sequence[float]], limit: float) -> Table:
-    repeats = len(rates["reference"])
-    table = Table(
-        title=f"Whole runs, samples a second ({os.cpu_count()} cores, {repeats} repeats, interleaved; the limit is {limit:.1f})"
-    )
-    for column in ("run", "median", "lowest", "highest", "ratio to reference", "of the limit"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+def _of_runs(rates: Mapping[str, Sequence[float]], limit: float) -> Measurement:
+    rows = []
     for name, values in rates.items():
         ratios = [value / reference for value, reference in zip(values, rates["reference"], strict=True)]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        table.add_row(name, *_spread(values), spread, percent(statistics.median(values) / limit))
-    return table
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rows.append([name, *spread(values), ratio, percent(statistics.median(values) / limit)])
+    return Measurement(
+        name="runs",
+        title=f"Whole runs, samples/s ({os.cpu_count()} cores, {len(rates['reference'])} repeats, interleaved; the limit "
+        f"is {limit:.1f})",
+        columns=["run", "median", "lowest", "highest", "ratio to reference", "of the limit"],
+        rows=rows,
+        raw={"samples_per_second": rates, "limit": limit},
+    )
 
 
 def _rate(folder: Path) -> float:
     journal = rows(folder / METRICS)
     timed = journal[WARM_STEPS:]
     return sum(row["samples"] for row in timed) / (journal[-1]["seconds"] - journal[WARM_STEPS - 1]["seconds"])
-
-
-def _spread(values: Sequence[float]) -> list[str]:
-    return [f"{value:.2f}" for value in (statistics.median(values), min(values), max(values))]

@@ -124,8 +124,8 @@ class _Driver:
         takers |= {name: self._examine_expert(config, name) for name in config.experts if name not in bases}
         if config.student.start.type != "base":
             takers[BEFORE] = self._learner.examine_start.remote()
-        results = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
-        return {name: results[BASE] for name in (BEFORE, *bases)} | results
+        results: dict[str, ExamResult] = dict(zip(takers, await asyncio.gather(*takers.values()), strict=True))
+        return dict.fromkeys([BEFORE, *bases], results[BASE]) | results
 
     def _examine_expert(self, config: RunConfig, name: str) -> ray.ObjectRef[Any]:
         return self._learner.examine_expert.remote(name, partial(RunServices(RunParts(config)).expert_client, name))

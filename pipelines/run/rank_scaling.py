@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 import torch
-from rich.table import Table
 
 from actors.example_reference import AnswerReference, ExampleReference, GroupReference
 from actors.learner_rank import LearnerRank
@@ -26,12 +25,13 @@ from fields.ranks.ordered import OrderedRanks
 from fields.ranks.ranks import Alone, Ranks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
-from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table
+from pipelines.reports.measurement import Measurement
+from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth
 
 _EXPERT = "simulated"
 
 
-def rank_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
+def rank_growth(sizes: Sequence[int], step_seconds: float, steps: int) -> Measurement:
     """Samples per second of so many ranks, each with the same work in a step.
 
     Args:
@@ -40,7 +40,7 @@ def rank_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
         steps: timed for each number of ranks.
     """
     timed = partial(_timed, SimulatedFamily(step_seconds / GROUPS), steps)
-    return growth_table("Ranks of the learner", sizes, step_seconds, timed)
+    return growth("ranks", sizes, step_seconds, timed)
 
 
 async def _timed(family: SimulatedFamily, steps: int, base: Path, size: int) -> list[float]:

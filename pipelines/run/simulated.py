@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rich.table import Table
 from torch import Tensor, nn
 
 from fields.carriers import Condition
@@ -18,6 +17,7 @@ from fields.lora.adapter import LoraShape
 from fields.scene.family import SceneFamily, save_transformer
 from fields.scene.transformer import SceneTransformer
 from pipelines.cluster import connect
+from pipelines.reports.measurement import Measurement, spread
 
 WARM_STEPS = 1
 GROUPS = 4  # of each process in a step, a sample each
@@ -42,11 +42,11 @@ class SimulatedFamily(SceneFamily):
         return super().velocity(transformer, x_t, t, condition)
 
 
-def growth_table(who: str, sizes: Sequence[int], model_seconds: float, timed: Timed) -> Table:
+def growth(who: str, sizes: Sequence[int], model_seconds: float, timed: Timed) -> Measurement:
     """Samples per second by the number of processes, on a cluster that is started unless there is one.
 
     Args:
-        who: they are.
+        who: they are; also the table's name.
         sizes: how many; growth is against the smallest.
         model_seconds: simulated ones of each process in a step.
         timed: the steps of so many of them, over the base in a folder: the seconds of each.
@@ -57,16 +57,16 @@ def growth_table(who: str, sizes: Sequence[int], model_seconds: float, timed: Ti
         save_transformer(SceneTransformer(width=256, depth=4, heads=4), Path(folder))
         seconds = {size: asyncio.run(timed(Path(folder), size)) for size in sizes}
     least = statistics.median(seconds[min(seconds)])  # seconds of a step, which linear growth keeps
-    simulated = f"{GROUPS} samples of each in a step, {model_seconds:g} s of simulated model time"
-    table = Table(title=f"{who}, samples per second ({simulated})")
-    for column in ("number", "median", "lowest", "highest", "of linear", "beside the model, s per step"):
-        table.add_column(column, justify="right")
+    rows = []
     for size, taken in seconds.items():
+        step = statistics.median(taken)
         rates = [GROUPS * size / one for one in taken]
-        table.add_row(
-            str(size),
-            *(f"{value:.2f}" for value in (statistics.median(rates), min(rates), max(rates))),
-            f"{least / statistics.median(taken):.2f}",
-            f"{statistics.median(taken) - model_seconds:.2f}",
-        )
-    return table
+        rows.append([str(size), *spread(rates), f"{least / step:.2f}", f"{step - model_seconds:.2f}"])
+    return Measurement(
+        name=who,
+        title=f"Samples per second by the number of {who} ({GROUPS} samples of each in a step, {model_seconds:g} s of its "
+        "model simulated)",
+        columns=[who, "median", "lowest", "highest", "of linear", "beside the model, s per step"],
+        rows=rows,
+        raw={"step_seconds": seconds},
+    )

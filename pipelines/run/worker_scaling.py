@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rich.table import Table
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights, RolloutWorker
@@ -26,14 +25,15 @@ from fields.ranks.ranks import Ranks
 from fields.scene.family import SceneFamily
 from fields.student import LoraStudent
 from fields.versions import Merged
-from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth_table
+from pipelines.reports.measurement import Measurement
+from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, growth
 
 _FORWARDS = 3  # from noise to a sample's query
 _SETTINGS = RolloutSettings(seed=0, grid=time_grid(_FORWARDS + 1), solver=Euler())
 _ROUTE = "simulated"
 
 
-def worker_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table:
+def worker_growth(sizes: Sequence[int], step_seconds: float, steps: int) -> Measurement:
     """Samples per second of so many workers, each with the same work in a step, and a new version of the student in each.
 
     Args:
@@ -42,7 +42,7 @@ def worker_table(sizes: Sequence[int], step_seconds: float, steps: int) -> Table
         steps: timed for each number of workers.
     """
     timed = partial(_timed, SimulatedFamily(step_seconds / GROUPS / _FORWARDS), steps)
-    return growth_table("Rollout workers", sizes, step_seconds, timed)
+    return growth("workers", sizes, step_seconds, timed)
 
 
 async def _timed(family: SimulatedFamily, steps: int, base: Path, size: int) -> list[float]:

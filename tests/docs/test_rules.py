@@ -39,12 +39,15 @@ def test_every_process_settles_how_it_computes_before_it_builds_anything():
     settling = {name: text for name, text in sources() if ".settle()" in text}
     commands = ("diagnose", "experts", "generate", "run/part_times", "run/reference")
     actors = ("actors/learner.py", "actors/learner_rank.py", "actors/rollout_worker.py")
-    processes = (*actors, "services/replica.py", "services/other_rank.py")
+    timed = ("pipelines/run/publication.py", "pipelines/run/released_schedule.py")
+    processes = (*actors, "services/replica.py", "services/other_rank.py", *timed)
     assert set(settling) == {*processes, *(f"pipelines/{command}.py" for command in commands)}
     for name in processes:
         constructors = [node for node in ast.walk(ast.parse(settling[name])) if getattr(node, "name", None) == "__init__"]
         (first,) = (ast.unparse(node.body[0]) for node in constructors if isinstance(node, ast.FunctionDef))
-        assert first.endswith("numerics.settle()"), f"{name}: its constructor begins with {first}"
+        assert re.search(r"numerics(\(\)|\.build\(\))?\.settle\(\)$", first.lower()), (
+            f"{name}: its constructor begins with {first}"
+        )
 
 
 def test_an_except_names_what_it_catches():

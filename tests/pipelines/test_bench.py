@@ -1,15 +1,22 @@
 """The benchmark as a command: what it measures, and that it puts away what it deployed."""
 
+import json
 import os
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
-from pipelines.bench import main
+from pipelines.bench import _PLACES, main
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.pace import StepSeconds
+from pipelines.reports import measurement
+from pipelines.reports.measurement import Measurement
 from pipelines.run.benchmark import _limit
 from pipelines.run.part_times import part_times
+from pipelines.run.publication import publication
+from pipelines.run.released_schedule import schedules
 from services import applications
 
 
@@ -54,6 +61,44 @@ def test_processes_are_timed_with_simulated_model_time(cluster, config_file, cap
     rates = [float(re.search(rf"│ +{number} │ +([\d.]+) │", said)[1]) for number in (1, 2)]
     assert rates[0] < 4 / 2
     assert 1.4 * rates[0] < rates[1] < 8 / 2
+
+
+def test_tables_go_into_their_places_and_every_number_beside_them(tmp_path, capsys):
+    document = tmp_path / "performance.md"
+    document.write_text("Before.\n<!-- a -->\nold\n<!-- end -->\nBetween.\n<!-- b -->\n<!-- end -->\nAfter.\n")
+    one = Measurement(name="a", title="Seconds", columns=["who", "median"], rows=[["x", "1.50"]], raw={"seconds": [1, 2]})
+    measurement.write([one], tmp_path)
+    assert document.read_text() == (
+        "Before.\n<!-- a -->\nSeconds:\n\n| who | median |\n| --- | --- |\n| x | 1.50 |\n<!-- end -->\nBetween.\n"
+        "<!-- b -->\n<!-- end -->\nAfter.\n"
+    )
+    numbers = json.loads((tmp_path / "performance.json").read_text())
+    assert numbers["a"] == {"title": "Seconds", "seconds": [1, 2]}
+    assert numbers["versions"]["torch"] == torch.__version__
+    assert main(["--write", str(tmp_path / "none")]) == 2
+    assert f"there is no {tmp_path / 'none' / 'performance.md'}" in capsys.readouterr().err
+    assert main(["--write", str(tmp_path)]) == 2
+    assert "has no place for schedules: <!-- schedules --> ... <!-- end -->" in capsys.readouterr().err
+
+
+def test_the_documents_of_the_project_have_a_place_for_every_table():
+    measurement.require_places(_PLACES, Path("docs"))
+
+
+def test_the_released_schedule_is_more_work_for_the_same_samples(config_file):
+    """Sixteen forwards instead of those up to the query, one sample at a time: what decides is counted, not timed."""
+    found = schedules(config_file, 1)
+    released, own = found.raw["cpu_seconds_per_sample"].values()
+    assert len(released) == len(own) == 1
+    assert found.raw["ratios"] == [released[0] / own[0]]
+    assert found.raw["ratios"][0] > 1.2
+
+
+@pytest.mark.slow
+def test_publication_is_timed_for_every_size_and_number_of_workers(cluster):
+    found = publication([4], [1, 2], 2)
+    assert [row[:2] for row in found.rows] == [["4 MB", "1"], ["4 MB", "2"]]
+    assert all(len(one["seconds"]) == 2 and min(one["seconds"]) > 0 for one in found.raw.values())
 
 
 @pytest.mark.parametrize(
