@@ -53,7 +53,7 @@ def test_every_part_and_every_lag_is_timed(cluster, config_file, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["ranks", "workers"])
+@pytest.mark.parametrize("which", ["ranks", "workers", "replicas"])
 def test_processes_are_timed_with_simulated_model_time(cluster, config_file, capsys, which):
     """What one sleeps is the least that a step takes, and two sleep at the same time."""
     assert main([str(config_file), "--steps", "6", f"--{which}", "1", "2", "--model-seconds", "2"]) == 0
