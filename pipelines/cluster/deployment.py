@@ -17,6 +17,7 @@ from pipelines.config.run import ENCODER, SHARED
 from pipelines.config.services import ServiceConfig
 from pipelines.parts.device import device, sharing_ranks
 from pipelines.parts.run_parts import RunParts
+from pipelines.parts.traced import traced
 from services import applications
 from services.client import CallLimits
 from services.encoder import encoder_application
@@ -154,8 +155,15 @@ class RunServices:
             return encoder_application(parts.encoder_family, cache_bytes, numerics, owner, identity, resources)
         ranks = sharing_ranks(resources.ranks, device(resources.num_gpus))
         if service == SHARED:
-            return shared_experts_application(parts.shared_field, numerics, identity, resources, ranks)
-        return expert_application(partial(parts.field, service), numerics, identity, resources, ranks)
+            build_shared = partial(traced, parts, "experts", self._groups, parts.shared_field)
+            return shared_experts_application(build_shared, numerics, identity, resources, ranks)
+        build = partial(traced, parts, f"expert-{service}", 1, partial(parts.field, service))
+        return expert_application(build, numerics, identity, resources, ranks)
+
+    @property
+    def _groups(self) -> int:
+        """The groups of a step, of which each has a route."""
+        return len(self._config.routes)
 
     def encoder_client(self) -> EncoderClient:
         """A client of the encoder."""

@@ -6,7 +6,7 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from fields.method.routing import GroupedRouting
 from fields.method.times import index_at, rollout_times
@@ -20,6 +20,7 @@ from pipelines.config.operators import SELF, references
 from pipelines.config.presets import Preset, expand
 from pipelines.config.quantization import check_quantization
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
+from pipelines.config.settings import RunSettings
 from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
 from pipelines.config.training import CheckpointConfig, LearnerConfig, PublishConfig, RolloutConfig
 
@@ -30,28 +31,6 @@ STUDENT = "student"  # how the endpoint calls it beside the experts
 SHARED = "shared"  # the application of experts that share a base
 ENCODER = "encoder"
 RESERVED = (BASE, BEFORE, AFTER, SHARED, ENCODER, STUDENT, "endpoint")
-
-
-class RunSettings(Section):
-    """What is run, where it is written."""
-
-    name: Name = Field(default="scene", description="of the run's folder, actors and applications")
-    dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
-    services: Name | None = Field(
-        default=None, description="standing services that the run uses (pipelines.serve_experts); none deploys its own"
-    )
-    steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
-    seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=("tensorboard",), description="beside metrics.jsonl")
-
-    def application_name(self, service: str) -> str:
-        """The Serve application of one of the run's services; a standing one never has the name of a run's own."""
-        return f"{self.services}:{service}" if self.services else f"{self.name}-{service}"
-
-    @property
-    def services_owner(self) -> str:
-        """What the services' own metrics name as their run: the run, or the standing set, which no single run owns."""
-        return self.services or self.name
 
 
 class RouteConfig(Section):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fields import checkpoint
+from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.check_files import checked_parts
@@ -70,6 +71,10 @@ def check(planned: RunConfig, options: Options, console: Console) -> Checked:
     Raises:
         ConfigError: names the key, the value and what is allowed, or what the cluster lacks.
     """
+    if options.reference and planned.run.profile is not None:
+        raise ConfigError(
+            f"run.profile: {planned.run.profile} is for traces of a distributed run's processes; allowed with --reference: none"
+        )
     config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
     prepare_missing(config)
     parts = checked_parts(config)

@@ -1,5 +1,6 @@
 """What the learner actor is made of on a cluster; everything is built in the actor's own process."""
 
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from pipelines.config.sharing import shares_student
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.device import device, sharing_ranks
 from pipelines.parts.run_parts import RunParts
+from pipelines.parts.traced import traced
 
 _EXCHANGE_S = 600.0  # ranks wait so long for one that computes
 
@@ -78,7 +80,8 @@ class ClusterLearnerParts:
 
     def _distiller(self, ranks: Ranks) -> Distiller:
         prepare_missing(self._config)  # this may be another node than the driver's
-        return self._parts.distiller(ranks)
+        who = "learner" if ranks.size == 1 else f"learner-rank-{ranks.rank}"
+        return traced(self._parts, who, len(self._config.routes), self._parts.distiller, ranks)
 
     def rollouts(self) -> RolloutPool:
         """The rollout workers, started."""
@@ -98,7 +101,9 @@ class ClusterLearnerParts:
         options = {"num_cpus": rollout.num_cpus, "num_gpus": rollout.num_gpus, **place}
         worker = ray.remote(RolloutWorker).options(name=f"{self.run}/rollout-{number}", max_restarts=-1, **options)
         ranks = sharing_ranks(rollout.ranks, device(rollout.num_gpus))
-        return worker.remote(self._parts.policy, self.numerics, ranks, [options] * (rollout.ranks - 1))
+        forwards = max(1, rollout.steps * len(self._config.routes) // rollout.workers)
+        build = partial(traced, self._parts, f"rollout-{number}", forwards, self._parts.policy)
+        return worker.remote(build, self.numerics, ranks, [options] * (rollout.ranks - 1))
 
     def stream(self, rollouts: RolloutPool, steps: range) -> TargetStream:
         """The stream of these steps' targets, connected to the services."""
