@@ -9,7 +9,8 @@ from pipelines.config.gpus import gpu_flops
 from pipelines.config.run import ENCODER, RunConfig
 from pipelines.parts.needs import Needs
 
-LEARNER, ROLLOUT, CORES, LAG = "learner", "rollout", "the CPU's cores", "learner.lag"
+LEARNER, ROLLOUT = "learner", "rollout"
+CORES, SHARED_GPUS, LAG = "the CPU's cores", "shared GPUs", "learner.lag"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +95,12 @@ class Pace:
         # A step's rollouts begin with the version that the step `lag` before it gave, so that many steps share one way through.
         slowest = max((limits[name] for name in seconds.experts), default=0.0)
         limits[LAG] = (limits[ROLLOUT] + slowest + learner) / (config.learner.lag + 1)
-        limits[CORES] = _on_the_cpu(config, seconds) / cores
+        kinds = _kinds(config, seconds)
+        limits[CORES] = (seconds.beside + sum(kind.seconds for kind in kinds if not kind.num_gpus)) / cores
+        together = [kind for kind in kinds if 0 < kind.num_gpus < 1]  # on GPUs that they share
+        limits[SHARED_GPUS] = sum(kind.seconds for kind in together) / max(1, ceil(sum(kind.gpus for kind in together)))
         wanted = {name: max(1, ceil(value / learner)) for name, value in alone.items()}
-        demanded = [config.rollout.workers * config.rollout.ranks * config.rollout.num_gpus]
-        demanded += [section.replicas * section.num_gpus * getattr(section, "ranks", 1) for section in config.services.values()]
-        gpus = config.learner.ranks * config.learner.num_gpus + sum(demanded)
+        gpus = sum(kind.gpus for kind in kinds)
         return Pace(
             limits=limits, wanted=wanted, given=given, samples=config.learner.batch_size, steps=config.run.steps, gpus=gpus
         )
@@ -128,10 +130,25 @@ class Pace:
         return self.limits[who] / self.step_seconds
 
 
-def _on_the_cpu(config: RunConfig, seconds: StepSeconds) -> float:
-    """CPU seconds of a step: of the parts whose processes have no GPU, and of what is no part."""
-    parts = {name: (seconds.experts[name], config.services[name].num_gpus) for name in seconds.experts}
-    parts[ENCODER] = seconds.encode, config.encoder.num_gpus
-    parts[ROLLOUT] = seconds.rollout, config.rollout.num_gpus
-    parts[LEARNER] = seconds.learner, config.learner.num_gpus
-    return seconds.beside + sum(value for value, num_gpus in parts.values() if not num_gpus)
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Processes of one kind: what one alone would take for a step, the GPUs of each, and how many there are."""
+
+    seconds: float
+    num_gpus: float
+    count: int
+
+    @property
+    def gpus(self) -> float:
+        return self.num_gpus * self.count
+
+
+def _kinds(config: RunConfig, seconds: StepSeconds) -> list[_Kind]:
+    learner, rollout, encoder = config.learner, config.rollout, config.encoder
+    experts = [(seconds.experts[name], config.services[name]) for name in seconds.experts]
+    return [
+        _Kind(seconds.learner, learner.num_gpus, learner.ranks),
+        _Kind(seconds.rollout, rollout.num_gpus, rollout.workers * rollout.ranks),
+        *(_Kind(taken, section.num_gpus, section.replicas * section.resources().ranks) for taken, section in experts),
+        _Kind(seconds.encode, encoder.num_gpus, encoder.replicas),
+    ]

@@ -2,10 +2,10 @@
 
 from rich.table import Table
 
-from pipelines.parts.pace import CORES, ENCODER, LAG, LEARNER, Pace
+from pipelines.parts.pace import CORES, ENCODER, LAG, LEARNER, SHARED_GPUS, Pace
 from pipelines.reports.page import percent
 
-_NO_PROCESSES = {CORES, LAG}  # of these limits
+_NO_PROCESSES = {CORES, SHARED_GPUS, LAG}  # of these limits
 
 
 def table(pace: Pace, source: str) -> Table:
@@ -45,6 +45,8 @@ def _limit(pace: Pace) -> str:
         return f"rollouts, answers and update wait for one another ({busy}); a larger learner.lag lets them go on together"
     if pace.limit == CORES:
         return f"the CPU's cores, which all processes share ({busy}); more processes change nothing"
+    if pace.limit == SHARED_GPUS:
+        return f"the GPUs that several processes share ({busy}); a GPU of its own for each kind helps (num_gpus: 1)"
     key = {"rollout": "rollout.workers", ENCODER: "encoder.replicas"}.get(pace.limit, f"experts.{pace.limit}.replicas")
     return f"{pace.limit} ({busy}); set {key}={pace.wanted[pace.limit]}"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.parts.needs import Needs
-from pipelines.parts.pace import CORES, LAG, LEARNER, ROLLOUT, Pace, StepSeconds
+from pipelines.parts.pace import CORES, LAG, LEARNER, ROLLOUT, SHARED_GPUS, Pace, StepSeconds
 from pipelines.parts.run_parts import RunParts
 from pipelines.parts.work import Work
 from pipelines.reports.pace import lines
@@ -19,7 +19,8 @@ SECONDS = StepSeconds(encode=0.5, rollout=12.0, experts={"local_edit": 3.0, "glo
         (["rollout.workers=3", "learner.lag=0"], 100, LAG, 12 / 3 + 3 + 4, "a larger learner.lag lets them go on together"),
         (["rollout.workers=3", "learner.lag=2"], 100, LEARNER, 4, "the learner"),
         (["rollout.workers=9"], 2, CORES, (0.5 + 12 + 3 + 1 + 4 + 1.5) / 2, "the CPU's cores, which all processes share"),
-        (["rollout.workers=9", "learner.num_gpus=1", "rollout.num_gpus=0.1"], 1, CORES, 0.5 + 3 + 1 + 1.5, "the CPU's cores"),
+        (["rollout.workers=9", "learner.num_gpus=1", "rollout.num_gpus=1"], 1, CORES, 0.5 + 3 + 1 + 1.5, "the CPU's cores"),
+        (["rollout.workers=9", "learner.num_gpus=0.5", "rollout.num_gpus=0.25"], 99, SHARED_GPUS, 16 / 3, "that several"),
         (
             ["rollout.workers=9", "learner.ranks=4", "learner.batch_size=96"],
             99,
