@@ -16,6 +16,7 @@ Identity = Mapping[str, Any]  # plain values
 _ANSWER_S = 60.0
 _DELETION_S = 120.0
 _POLL_S = 0.2
+_DEPLOYED = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,13 @@ def replicas(name: str) -> int:
 def scale(name: str, count: int, timeout_s: float) -> None:
     """Give an application so many replicas; the ones that it keeps go on. Returns when they run.
 
+    One whose replicas are just coming, going or being replaced can be given another number too.
+
     Raises:
-        ValueError: if Serve scales the application by itself, or it does not run.
+        ValueError: if Serve scales the application by itself, or it was not deployed.
         TimeoutError: if they don't run in time; they may still come.
     """
-    if listed().get(name) != "RUNNING":
+    if listed().get(name) not in _DEPLOYED:
         raise ValueError(f"{name} does not run")
     (deployment,) = serve.status().applications[name].deployments
     set_replicas(name, deployment, count)

@@ -270,11 +270,13 @@ def test_replicas_of_several_processes_come_and_go_while_calls_go_on(deployed, t
 
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(lambda: asyncio.run(ask_on()))
-        scale(APPLICATION, 3, timeout_s=LIMIT_S)
-        wait_for(lambda: len(computing()) == 6 or asking.done(), lambda: f"six processes at work; {computing()} were")
-        scale(APPLICATION, 1, timeout_s=LIMIT_S)
-        wait_for(lambda: sum(map(alive, computing())) == 2 or asking.done(), "the end of four processes")
-        done.set()
+        try:
+            scale(APPLICATION, 3, timeout_s=LIMIT_S)
+            wait_for(lambda: len(computing()) == 6 or asking.done(), lambda: f"six processes at work; {computing()} were")
+            scale(APPLICATION, 1, timeout_s=LIMIT_S)
+            wait_for(lambda: sum(map(alive, computing())) == 2 or asking.done(), "the end of four processes")
+        finally:
+            done.set()
         assert asking.result() >= 6
     assert replicas(APPLICATION) == 1
     assert len(computing()) == 6

@@ -69,6 +69,18 @@ def test_scaling_up_and_down_keeps_the_process_that_stays(tmp_path):
     assert last in three, "the one that stays is none that was started again"
 
 
+def test_a_number_that_there_is_no_room_for_can_be_taken_back():
+    start(Resources(num_cpus=5))  # of eight
+    with pytest.raises(TimeoutError, match=r"1 of 2 replicas of scaled run after 1 s"):
+        scale(APPLICATION, 2, timeout_s=1)
+    assert listed()[APPLICATION] != "RUNNING"
+    scale(APPLICATION, 1, timeout_s=LIMIT_S)
+    assert len(processes(4, 0.0)) == replicas(APPLICATION) == 1
+    delete_and_wait([APPLICATION])
+    with pytest.raises(ValueError, match="scaled does not run"):
+        scale(APPLICATION, 1, timeout_s=LIMIT_S)
+
+
 def test_serve_itself_adds_a_replica_for_a_queue():
     start(Resources(num_cpus=0.1, most_replicas=2, target_calls=1.0), autoscaled=(APPLICATION,))
     (first,) = processes(4, 0.0)

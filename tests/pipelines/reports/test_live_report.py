@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config.run import RunConfig
 from pipelines.run import distributed as distributed_run
-from pipelines.run import reference as reference_run
+from pipelines.run import one_process
 from runs import distributed, reference
 
 
@@ -26,7 +26,7 @@ def reports(monkeypatch) -> list[tuple[int, float]]:
 
         return report
 
-    for module in (distributed_run, reference_run):
+    for module in (distributed_run, one_process):
         monkeypatch.setattr(module, "report_so_far", recorded(module.report_so_far))
     return seen
 
