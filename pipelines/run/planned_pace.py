@@ -12,7 +12,7 @@ from pipelines.parts.pace import Pace, StepSeconds
 from pipelines.parts.work import Work
 from pipelines.run.part_times import part_times
 
-_CALLS_S = 0.05  # CPU seconds of all processes for what passes between them for a group: docs/performance.md
+_CALLS_S = 0.1  # CPU seconds of all processes for what passes between them for a group: docs/performance.md
 
 
 def estimated(config: RunConfig, needs: Needs, share: float) -> tuple[Pace | None, str]:
