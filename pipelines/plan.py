@@ -33,18 +33,15 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--share {options.share:g}: allowed are numbers above 0, up to 1")
         config = load_config(options.config, [*options.overrides, *gpu])
         needs = Needs.of(config)
-        pace, source = measured(config, options.measure) if options.measure else estimated(config, needs, options.share)
+        pace, source = estimated(config, needs, options.share) if options.measure is None else measured(config, options.measure)
     except ConfigError as error:
         complain(error)
         return 2
-    console = Console(width=None if sys.stdout.isatty() else 128, highlight=False, soft_wrap=True, markup=False)
-    console.print(memory.table(needs))
-    for line in memory.lines(needs):
-        console.print(line)
-    if pace is not None:
-        console.print(speed.table(pace, source))
-    for line in speed.lines(pace) if pace is not None else [source]:
-        console.print(line)
+    console = Console(width=None if sys.stdout.isatty() else 128)
+    said = [memory.table(needs), *memory.lines(needs)]
+    said += [source] if pace is None else [speed.table(pace, source), *speed.lines(pace)]
+    for one in said:
+        console.print(one, highlight=False, soft_wrap=isinstance(one, str), markup=False)
     return 1 if needs.too_large else 0
 
 

@@ -155,15 +155,10 @@ class RunServices:
             return encoder_application(parts.encoder_family, cache_bytes, numerics, owner, identity, resources)
         ranks = sharing_ranks(resources.ranks, device(resources.num_gpus))
         if service == SHARED:
-            build_shared = partial(traced, parts, "experts", self._groups, parts.shared_field)
+            build_shared = partial(traced, parts, "experts", len(config.routes), parts.shared_field)
             return shared_experts_application(build_shared, numerics, identity, resources, ranks)
         build = partial(traced, parts, f"expert-{service}", 1, partial(parts.field, service))
         return expert_application(build, numerics, identity, resources, ranks)
-
-    @property
-    def _groups(self) -> int:
-        """The groups of a step, of which each has a route."""
-        return len(self._config.routes)
 
     def encoder_client(self) -> EncoderClient:
         """A client of the encoder."""

@@ -259,6 +259,15 @@ class RunConfig(Section):
         return SHARED if self.experts[expert].placement == "shared" else expert
 
     @model_validator(mode="after")
+    def _traces_are_of_training(self) -> "RunConfig":
+        if self.run.profile is not None and self.eval.every:
+            raise ValueError(
+                "run.profile: traces are of the first forwards, which are those of an exam with eval.every: "
+                f"{self.eval.every}; allowed: none, or eval.every: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _microbatches_fill_the_batch(self) -> "RunConfig":
         granularity = getattr(self.routing, "granularity", None)
         if granularity == "microbatch" and self.learner.batch_size % self.rollout.group_size:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from pipelines.config.gpus import CONTEXT, room
+from pipelines.config.run import SHARED
+
+SHARED_EXPERTS = "shared experts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +44,12 @@ class Footprint:
     def fits(self, gpu: str) -> bool:
         """Whether its share of a GPU has room for it."""
         return self.device <= self.room(gpu) + CONTEXT
+
+
+def who_of(service: str) -> str:
+    """What tables call the processes of a service of experts: as the configuration does, or the shared ones together.
+
+    >>> who_of("local_edit"), who_of("shared")
+    ('experts.local_edit', 'shared experts')
+    """
+    return SHARED_EXPERTS if service == SHARED else f"experts.{service}"

@@ -19,7 +19,7 @@ from pipelines.config.gpus import GIGABYTE
 from pipelines.config.run import ENCODER, SHARED, RunConfig
 from pipelines.config.services import ExpertConfig
 from pipelines.config.sharing import shares_student
-from pipelines.parts.footprint import Footprint
+from pipelines.parts.footprint import Footprint, who_of
 from pipelines.parts.run_parts import RunParts
 from pipelines.parts.shards import FLOAT32, RankShare, rank_share, train_without_gradients
 
@@ -221,7 +221,7 @@ class Footprints:
             smaller = f", or more experts.{members[0]}.ranks"
             weights = self._shared_frozen(ranks, len(copies)) + (adapters if shared else adapters / ranks)
         return Footprint(
-            who="shared experts" if shared else f"experts.{name}",
+            who=who_of(name),
             count=section.replicas * ranks,
             num_gpus=section.num_gpus,
             weights=weights,

@@ -7,6 +7,7 @@ from math import ceil
 
 from pipelines.config.gpus import gpu_flops
 from pipelines.config.run import ENCODER, RunConfig
+from pipelines.parts.footprint import who_of
 from pipelines.parts.needs import Needs
 
 LEARNER, ROLLOUT = "learner", "rollout"
@@ -87,13 +88,14 @@ class Pace:
     @staticmethod
     def of(config: RunConfig, seconds: StepSeconds, cores: float) -> "Pace":
         """Of a run whose parts take these seconds; `cores` is what all its processes without a GPU compute on."""
-        given = {ROLLOUT: config.rollout.workers, **{name: config.services[name].replicas for name in seconds.experts}}
+        experts = {who_of(name): (taken, config.services[name].replicas) for name, taken in seconds.experts.items()}
+        given = {ROLLOUT: config.rollout.workers, **{who: replicas for who, (_, replicas) in experts.items()}}
         given[ENCODER] = config.encoder.replicas
-        alone = {ROLLOUT: seconds.rollout, **seconds.experts, ENCODER: seconds.encode}
+        alone = {ROLLOUT: seconds.rollout, **{who: taken for who, (taken, _) in experts.items()}, ENCODER: seconds.encode}
         learner = seconds.learner / config.learner.ranks
-        limits = {LEARNER: learner, **{name: value / given[name] for name, value in alone.items()}}
+        limits = {LEARNER: learner, **{who: value / given[who] for who, value in alone.items()}}
         # A step's rollouts begin with the version that the step `lag` before it gave, so that many steps share one way through.
-        slowest = max((limits[name] for name in seconds.experts), default=0.0)
+        slowest = max((limits[who] for who in experts), default=0.0)
         limits[LAG] = (limits[ROLLOUT] + slowest + learner) / (config.learner.lag + 1)
         kinds = _kinds(config, seconds)
         limits[CORES] = (seconds.beside + sum(kind.seconds for kind in kinds if not kind.num_gpus)) / cores

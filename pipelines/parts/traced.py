@@ -16,7 +16,7 @@ def traced(parts: RunParts, who: str, forwards: int, build: Callable[[Ranks], M]
     Args:
         parts: of the run.
         who: the process is.
-        forwards: that it computes in about one step.
+        forwards: that it computes in about one step, which has a group of each route.
         build: loads the model, or a rank's part of it.
         ranks: of this process.
     """

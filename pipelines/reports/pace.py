@@ -2,7 +2,8 @@
 
 from rich.table import Table
 
-from pipelines.parts.pace import CORES, ENCODER, LAG, LEARNER, SHARED_GPUS, Pace
+from pipelines.parts.footprint import SHARED_EXPERTS
+from pipelines.parts.pace import CORES, LAG, LEARNER, ROLLOUT, SHARED_GPUS, Pace
 from pipelines.reports.page import percent
 
 _NO_PROCESSES = {CORES, SHARED_GPUS, LAG}  # of these limits
@@ -47,8 +48,11 @@ def _limit(pace: Pace) -> str:
         return f"the CPU's cores, which all processes share ({busy}); more processes change nothing"
     if pace.limit == SHARED_GPUS:
         return f"the GPUs that several processes share ({busy}); a GPU of its own for each kind helps (num_gpus: 1)"
-    key = {"rollout": "rollout.workers", ENCODER: "encoder.replicas"}.get(pace.limit, f"experts.{pace.limit}.replicas")
-    return f"{pace.limit} ({busy}); set {key}={pace.wanted[pace.limit]}"
+    wanted = pace.wanted[pace.limit]
+    if pace.limit == SHARED_EXPERTS:
+        return f"{pace.limit} ({busy}); set replicas of each of them to {wanted}"
+    key = "rollout.workers" if pace.limit == ROLLOUT else f"{pace.limit}.replicas"
+    return f"{pace.limit} ({busy}); set {key}={wanted}"
 
 
 def _duration(hours: float) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,14 @@ class Sleeper:
             (folder / str(os.getpid())).touch()
         await asyncio.sleep(seconds)
         return os.getpid()
+
+
+class Gated(Sleeper):
+    """Isn't there as long as a file is."""
+
+    async def __init__(self, gate: Path):
+        while gate.exists():
+            await asyncio.sleep(0.1)
 
 
 def start(resources: Resources, autoscaled: tuple[str, ...] = ()) -> None:
@@ -67,6 +76,21 @@ def test_scaling_up_and_down_keeps_the_process_that_stays(tmp_path):
     assert answered <= three, "those that were asked to end finished what they had been asked"
     (last,) = processes(4, 0.0)
     assert last in three, "the one that stays is none that was started again"
+
+
+def test_an_application_whose_replica_is_being_replaced_can_be_scaled(tmp_path):
+    """By as many as it needs to be up again, say."""
+    gate = tmp_path / "closed"
+    deployment = serve.deployment(name="sleeper", **Resources(num_cpus=0.1).deployment_options())(Gated)
+    deploy({APPLICATION: deployment.bind(gate)})
+    gate.touch()
+    (lost,) = processes(1, 0.0)
+    os.kill(lost, signal.SIGKILL)
+    wait_for(lambda: listed()[APPLICATION] != "RUNNING", "Serve to notice that the replica is gone")
+    with pytest.raises(TimeoutError, match=r"0 of 2 replicas of scaled run after 1 s"):
+        scale(APPLICATION, 2, timeout_s=1)
+    gate.unlink()
+    wait_for(lambda: replicas(APPLICATION) == 2, "two replicas")
 
 
 def test_a_number_that_there_is_no_room_for_can_be_taken_back():

@@ -1,5 +1,7 @@
 """How fast a run is planned to be: the closed form of each limit, and what a run asks of its parts."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipelines.parts.needs import Needs
@@ -24,7 +26,7 @@ SECONDS = StepSeconds(encode=0.5, rollout=12.0, experts={"local_edit": 3.0, "glo
         (
             ["rollout.workers=9", "learner.ranks=4", "learner.batch_size=96"],
             99,
-            "local_edit",
+            "experts.local_edit",
             3,
             "experts.local_edit.replicas=3",
         ),
@@ -41,9 +43,20 @@ def test_what_takes_longest_decides(make_config, overrides, cores, limit, second
 
 def test_as_many_as_wanted_keep_the_learner_busy(make_config):
     pace = Pace.of(make_config("rollout.workers=1"), SECONDS, 100)
-    assert pace.wanted == {ROLLOUT: 3, "local_edit": 1, "global_edit": 1, "encoder": 1}
+    assert pace.wanted == {ROLLOUT: 3, "experts.local_edit": 1, "experts.global_edit": 1, "encoder": 1}
     enough = make_config("rollout.workers=3", "learner.lag=9")
     assert Pace.of(enough, SECONDS, 100).busy(LEARNER) == 1
+
+
+def test_shared_experts_and_one_that_is_called_as_a_part_is_are_told_apart(make_config):
+    shared = [f"experts.{name}.placement=shared" for name in ("text_to_image", "local_edit", "global_edit")]
+    config = make_config("rollout.workers=9", "learner.lag=9", *shared)
+    pace = Pace.of(config, replace(SECONDS, experts={"shared": 9.0}), 100)
+    assert (pace.limit, pace.step_seconds) == ("shared experts", 9)
+    assert lines(pace)[1].endswith("; set replicas of each of them to 3")
+    config = make_config("experts.rollout={num_cpus: 0.1}", "rollout.workers=3", "learner.lag=9")
+    pace = Pace.of(config, replace(SECONDS, experts={"rollout": 3.0}), 100)
+    assert (pace.limits[ROLLOUT], pace.limits["experts.rollout"], pace.limit) == (4, 3, LEARNER)
 
 
 def test_gpus_are_counted_with_ranks_and_replicas(make_config):
@@ -102,6 +115,7 @@ def test_the_command_says_it(config_file, capsys):
     [
         (["--share", "0"], "--share 0: allowed are numbers above 0, up to 1"),
         (["--share", "1.5"], "--share 1.5: allowed are numbers above 0, up to 1"),
+        (["--measure", "0"], "--measure 0: allowed are numbers above 0"),
         (["--measure", "-1"], "--measure -1: allowed are numbers above 0"),
     ],
 )

@@ -31,6 +31,11 @@ def test_every_process_that_computes_velocities_writes_a_trace(cluster, make_con
     assert not any("Backward" in name for name in traces["expert-local_edit"])
 
 
+def test_traces_are_of_training_and_not_of_exams(make_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"run\.profile: traces .* with eval\.every: 4; allowed: none, or eval\.every: 0"):
+        make_config(f"run.profile={tmp_path}", "eval.every=4")
+
+
 def test_the_reference_loop_has_no_processes_to_trace(make_config, tmp_path):
     with pytest.raises(ConfigError, match=r"run\.profile: .* distributed run's processes; allowed with --reference: none"):
         distill(make_config(f"run.profile={tmp_path}"), reference=True)
