@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.checkpoints import Checkpoints
 from actors.curriculum import Change
 from actors.examiner import Examiner
 from actors.example_reference import ExampleReference
@@ -69,6 +70,7 @@ class Learner:
         self._recipe, self._largest = parts.recipe, parts.largest
         self._recoveries: list[int] = []  # the steps that were returned to
         self._journal = Journal(folder, start, parts.loggers)
+        self._checkpoints = Checkpoints(folder, self._schedule.keep_checkpoints, parts.mirror(), parts.run, self._warn)
         self._metrics = LearnerMetrics(parts.run)
         self._stopping = self._ended = False
         self._progress = Progress(step=start, seconds=0.0, samples=0, staleness=0, update=None, examined=None)
@@ -98,7 +100,7 @@ class Learner:
                 if self._ended:
                     raise
                 lost = str(error)  # and not the error: its traceback keeps the old student in memory
-            own = await asyncio.to_thread(checkpoint.newest, self._folder / "checkpoints", self._schedule.start)
+            own = await self._checkpoints.newest(self._schedule.start)
             path, step = (own, checkpoint.steps_of(own)) if own else (self._resume, self._schedule.start)
             self._recoveries.append(step)
             if self._recoveries.count(step) > _MOST_RECOVERIES:
@@ -134,7 +136,7 @@ class Learner:
             self._record(step, examples, update, done - began, StepTimes(wait=came - asked, update=done - came, save=save))
             save = 0.0
             if schedule.saves_after(step + 1) or self._stopping:
-                await self._save(step + 1)
+                await self._checkpoints.save(self._student, step + 1, self._recipe)
                 save = time.monotonic() - done
             if self._stopping:
                 return
@@ -156,11 +158,6 @@ class Learner:
         if publication is not None:
             stream.publish(version, publication)
             publication.add_done_callback(lambda _: self._metrics.published(time.monotonic() - began))
-
-    async def _save(self, step: int) -> None:
-        folder = self._folder / "checkpoints"
-        await self._student.save(folder, step, self._recipe)
-        await asyncio.to_thread(checkpoint.prune, folder, self._schedule.keep_checkpoints)
 
     def _record(self, step: int, examples: list[ExampleReference], update: Update, seconds: float, times: StepTimes) -> None:
         version = self._schedule.lag.version(step)
@@ -282,8 +279,9 @@ class Learner:
         self._stopping = True
 
     async def close(self) -> None:
-        """Everything recorded is on disk, or with the trackers; nothing is recorded after it."""
+        """Everything recorded is on disk, or with the trackers, and in the mirror; nothing is recorded after it."""
         self._journal.close()
+        await self._checkpoints.finish()
 
     async def progress(self) -> Progress:
         """Where the run is."""

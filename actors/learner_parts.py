@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from actors.examiner import Examiner
+from actors.mirror import Mirror
 from actors.pool_sizing import PoolSizing
 from actors.rank_group import RankGroup
 from actors.rollout_pool import RolloutPool
@@ -28,6 +29,10 @@ class LearnerParts(Protocol):
 
     def ranks(self) -> RankGroup:
         """The processes that hold the student, started."""
+        ...
+
+    def mirror(self) -> Mirror | None:
+        """Where checkpoints are copied to, if anywhere."""
         ...
 
     def rollouts(self) -> RolloutPool:

@@ -34,7 +34,7 @@ A_co = TypeVar("A_co", covariant=True)
 _GRACE_S = 5.0  # after one rank failed, for the others to say what they know
 _APART_S = 900.0  # between the first and the last answer to what all are asked
 _SILENT_S = 60.0  # after which it is said that nobody answers
-_ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # a rank's process is gone, by the host's memory or otherwise
+ENDED = (RayActorError, OutOfMemoryError, ObjectLostError)  # an actor's process is gone, by the host's memory or otherwise
 
 
 class RanksLost(Exception):
@@ -213,4 +213,4 @@ async def _one(tasks: "Sequence[asyncio.Task[A]]") -> None:
 def _ends(failure: BaseException) -> bool:
     """Whether a rank is of no use any more: its process has ended, or its device is broken."""
     raised = cause(failure)
-    return isinstance(failure, _ENDED) or (isinstance(raised, RuntimeError) and breaks_device(raised))
+    return isinstance(failure, ENDED) or (isinstance(raised, RuntimeError) and breaks_device(raised))

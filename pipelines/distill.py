@@ -1,23 +1,27 @@
 """Distil experts into one student: `python -m pipelines.distill CONFIG.yaml [dotted.key=value ...]`."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.config.errors import ConfigError, complain
+from pipelines.run.supervisor import STOPPED
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, validate, run, report. Returns the exit status: 2 for what is wrong with the input."""
     given, console = parser().parse_intermixed_args(arguments), Console(markup=False)
+    if given.supervise and not given.dry_run:
+        return _supervised(given, [argument for argument in arguments if argument != "--supervise"], console)
     # here, so that --help needs neither torch nor Ray
     from pipelines.config.load import load_config
     from pipelines.run.distill import carry_out, check, planned_memory
+    from pipelines.run.failures import RunFailed
     from pipelines.run.launch import Options
 
     options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
@@ -38,10 +42,29 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         complain(error)
         return 2
+    except RunFailed as error:
+        complain(error)
+        return 1
     if outcome is None:
         console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
-        return 128 + signal.SIGTERM
+        return STOPPED
     return 0
+
+
+def _supervised(given: argparse.Namespace, arguments: Sequence[str], console: Console) -> int:
+    """The same in a process of its own, which is started again where it ends without having finished."""
+    from pipelines.config.load import load_config
+    from pipelines.run.supervisor import supervise
+    from pipelines.run_folder.find import newest_step
+
+    try:
+        folder = load_config(given.config, given.overrides).folder
+    except ConfigError as error:
+        complain(error)
+        return 2
+    driver = [sys.executable, "-m", "pipelines.distill", *arguments]
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    return supervise(driver, [*driver, "--resume", "auto"], partial(newest_step, folder), say)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="validate everything, deploy nothing")
     parser.add_argument("--reference", action="store_true", help="the plain loop in this process, without Ray")
     parser.add_argument("--resume", default="auto", metavar="auto|never|CHECKPOINT", help="where to continue; default auto")
+    parser.add_argument(
+        "--supervise", action="store_true", help="start the run again from its newest checkpoint if its process is killed"
+    )
     parser.add_argument("--address", help="of a running Ray cluster; default: RAY_ADDRESS, else start one in this process")
     parser.add_argument(
         "--wait",

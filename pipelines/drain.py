@@ -7,6 +7,7 @@ watches over the job starts it again, from that step. Returns when all drivers a
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import psutil
@@ -15,8 +16,8 @@ _DRIVER = ("-m", "pipelines.distill")
 
 
 def drivers() -> list[psutil.Process]:
-    """The processes of this machine that drive a run."""
-    return [process for process in psutil.process_iter(["cmdline"]) if _drives(process.info["cmdline"] or [])]
+    """The processes of this machine that drive a run, or supervise one that does."""
+    return [process for process in psutil.process_iter(["cmdline", "ppid"]) if _drives(process.info["cmdline"] or [])]
 
 
 def _drives(command: list[str]) -> bool:
@@ -26,11 +27,13 @@ def _drives(command: list[str]) -> bool:
 def main(arguments: Sequence[str]) -> None:
     """Ask the drivers to stop, and wait until they have."""
     argparse.ArgumentParser(prog="python -m pipelines.drain", description=__doc__).parse_args(arguments)
-    asked = drivers()
-    for driver in asked:
-        driver.terminate()
-    psutil.wait_procs(asked)
-    print(f"{len(asked)} runs ended")
+    asked = {driver.pid: driver for driver in drivers()}
+    runs = sum(driver.info["ppid"] not in asked for driver in asked.values())  # a supervised driver is its supervisor's
+    for driver in asked.values():
+        with suppress(psutil.NoSuchProcess):  # its supervisor, asked before it, has passed that on
+            driver.terminate()
+    psutil.wait_procs(list(asked.values()))
+    print(f"{runs} runs ended")
 
 
 if __name__ == "__main__":

@@ -16,19 +16,25 @@ from pipelines.config.comparison import Comparison, Experiment
 from pipelines.config.run import BASE
 from pipelines.reports.charts import Line, line_chart, linear_axis
 from pipelines.reports.page import template
+from pipelines.run_folder.time_to_skill import ExamTaken, first_holding
 
 Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A variant at one guidance scale: its scores over the seeds, and the paired difference to the experiment's default."""
+    """A variant at one guidance scale: its scores over the seeds, and the paired difference to the experiment's default.
+
+    `held` is the seconds until a student first held its experts' skills, over the `holders`: the seeds in which it did.
+    """
 
     label: str
     score: Estimate
     routes: Mapping[str, Estimate]
     gap: Estimate | None
     seconds: Estimate
+    held: Estimate | None
+    holders: int
     is_default: bool
 
 
@@ -48,7 +54,7 @@ class Table:
 def write_report(comparison: Comparison, content: Mapping[str, Any], output: Path, source: Path) -> None:
     """Write the pages of what has been run so far."""
     tables = [
-        _table(name, experiment, _results(comparison, experiment, content), content, _teachers(comparison, experiment))
+        _table(comparison, name, _results(comparison, experiment, content), content)
         for name, experiment in comparison.experiments.items()
     ]
     facts = {
@@ -79,17 +85,13 @@ def _teachers(comparison: Comparison, experiment: Experiment) -> list[str]:
     return [BASE, *(name for name in configs[0].experts if name in asked)]
 
 
-def _table(
-    name: str,
-    experiment: Experiment,
-    results: Mapping[str, Mapping[int, Result]],
-    content: Mapping[str, Any],
-    teachers: Sequence[str],
-) -> Table:
+def _table(comparison: Comparison, name: str, results: Mapping[str, Mapping[int, Result]], content: Mapping[str, Any]) -> Table:
+    experiment = comparison.experiments[name]
     scores = {label: {seed: _score(experiment, label, result) for seed, result in of.items()} for label, of in results.items()}
     rows = []
     for label, of in results.items():
         if of:
+            held = [found for result in of.values() if (found := _held(comparison, experiment, label, result, content))]
             rows.append(
                 Row(
                     label=label,
@@ -100,6 +102,8 @@ def _table(
                     },
                     gap=None if label == experiment.default else difference(scores[label], scores[experiment.default]),
                     seconds=estimate([result["seconds"] for result in of.values()]),
+                    held=estimate([exam.seconds for exam in held]) if held else None,
+                    holders=len(held),
                     is_default=label == experiment.default,
                 )
             )
@@ -109,7 +113,7 @@ def _table(
         rows=rows,
         experts={
             model: {route: route_skill(content["experts"][model], route) for route in experiment.routes}
-            for model in teachers
+            for model in _teachers(comparison, experiment)
             if model in content["experts"]
         },
         verdicts=[_verdict(better, worse, scores) for better, worse in experiment.orders],
@@ -134,10 +138,23 @@ def _verdict(better: str, worse: str, scores: Mapping[str, dict[int, float]]) ->
     return f"{better} over {worse}: {verdict(scores[better], scores[worse])} ({gap}, {gap.count} seeds)"
 
 
-def _curve(result: Result) -> list[Mapping[str, Any]]:
+def _curve(result: Result) -> list[ExamTaken]:
     """The exams of a run in order, that of the finished student last."""
     final = {"step": result["settings"]["steps"], "seconds": result["seconds"], "samples": result["samples"]}
-    return [*result["curve"], final | {"skills": result["skills"]["1"]}]
+    return [ExamTaken(**exam) for exam in [*result["curve"], final | {"skills": result["skills"]["1"]}]]
+
+
+def _held(
+    comparison: Comparison, experiment: Experiment, label: str, result: Result, content: Mapping[str, Any]
+) -> ExamTaken | None:
+    """When a run's student first held the skills of the experts that taught it, in the experiment's routes."""
+    variant, scale = experiment.rows[label]
+    if scale != 1 or "1" not in result["skills"]:
+        return None  # the exams on the way are without guidance
+    routes = configure(comparison, experiment.variants[variant], comparison.seeds[0]).routes
+    known = content["experts"]  # empty until the experts took their exams
+    levels = {route: route_skill(known[routes[route].expert], route) for route in experiment.routes if known}
+    return first_holding(_curve(result), levels)
 
 
 def _charts(experiment: Experiment, results: Mapping[str, Mapping[int, Result]]) -> list[str]:
@@ -150,8 +167,8 @@ def _charts(experiment: Experiment, results: Mapping[str, Mapping[int, Result]])
             if curves and experiment.rows[label][1] == 1:
                 points = [
                     (
-                        sum(curve[n][axis] for curve in curves) / len(curves),
-                        100 * sum(_mean(curve[n]["skills"], experiment.routes) for curve in curves) / len(curves),
+                        sum(getattr(curve[n], axis) for curve in curves) / len(curves),
+                        100 * sum(_mean(curve[n].skills, experiment.routes) for curve in curves) / len(curves),
                     )
                     for n in range(min(map(len, curves)))
                 ]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import count
 from math import ceil
@@ -24,8 +25,9 @@ from pipelines.config.comparison import Comparison
 from pipelines.config.recipe import recipe
 from pipelines.config.run import BASE, RunConfig
 from pipelines.parts.run_parts import RunParts
-from pipelines.run.distributed import end, start_learner
+from pipelines.run.learner_process import end, start_learner
 from pipelines.run.origin import Origin
+from pipelines.run_folder.time_to_skill import exams_taken
 
 
 async def run_all(
@@ -134,13 +136,5 @@ def _result(config: RunConfig, weights: Weights, skills: Mapping[str, Skills]) -
         "samples": sum(row["samples"] for row in steps),
         "loss": steps[-1]["loss"] if steps else None,
         "skills": skills,
-        "curve": [
-            {
-                "step": row["step"],
-                "seconds": steps[row["step"] - 1]["seconds"],
-                "samples": sum(step["samples"] for step in steps[: row["step"]]),
-                "skills": row["skills"],
-            }
-            for row in rows(config.folder / SKILLS)
-        ],
+        "curve": [asdict(exam) for exam in exams_taken(steps, rows(config.folder / SKILLS))],
     }

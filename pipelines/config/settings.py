@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from pipelines.config.base import Name, Section
 
@@ -18,6 +18,9 @@ class RunSettings(Section):
     )
     steps: NonNegativeInt = Field(default=600, description="optimizer steps; with 0 the student's start is evaluated alone")
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
+    watchdog_s: PositiveFloat = Field(
+        default=120.0, description="seconds after which a learner that does not answer counts as hung, and is started anew"
+    )
     profile: Path | None = Field(
         default=None,
         description="folder for traces of about three steps of every process that computes velocities; none traces nothing",

@@ -6,6 +6,7 @@ from functools import cache, cached_property
 import torch
 from torch import nn
 
+from actors.mirror import Mirror
 from actors.schedule import Schedule
 from fields.carriers import GIVEN, Tensors, Variant
 from fields.compilation import M, compiled
@@ -96,6 +97,16 @@ class RunParts:
             rows=dict(self.rows),
             size=self._size,
         )
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """Where the run is copied to, if anywhere.
+
+        Raises:
+            ValueError: if nothing reads its URI.
+        """
+        uri = self.config.checkpoint.mirror
+        return None if uri is None else Mirror(uri, self.config.run.name)
 
     @cached_property
     def largest_pass(self) -> Pass:

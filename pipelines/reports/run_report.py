@@ -22,7 +22,8 @@ from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.reports.charts import Line, line_chart, linear_axis, logarithmic_axis, share_bar, smoothed
 from pipelines.reports.grids import data_uri, grid_metrics, grid_rows
 from pipelines.reports.page import template
-from pipelines.run_folder.outcome import Outcome, summarize
+from pipelines.run_folder.outcome import Outcome, expert_levels, summarize
+from pipelines.run_folder.time_to_skill import SHARE, lacking
 
 EXAMPLES = 4  # questions per category whose answers are shown
 SMOOTHING = 0.9  # decay of the moving average that is drawn over the losses
@@ -110,6 +111,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
         route_skill=route_skill,
         skills={column.model: outcome.results[column.model].skills for column in columns},
         verdicts=[_verdict(outcome, route, experts.get(route)) for route in ROUTE_CATEGORIES] if columns else [],
+        time_to_skill=_time_to_skill(config, outcome, summary) if columns else "",
         charts=[
             Markup(chart)
             for chart in (
@@ -153,6 +155,16 @@ def _verdict(outcome: Outcome, route: str, expert: str | None) -> Verdict:
         expert=expert,
         expert_skill=graded(expert) if expert else None,
     )
+
+
+def _time_to_skill(config: RunConfig, outcome: Outcome, summary: Mapping[str, Any]) -> str:
+    """When the student first held its experts' skills, or what it lacks, in a sentence."""
+    held, goal = summary["time_to_skill"], f"{SHARE:.0%} of every expert's skill".replace("%", " %")
+    if held:
+        return f"It first held {goal} after {held['step']:,} steps: {held['samples']:,} samples, {held['seconds']:.0f} s."
+    missing = lacking(outcome.results[AFTER].skills, expert_levels(config, outcome))
+    shares = ", ".join(f"{100 * share:.0f} % of {route}'s" for route, share in missing.items())
+    return f"It does not hold {goal} yet: {shares}." if missing else ""
 
 
 def _loss_chart(routes: Sequence[str], metrics: Rows) -> str:

@@ -1,10 +1,12 @@
 """A whole distillation, from a configuration to the run's outcome; `python -m pipelines.distill` and Python scripts call it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from actors.mirror import Mirror
 from fields import checkpoint
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
@@ -14,6 +16,7 @@ from pipelines.parts.needs import Needs
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.needs import summary
 from pipelines.run.launch import Options, begin_folder, finish, reserve_cluster, run
+from pipelines.run.mirrored import discard_after, open_mirror, restore, store_record
 from pipelines.run.origin import Origin
 from pipelines.run_folder.changes import recorded_config, with_recorded_changes
 from pipelines.run_folder.outcome import Outcome
@@ -31,11 +34,13 @@ class Checked:
         parts: of the configuration with the changes that an earlier session recorded.
         origin: where it begins.
         reservation: None for the reference loop and a dry run.
+        mirror: where the run is copied to, if anywhere.
     """
 
     parts: RunParts
     origin: Origin
     reservation: "Reservation | None"
+    mirror: Mirror | None
 
 
 def distill(
@@ -75,11 +80,17 @@ def check(planned: RunConfig, options: Options, console: Console) -> Checked:
         raise ConfigError(
             f"run.profile: {planned.run.profile} is for traces of a distributed run's processes; allowed with --reference: none"
         )
+    if options.reference and planned.checkpoint.mirror is not None:
+        raise ConfigError(f"checkpoint.mirror: {planned.checkpoint.mirror} is for a run on Ray; allowed with --reference: none")
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    mirror = open_mirror(planned, say)
+    if mirror and options.resume == "auto" and not options.dry_run and (step := restore(planned, mirror)):
+        say(f"the checkpoint after step {step} was brought from {planned.checkpoint.mirror}")
     config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
     prepare_missing(config)
     parts = checked_parts(config)
     origin = Origin.find(parts.config, options.resume)  # with `auto` settled, as the checkpoint's recipe has it
-    return Checked(parts=parts, origin=origin, reservation=reserve_cluster(parts, options, console))
+    return Checked(parts=parts, origin=origin, reservation=reserve_cluster(parts, options, console), mirror=mirror)
 
 
 def planned_memory(checked: Checked) -> str | None:
@@ -99,6 +110,8 @@ def carry_out(planned: RunConfig, checked: Checked, options: Options, console: C
     config, origin = checked.parts.config, checked.origin
     passed_over = checkpoint.after(config.folder / "checkpoints", origin.step) if options.resume == "auto" else []
     begin_folder(planned, origin.step, options.resume)
+    if checked.mirror:
+        discard_after(config, checked.mirror, origin.step)
     with Display(console, origin.step, config.run.steps) as display:
         continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
         display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")
@@ -111,6 +124,11 @@ def carry_out(planned: RunConfig, checked: Checked, options: Options, console: C
         outcome = run(checked.parts, origin, display, checked.reservation)
     if outcome is not None:
         finish(recorded_config(config.folder), outcome, console)
+        if checked.mirror:
+            try:
+                store_record(config, checked.mirror)
+            except ConfigError as error:  # the run is finished all the same
+                console.print(f"warning: {error}", highlight=False, soft_wrap=True)
     if checked.reservation is not None and options.cluster is None:
         import ray
 

@@ -8,6 +8,7 @@ import ray
 from actors.curriculum import Curriculum
 from actors.examiner import Examiner
 from actors.learner_rank import LearnerRank
+from actors.mirror import Mirror
 from actors.pool_sizing import PoolSizing
 from actors.rank_group import RankGroup, RankHere
 from actors.rollout_pool import RolloutPool
@@ -82,6 +83,10 @@ class ClusterLearnerParts:
         prepare_missing(self._config)  # this may be another node than the driver's
         who = "learner" if ranks.size == 1 else f"learner-rank-{ranks.rank}"
         return traced(self._parts, who, len(self._config.routes), self._parts.distiller, ranks)
+
+    def mirror(self) -> Mirror | None:
+        """Where the run's checkpoints are copied to, if anywhere."""
+        return self._parts.mirror
 
     def rollouts(self) -> RolloutPool:
         """The rollout workers, started."""

@@ -1,4 +1,4 @@
-"""Finding a run's folder by its name."""
+"""Finding a run's folder by its name, and its newest checkpoint."""
 
 from pathlib import Path
 
@@ -20,3 +20,14 @@ def find_run(name: str | None) -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(f"no run {name or ''!r}; {RUNS} has: {', '.join(folder.name for folder in known) or 'none'}")
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The state of the newest checkpoint in a run's folder, None without one; checkpoints are renamed into place whole."""
+    return max(folder.glob("checkpoints/step-*/state.json"), default=None)
+
+
+def newest_step(folder: Path) -> int | None:
+    """The optimizer steps after which a run's newest checkpoint was written; None without one."""
+    state = newest_state(folder)
+    return None if state is None else int(state.parent.name.removeprefix("step-"))

@@ -8,11 +8,14 @@ from typing import Any
 
 import yaml
 
-from actors.journal import METRICS, rows
+from actors.journal import METRICS, SKILLS, rows
 from fields.atomic import write_text
 from fields.carriers import Weights
 from fields.evaluation.base import Evaluation, ExamResult
+from fields.scene.exam import Exam, route_skill
+from fields.scene.grammar import ROUTE_CATEGORIES
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
+from pipelines.run_folder.time_to_skill import exams_taken, first_holding
 
 _PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
 
@@ -58,6 +61,7 @@ def summarize(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
         for category in (results[BASE].skills if results else ())
     }
     journal = rows(config.folder / METRICS)
+    held = first_holding(exams_taken(journal, rows(config.folder / SKILLS)), expert_levels(config, outcome))
     samples = sum(row["samples"] for row in journal)
     seconds = journal[-1]["seconds"] if journal else 0.0
     return {
@@ -68,8 +72,17 @@ def summarize(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
         "samples_per_second": round(samples / seconds, 2) if seconds else 0.0,
         "weights_sha256": outcome.weights.checksum,
         "skills": skills,
+        "time_to_skill": held and held.price,
         "versions": package_versions(),
     }
+
+
+def expert_levels(config: RunConfig, outcome: Outcome) -> dict[str, float]:
+    """Route -> the graded skill of its expert, for routes that are trained and that the exam asks about; empty without one."""
+    if not isinstance(outcome.exam, Exam) or not outcome.results:
+        return {}
+    routes = {name: route.expert for name, route in config.routes.items() if route.weight and name in ROUTE_CATEGORIES}
+    return {name: route_skill(outcome.results[expert].skills, name) for name, expert in routes.items()}
 
 
 def write_summary(config: RunConfig, outcome: Outcome) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from actors.journal import METRICS
 from pipelines.config.run import RunConfig
 from pipelines.run_folder.changes import recorded_config
+from pipelines.run_folder.find import newest_state, newest_step
 
 RECENT = 50  # steps that rates and losses are averaged over
 _TAIL_BYTES = 1 << 20  # of metrics.jsonl: a long run's file is not read whole every two seconds
@@ -62,7 +63,7 @@ def read_run(folder: Path, now: float) -> RunState:
     config = recorded_config(folder)
     rows = _recent_rows(folder / METRICS)
     pace = _pace(rows)
-    checkpoints = sorted(folder.glob("checkpoints/step-*/state.json"))  # renamed into place whole, so the last one counts
+    saved = newest_state(folder)
     summary = folder / "summary.json"
     return RunState(
         config=config,
@@ -73,8 +74,8 @@ def read_run(folder: Path, now: float) -> RunState:
         waiting=pace and sum(row.get("wait_seconds", 0.0) for row in rows[1:]) / pace,
         staleness=rows[-1]["staleness"] if rows else 0,
         clipped=sum(row["gradient_norm"] > config.learner.clip for row in rows) / max(1, len(rows)),
-        checkpoint=int(checkpoints[-1].parent.name.removeprefix("step-")) if checkpoints else None,
-        checkpoint_age_s=now - checkpoints[-1].stat().st_mtime if checkpoints else 0.0,
+        checkpoint=newest_step(folder),
+        checkpoint_age_s=now - saved.stat().st_mtime if saved else 0.0,
         quiet_s=now - (folder / METRICS).stat().st_mtime if rows else None,
         finished=summary.is_file() and json.loads(summary.read_text())["steps"] >= config.run.steps,
     )

@@ -16,7 +16,8 @@ from pipelines.cluster.demands import RunDemands
 from pipelines.cluster.reserve import reserve
 from pipelines.config.run import RunConfig
 from pipelines.parts.check_files import checked_parts
-from pipelines.run.distributed import end, run_distributed, start_learner
+from pipelines.run.distributed import run_distributed
+from pipelines.run.learner_process import end, start_learner
 from pipelines.run.origin import Origin
 from pipelines.run.reference import run_reference
 from pipelines.run_folder.outcome import Outcome, write_config

@@ -31,3 +31,22 @@ def test_drivers_are_asked_to_stop_and_waited_for(monkeypatch, capsys):
     assert other.poll() is None
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
+
+
+def test_a_supervised_run_is_one(tmp_path, monkeypatch, capsys):
+    (tmp_path / "driver.py").write_text(_WAITS)
+    (tmp_path / "supervisor.py").write_text(
+        "import subprocess, sys\n"
+        "driver = subprocess.Popen([sys.executable, sys.argv[1], '-m', 'pipelines.distill'], stdout=subprocess.PIPE)\n"
+        "driver.stdout.readline()\n" + _WAITS
+    )
+    command = [sys.executable, str(tmp_path / "supervisor.py"), str(tmp_path / "driver.py"), "-m", "pipelines.distill"]
+    supervisor = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert supervisor.stdout is not None
+    supervisor.stdout.readline()
+    (driver,) = psutil.Process(supervisor.pid).children()
+    ours, everyone = {driver.pid, supervisor.pid}, drain.drivers()
+    monkeypatch.setattr(drain, "drivers", lambda: [process for process in everyone if process.pid in ours])
+    drain.main([])
+    assert capsys.readouterr().out == "1 runs ended\n"
+    assert not psutil.pid_exists(supervisor.pid)

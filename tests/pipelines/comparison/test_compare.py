@@ -1,6 +1,7 @@
 """The comparison: which runs it means, that it resumes, that a row comes again, what it writes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,37 @@ def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
     assert "Not run yet: start @ 1, start @ 2." in page
     html = (tmp_path / "compare.html").read_text()
     assert "Line chart of the score against step: one 60 %, two 45 %" in html, "the finished student ends its line"
+
+
+def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparison_file, tmp_path):
+    """90 % of the expert's 0.8 is 0.72: one seed has it at its second exam, one at its end, and `two` with neither."""
+    comparison = load(comparison_file, Comparison, {})
+
+    def skills(value: float) -> dict:
+        return {c: {"graded": value, "exact": 0.0} for c in ("add", "replace", "remove", "recolour")}
+
+    def taken(step: int, value: float) -> dict:
+        return {"step": step, "seconds": 1.5 * step, "samples": 4 * step, "skills": skills(value)}
+
+    curves = {"one": ([0.6, 0.73, 0.7, 0.75], [0.6, 0.7, 0.71, 0.73]), "two": ([0.1, 0.2, 0.3, 0.71], [0.1, 0.1, 0.1, 0.1])}
+    runs = {}
+    for label, seeds in curves.items():
+        key = job_key(configure(comparison, comparison.experiments["k"].variants[label], 0))
+        runs[key] = {
+            str(seed): {
+                "skills": {"1": skills(last)},
+                "curve": [taken(step + 1, value) for step, value in enumerate(values)],
+                "seconds": 30.0,
+                "samples": 80,
+                "settings": {"steps": 20},
+            }
+            for seed, (*values, last) in enumerate(seeds)
+        }
+    write_report(comparison, {"experts": {"local_edit": skills(0.8)}, "runs": runs, "versions": {}}, tmp_path, comparison_file)
+    one, two = re.findall(r"^\| \**(?:one|two)\** \|.*$", (tmp_path / "compare.md").read_text(), re.MULTILINE)
+    assert one.endswith("| 30 | 16 (2 of 2) | 2 |"), "(3 + 30) / 2"
+    assert two.endswith("| 30 | not reached | 2 |")
+    assert "<td>16 <small>2 of 2</small></td>" in (tmp_path / "compare.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config.run import RunConfig
-from pipelines.run import distributed as distributed_run
-from pipelines.run import one_process
+from pipelines.run import driver, one_process
 from runs import distributed, reference
 
 
@@ -26,7 +25,7 @@ def reports(monkeypatch) -> list[tuple[int, float]]:
 
         return report
 
-    for module in (distributed_run, one_process):
+    for module in (driver, one_process):
         monkeypatch.setattr(module, "report_so_far", recorded(module.report_so_far))
     return seen
 

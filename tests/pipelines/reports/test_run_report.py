@@ -124,6 +124,16 @@ def test_the_learner_s_time_is_divided_by_what_it_went_to(write: Write):
     assert [round(end) for end in ends[:-1]] == [round(float(begin)) for begin, _ in drawn[1:]], "one after the other"
 
 
+def test_the_price_of_the_experts_skills_is_said(config: RunConfig, write: Write):
+    """The exams after two and three steps are right; the student's start, and nothing before, is wrong."""
+    page = write(steps=4, evaluations=2)
+    assert "It first held 90 % of every expert&#39;s skill after 2 steps: 12 samples, 1 s." in page
+    summary = json.loads((config.folder / "summary.json").read_text())
+    assert summary["time_to_skill"] == {"step": 2, "samples": 12, "seconds": 1.0}
+    assert "first held" not in write(steps=4, evaluated=False)
+    assert json.loads((config.folder / "summary.json").read_text())["time_to_skill"] is None
+
+
 def test_page_opens_without_network(write: Write):
     page = write(steps=4, evaluations=2)
     assert "http://" not in page

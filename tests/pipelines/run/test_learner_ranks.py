@@ -16,7 +16,7 @@ from waiting import wait_for
 from actors.journal import METRICS, SKILLS, rows
 from fields import checkpoint
 from pipelines.parts.check_files import checked_parts
-from pipelines.run.distributed import end, start_learner
+from pipelines.run.learner_process import end, start_learner
 from pipelines.run.origin import Origin
 from runs import distributed, reference, trained, trained_ids
 

@@ -1,0 +1,96 @@
+"""A run whose learner is lost goes on by itself, to the same student."""
+
+import io
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import ray
+from ray.util.state import list_actors
+from waiting import wait_for
+
+from actors.journal import METRICS, rows
+from pipelines.config.run import RunConfig
+from pipelines.run.failures import RunFailed
+from runs import distributed, reference, trained_ids
+
+
+def learners(run: str):
+    """Everybody who was the learner of a run."""
+    address = ray.get_runtime_context().gcs_address
+    return [actor for actor in list_actors(address=address, limit=1000, detail=True) if actor.name == f"{run}/learner"]
+
+
+def signalling(config: RunConfig, sent: signal.Signals, after: int) -> threading.Thread:
+    """Sends a run's learner a signal once so many steps are recorded; started."""
+
+    def send() -> None:
+        wait_for(lambda: len(rows(config.folder / METRICS)) >= after, f"{after} steps")
+        (learner,) = [learner for learner in learners(config.run.name) if learner.state == "ALIVE"]
+        os.kill(learner.pid, sent)
+
+    thread = threading.Thread(target=send, daemon=True)  # nothing to wait for if the run fails before
+    thread.start()
+    return thread
+
+
+HANGS = "the learner has not answered for 10 s"
+
+
+@pytest.mark.parametrize(
+    ("sent", "settings", "said"),
+    [
+        (signal.SIGKILL, (), "the learner's process ended"),
+        pytest.param(
+            signal.SIGSTOP,
+            ("run.watchdog_s=10", "learner.lag=1", "eval.every=4"),
+            "the learner has not answered for 10 s",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_learner_that_ends_or_hangs_is_replaced_and_the_student_is_the_same(on_standing, make_config, sent, settings, said):
+    config = on_standing(*settings, "run.name=lost", "run.steps=16", "rollout.workers=1")
+    thread = signalling(config, sent, after=6)
+    shown = io.StringIO()
+    outcome = distributed(config, shown=shown)
+    thread.join()
+    expected = reference(make_config(*settings, "run.name=reference", "run.steps=16"))
+    assert outcome is not None
+    assert outcome.weights.checksum == expected.weights.checksum
+    assert sorted(trained_ids(config.folder)) == list(range(16 * 12))
+    assert exams(config.folder) == exams(config.folder.parent / "reference")
+    assert {model: exam.skills for model, exam in outcome.results.items()} == {
+        model: exam.skills for model, exam in expected.results.items()
+    }
+    assert len(learners("lost")) >= 2
+    assert f"warning: {said}; it is started anew, and the run continues from step " in shown.getvalue()
+
+
+def exams(folder: Path) -> list[tuple[int, dict]]:
+    """Of the training: the reference writes no row of its start."""
+    return [(row["step"], row["skills"]) for row in rows(folder / "skills.jsonl") if row["step"]]
+
+
+@pytest.mark.slow
+def test_a_learner_that_is_lost_again_and_again_ends_the_run(on_standing):
+    config = on_standing("run.name=cursed", "checkpoint.every=100", "run.steps=1000", "rollout.workers=1")
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.2):
+            for learner in learners("cursed"):
+                if learner.state == "ALIVE" and rows(config.folder / METRICS):
+                    os.kill(learner.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(RunFailed, match="ended, as it did 3 times before after step 0; the same command continues there"):
+            distributed(config)
+    finally:
+        ended.set()
+        killer.join()
+    assert len(learners("cursed")) == 4
