@@ -8,6 +8,7 @@ import json  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import ray  # noqa: E402
@@ -110,3 +111,30 @@ def cluster() -> Iterator[str]:
         ray.shutdown()
     yield wait_for(started, "a Ray cluster of this machine")
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """HOST:PORT of an S3 server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the server, on which there is one bucket, `runs`, and it is empty; pyarrow finds the same credentials."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = boto3.client("s3", endpoint_url=f"http://{s3_server}")
+    client.create_bucket(Bucket="runs")
+    for found in client.list_objects_v2(Bucket="runs").get("Contents", ()):
+        client.delete_object(Bucket="runs", Key=found["Key"])
+    return client

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from actors import checkpoints
 from actors.checkpoints import Checkpoints
@@ -19,36 +17,13 @@ from actors.mirror import Mirror
 from fields import checkpoint
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """HOST:PORT of an S3 server with the bucket `runs`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(server: str, monkeypatch: pytest.MonkeyPatch):
-    """A client of the server, whose bucket is empty; pyarrow finds the same credentials."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3", endpoint_url=f"http://{server}")
-    client.create_bucket(Bucket="runs")
-    for found in client.list_objects_v2(Bucket="runs").get("Contents", ()):
-        client.delete_object(Bucket="runs", Key=found["Key"])
-    return client
-
-
 def uri(server: str) -> str:
     return f"s3://runs/ours?endpoint_override={server}&scheme=http"
 
 
 @pytest.fixture
-def mirror(s3, server: str) -> Mirror:
-    return Mirror(uri(server), "tiny")
+def mirror(s3, s3_server: str) -> Mirror:
+    return Mirror(uri(s3_server), "tiny")
 
 
 @pytest.fixture
@@ -137,9 +112,9 @@ def test_a_folder_may_be_a_mirror(saved, tmp_path: Path):
     assert mirror.steps() == [4]
 
 
-def test_who_cannot_write_is_told_before(s3, server: str):
+def test_who_cannot_write_is_told_before(s3, s3_server: str):
     with pytest.raises(OSError, match="missing"):
-        Mirror(f"s3://missing/ours?endpoint_override={server}&scheme=http", "tiny").require_writable()
+        Mirror(f"s3://missing/ours?endpoint_override={s3_server}&scheme=http", "tiny").require_writable()
     with pytest.raises(ValueError, match="ftp"):
         Mirror("ftp://somewhere/ours", "tiny")
 

@@ -1,0 +1,66 @@
+"""A run whose folder is lost continues from object storage, to the same student."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from waiting import LIMIT_S
+
+from actors.mirror import Mirror
+from pipelines.run_folder.find import newest_step
+from runs import reference, trained_ids
+
+
+@pytest.mark.slow  # two starts of everything; tests/actors/test_mirror.py has the parts
+def test_a_run_whose_folder_is_lost_continues_from_the_mirror(config_file: Path, make_config, s3, s3_server: str):
+    mirror = f"s3://runs/ours?endpoint_override={s3_server}&scheme=http"
+    settings = "learner.lag=1", "rollout.workers=1", "run.name=mirrored", f"checkpoint.mirror={mirror}"
+
+    def run(*more: str) -> str:
+        command = [sys.executable, "-m", "pipelines.distill", str(config_file), *settings, *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    folder = make_config(*settings).folder
+    run("run.steps=4")
+    assert newest_step(folder) == 4
+    shutil.rmtree(folder)
+    said = run("run.steps=8")
+    assert f"the checkpoint after step 4 was brought from {mirror}" in said
+    assert "mirrored: steps 4 to 8" in said
+    expected = reference(make_config("learner.lag=1", "run.name=reference"))
+    assert f'"weights_sha256": "{expected.weights.checksum}"' in (folder / "summary.json").read_text()
+    assert trained_ids(folder) == trained_ids(folder.parent / "reference")
+    copied = Mirror(mirror, "mirrored")
+    assert copied.steps() == [8, 4]
+    keys = {found["Key"] for found in s3.list_objects_v2(Bucket="runs")["Contents"]}
+    assert {f"ours/mirrored/{name}" for name in ("summary.json", "report.html", "config.yaml", "metrics.jsonl")} <= keys
+    run("run.steps=4", "--resume", "never")
+    assert copied.steps() == [4], "what another student left would be taken for this one's"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["checkpoint.mirror=ftp://host/runs"], "checkpoint.mirror: ftp://host/runs: "),
+        (["checkpoint.mirror=/dev/null/runs"], "checkpoint.mirror: /dev/null/runs: "),
+        (
+            ["checkpoint.mirror=/tmp", "checkpoint.keep=1"],
+            "checkpoint: keep: 1 would delete a checkpoint on its way to the mirror",
+        ),
+        (
+            ["checkpoint.mirror=/tmp", "--reference"],
+            "checkpoint.mirror: /tmp is for a run on Ray; allowed with --reference: none",
+        ),
+    ],
+)
+def test_a_mirror_that_cannot_be_is_refused_in_a_line(refuse, settings, said):
+    assert said in refuse(*settings)
+
+
+def test_wrong_credentials_are_refused_in_a_line(refuse, s3, s3_server: str):
+    mirror = f"s3://missing/ours?endpoint_override={s3_server}&scheme=http"
+    assert f"error: checkpoint.mirror: {mirror}: " in refuse(f"checkpoint.mirror={mirror}")
