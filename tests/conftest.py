@@ -5,6 +5,7 @@ from jaxtyping import install_import_hook
 install_import_hook("fields", "beartype.beartype")  # before anything imports fields; the dataclasses included
 
 import json  # noqa: E402
+import os  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -22,6 +23,7 @@ from fields.numerics import Numerics  # noqa: E402
 from fields.scene.family import SceneFamily, save_transformer  # noqa: E402
 from fields.scene.transformer import SceneTransformer  # noqa: E402
 
+os.environ["RAY_worker_niceness"] = "0"  # it is 15: beside tests that compute in their own process, workers would starve
 settings.register_profile("fieldweave", derandomize=True, deadline=None)  # the same examples in every run
 settings.load_profile("fieldweave")
 
