@@ -23,7 +23,7 @@ from fields.numerics import Numerics  # noqa: E402
 from fields.scene.family import SceneFamily, save_transformer  # noqa: E402
 from fields.scene.transformer import SceneTransformer  # noqa: E402
 
-os.environ["RAY_worker_niceness"] = "0"  # it is 15: beside tests that compute in their own process, workers would starve
+os.environ.update(RAY_worker_niceness="0")  # it is 15: beside tests that compute in their own process, workers would starve
 settings.register_profile("fieldweave", derandomize=True, deadline=None)  # the same examples in every run
 settings.load_profile("fieldweave")
 

@@ -40,7 +40,7 @@ def config_file(tiny_models, scene_data: Path, tmp_path: Path) -> Path:
         },
         "encoder": {"num_cpus": 0.1},
         "student": {"rank": 8, "alpha": 8, "start": {"type": "expert", "expert": "local_edit"}},
-        "rollout": {"workers": 2, "group_size": 4, "num_cpus": 0.1},
+        "rollout": {"workers": 2, "group_size": 4, "steps": 8, "num_cpus": 0.1},
         "learner": {"batch_size": 12, "learning_rate": 1e-3, "lag": 0, "num_cpus": 0.1},
         "checkpoint": {"every": 4},
         "eval": {"every": 0, "samples": 1},

@@ -102,14 +102,8 @@ def undisturbed(service: str, tiny_models):
     return generate(build_field(family, tiny_models.base).velocity, *AT, torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("service", "error"),
-    [
-        ("expert", BROKEN),
-        pytest.param("shared", LOST_CARD, marks=pytest.mark.slow),
-        pytest.param("student", BROKEN, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # that a replica ends, and is missed, is among the quick tests
+@pytest.mark.parametrize(("service", "error"), [("expert", BROKEN), ("shared", LOST_CARD), ("student", BROKEN)])
 def test_a_broken_device_ends_its_replica_and_the_call_is_repeated_on_another(serving, tiny_models, service, error):
     calls = serving(service, error, 2)
     assert torch.equal(asked(service), undisturbed(service, tiny_models))

@@ -238,6 +238,7 @@ def test_a_lost_rank_costs_a_repeated_call_and_its_whole_replica(deployed, tiny_
     assert not anew.keys() & held.keys()
 
 
+@pytest.mark.slow  # what ranks of one base compute is tested in tests/fields/ranks/test_ranks.py
 def test_what_torch_refuses_in_every_process_alike_is_raised_at_once_and_the_next_call_is_answered(deployed, tiny_models):
     """Only its text tells it from a lost exchange, so both processes are replaced."""
     deployed(TellingExpert, partial(own_field, "local", SceneFamily(), tiny_models))

@@ -104,6 +104,7 @@ def test_a_number_that_there_is_no_room_for_can_be_taken_back():
         scale(APPLICATION, 1, timeout_s=LIMIT_S)
 
 
+@pytest.mark.slow  # a number that is asked for is reached above
 def test_serve_itself_adds_a_replica_for_a_queue():
     start(Resources(num_cpus=0.1, most_replicas=2, target_calls=1.0), autoscaled=(APPLICATION,))
     (first,) = processes(4, 0.0)

@@ -100,10 +100,8 @@ METHODS = {
 SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_size=6", "learner.lag=1")
 
 
-QUICK = ("flowopd",)
-
-
-@pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS])
+@pytest.mark.slow  # what each teaches is among the quick tests of test_methods.py
+@pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_distributed_equals_the_reference(on_standing, make_config, method):
     config = on_standing(*SHORT, *METHODS[method], "run.name=distributed")
     expected = reference(make_config(*SHORT, *METHODS[method], "run.name=reference"))

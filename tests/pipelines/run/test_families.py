@@ -130,10 +130,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained
 SEPARATE = ("flux", "z_image")  # an editor, and a family whose texts differ in length
 
 
-QUICK = "flux"
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in PIPELINES])
+@pytest.mark.slow  # each is distilled by the plain loop below, and a scene student on a cluster in test_distributed.py
+@pytest.mark.parametrize("name", list(PIPELINES))
 def test_a_student_distilled_on_a_cluster_changes_the_stock_pipeline_s_image(cluster, trained, name, monkeypatch):
     """Two routes, two sizes, texts and sources through real services, and the checkpoint as its user loads it.
 

@@ -66,6 +66,7 @@ def killing(run: str, metrics: Path, after: int) -> threading.Thread:
     return killer
 
 
+@pytest.mark.slow  # a lost rank is named in tests/actors/test_rank_group.py; a lost learner is replaced in test_lost_learner.py
 def test_a_killed_rank_is_replaced_and_the_student_is_the_same(on_standing, expected):
     config = on_standing("learner.ranks=2", "checkpoint.every=3", "run.name=killed", "run.steps=16")
     killer = killing("killed", config.folder / METRICS, after=4)

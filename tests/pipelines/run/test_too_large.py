@@ -14,6 +14,7 @@ def test_the_reference_names_the_expert_and_the_key(make_config):
         reference(make_config(*HUGE))
 
 
+@pytest.mark.slow  # the reference loop says the same
 def test_a_distributed_run_names_who_has_none_and_not_the_learner_that_splits_its_groups(on_standing, make_config):
     with pytest.raises(ConfigError, match=f"^(a rollout worker|the replica of expert [a-z_]+) {NO_MEMORY}rollout.group_size$"):
         distributed(on_standing(*HUGE, "learner.micro_batch=1", "run.name=split"))

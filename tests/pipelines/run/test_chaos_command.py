@@ -1,0 +1,34 @@
+"""Breaking a run on purpose: which faults, and that the command's verdict is one."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines.chaos import main
+from pipelines.run.chaos import KINDS, planned_faults
+
+
+def test_the_seed_decides_what_happens_and_when():
+    faults = planned_faults(3, 13, 200)
+    assert faults == planned_faults(3, 13, 200)
+    assert faults != planned_faults(4, 13, 200)
+    assert sorted(Counter(fault.kind for fault in faults).values()) == [2] * (len(KINDS) - 1) + [3]
+    steps = [fault.step for fault in faults]
+    assert steps == sorted(set(steps)), "one after the other"
+    assert 0 <= steps[0] <= steps[-1] < 200
+
+
+@pytest.mark.parametrize("faults", ["0", "9"])
+def test_more_faults_than_steps_are_refused(config_file: Path, capsys: pytest.CaptureFixture[str], faults: str):
+    assert main([str(config_file), "--faults", faults]) == 2
+    assert capsys.readouterr().err == f"error: --faults {faults}: allowed are 1 to run.steps, which is 8\n"
+
+
+@pytest.mark.slow  # each kind of fault once; what heals a run is among the quick tests one by one
+def test_a_run_survives_every_kind_of_fault(config_file: Path, capsys: pytest.CaptureFixture[str]):
+    settings = "run.steps=60", "learner.lag=1", "rollout.workers=1", "checkpoint.every=5"
+    assert main([str(config_file), *settings, "--faults", str(len(KINDS)), "--seed", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert all(kind.name in shown for kind in KINDS)
+    assert "every sample once: True" in shown
