@@ -33,6 +33,7 @@ class Stream(IntEnum):
     INITIALISATION = 6
     TRANSITION = 7
     MERGE = 8
+    FAULT = 9
 
 
 def generator(seed: int, stream: Stream, n: int, part: int = 0) -> np.random.Generator:

@@ -1,6 +1,5 @@
 """A supervised run whose processes are killed and frozen while it goes on, beside one that nobody disturbs."""
 
-import random
 import re
 import signal
 import statistics
@@ -16,6 +15,7 @@ import psutil
 from rich.table import Table
 
 from actors.journal import METRICS, rows
+from fields.method.plan import Stream, generator
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 
@@ -61,11 +61,10 @@ class Survived:
 
 def planned_faults(seed: int, number: int, steps: int) -> list[Fault]:
     """Every kind in turn, in an order and at steps that the seed decides."""
-    rng = random.Random(seed)
-    kinds = [KINDS[n % len(KINDS)] for n in range(number)]
-    rng.shuffle(kinds)
-    moments = sorted(rng.sample(range(1, steps + 1), number))
-    return [Fault(moment - 1, kind) for moment, kind in zip(moments, kinds, strict=True)]
+    rng = generator(seed, Stream.FAULT, 0)
+    kinds = [KINDS[n % len(KINDS)] for n in rng.permutation(number)]
+    moments = sorted(rng.choice(steps, number, replace=False).tolist())
+    return [Fault(moment, kind) for moment, kind in zip(moments, kinds, strict=True)]
 
 
 class Runs:

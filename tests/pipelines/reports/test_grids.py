@@ -16,7 +16,6 @@ from fields.evaluation.metrics import ClipScore
 from fields.method.plan import Stream, noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler
-from fields.method.time_grid import time_grid
 from fields.registry import FAMILIES
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, BASE, BEFORE
@@ -48,7 +47,7 @@ def _check_base(config, outcome):
     field = RunParts(config).field("text_to_image")  # the expert of that route is the base itself
     rows = [Bucket(config.routes["text_to_image"].data)[n] for n in range(4)]
     x_T = noise(7, range(4), (3, 24, 24), Stream.QUESTION_NOISE)
-    expected = clean(field.velocity, x_T, time_grid(16), field.family.encode(rows), Euler())
+    expected = clean(field.velocity, x_T, RunParts(config).grid(None), field.family.encode(rows), Euler())
     np.testing.assert_allclose(outcome.results[BASE].answers[0], field.family.decode(expected), atol=1e-5)
 
 
