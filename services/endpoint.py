@@ -32,6 +32,7 @@ from services.image_api import (
     ModelList,
     Need,
 )
+from services.ray_internals import listen_as_the_node_does
 from services.studio import Studio
 
 _PAGE = Path(__file__).with_name("endpoint.html")
@@ -172,6 +173,7 @@ class Endpoint:
     """
 
     def __init__(self, build_studio: Callable[[], Studio], settings: EndpointSettings):
+        listen_as_the_node_does()
         self._studio = build_studio()
         self._settings = settings
 

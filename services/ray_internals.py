@@ -6,17 +6,51 @@ imported by whom it concerns.
 
 # pyright: reportPrivateUsage=false
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._common import tls_utils
+from ray._private import ray_constants
 from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]  # its stub leaves it out
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentResponse
 
 READ_IN = "2.60.0"
+LOOPBACK = "127.0.0.1"
 
 _EXPORT_TAKES_S = 1.0
+
+
+@contextmanager
+def on_loopback() -> Generator[None]:
+    """Within it, `ray.init` starts a cluster that listens on this machine's loopback address alone, or joins one that does.
+
+    Ray does so on Windows and macOS; elsewhere it has no setting for it, and replaces 127.0.0.1 by the machine's address.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def listen_as_the_node_does() -> None:
+    """Let the replica of this process listen on the loopback address alone, where its node does; called before it is ready.
+
+    Serve opens a port of every replica on all interfaces, whatever the node's address is.
+    """
+    if ray.util.get_node_ip_address() != LOOPBACK:
+        return
+    from ray.serve._private import replica
+
+    def add_port(server: Any, address: str) -> int:
+        return tls_utils.add_port_to_grpc_server(server, address.replace("[::]", LOOPBACK))
+
+    replica.add_port_to_grpc_server = add_port  # pyright: ignore[reportPrivateImportUsage]
 
 
 def metrics_export_s() -> float:

@@ -13,6 +13,7 @@ from fields.numerics import Numerics, device_name
 from services.applications import Identity
 from services.device_faults import DeviceFaults
 from services.process_metrics import ProcessMetrics
+from services.ray_internals import listen_as_the_node_does
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -28,6 +29,7 @@ class Replica(ABC):
 
     def __init__(self, numerics: Numerics, identity: Identity):
         numerics.settle()
+        listen_as_the_node_does()
         self._identity = identity
         self._process = ProcessMetrics()
         self._faults = DeviceFaults(self._process)

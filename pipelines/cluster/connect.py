@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ from ray.util.state import list_actors
 from pipelines.cluster.address import named
 from pipelines.cluster.waiting import waiting_for
 from pipelines.config.errors import ConfigError
+from services.ray_internals import LOOPBACK, on_loopback
 
 Say = Callable[[str], None]
 _PROBE_S = 5.0
@@ -31,7 +33,7 @@ def join(address: str | None, say: Say) -> bool:
         if not _is_open(wanted):  # Ray itself would try for minutes
             raise ConnectionError
         with waiting_for(f"the Ray cluster at {wanted}", say):
-            ray.init(wanted, ignore_reinit_error=True, **_QUIET)
+            _connect(wanted)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--address: no Ray cluster answers at {wanted!r}; it is written HOST:PORT") from error
     return True
@@ -66,8 +68,9 @@ def join_or_start(address: str | None, say: Say) -> None:
 
 
 def start(say: Say, num_cpus: int | None = None, include_dashboard: bool = True) -> None:
-    """Start a cluster of this process's own, which ends with it, with this machine's processors or so many."""
-    with waiting_for("Ray to start", say):
+    """Start a cluster of this process's own, which ends with it, with this machine's processors or so many. No other machine
+    reaches it: all that it opens is on the loopback address."""
+    with waiting_for("Ray to start", say), on_loopback():
         context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=include_dashboard, **_QUIET)
     if include_dashboard:
         say(f"Ray dashboard: http://{context.dashboard_url}")
@@ -115,11 +118,18 @@ def _join_one_of_this_machine(say: Say) -> bool:
     say(f"joining the Ray cluster at {found[0]}" + (f"; others here: {', '.join(found[1:])}" if found[1:] else ""))
     try:
         with waiting_for("it to answer", say):
-            ray.init(found[0], **_QUIET)
+            _connect(found[0])
     except ConnectionError:  # it asks for a token that this user doesn't have, or ends at this moment
         say(f"the Ray cluster at {found[0]} does not let this command in")
         return False
     return True
+
+
+def _connect(address: str) -> None:
+    """Let this process join a cluster; one that listens on the loopback address alone, as `start` makes them, from there."""
+    alone = address.startswith(f"{LOOPBACK}:") and address in clusters_here()
+    with on_loopback() if alone else nullcontext():
+        ray.init(address, ignore_reinit_error=True, **_QUIET)
 
 
 def _is_open(address: str) -> bool:
