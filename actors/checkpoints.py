@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from actors.learning_student import LearningStudent
 from actors.mirror import Mirror
 from fields import checkpoint
 
-_MOST_BEHIND = 2  # copies that are not done; training waits only then
 _COPY_S = 1800.0  # after which a copy is given up
+_FINISH_S = 300.0  # that the end of a run waits for its last copy
 
 
 class Checkpoints:
     """The newest checkpoints of a run.
 
+    Training never waits for a copy. While one is on its way the next waits, a newer one takes that one's place, and nothing is
+    deleted here.
+
     Args:
         folder: of the run.
-        keep: how many stay; with a mirror at least 2, since one may be on its way there.
+        keep: how many stay.
         mirror: where they are copied to; None copies nothing.
         run: its name, for the metric.
         warn: is told of a copy that failed; the next checkpoint brings a newer one.
@@ -34,7 +38,10 @@ class Checkpoints:
         self._warn = warn
         self._tags = {"run": run}
         self._failures = Counter("field_mirror_failures", "Checkpoints that could not be copied to the mirror.", ("run",))
-        self._copies: list[asyncio.Task[None]] = []
+        self._thread = ThreadPoolExecutor(max_workers=1)  # its own: a storage that hangs keeps no other work waiting
+        self._writing = asyncio.Lock()
+        self._copying: asyncio.Task[None] | None = None
+        self._next: int | None = None
 
     async def newest(self, above: int) -> Path | None:
         """The newest complete one of more steps than `above`."""
@@ -46,28 +53,35 @@ class Checkpoints:
         Raises:
             RanksLost: if a rank has ended or hangs.
         """
-        self._copies = [copy for copy in self._copies if not copy.done()]
-        while len(self._copies) >= _MOST_BEHIND:
-            await self._copies.pop(0)
-        await student.save(self._folder, step, recipe)
-        await asyncio.to_thread(checkpoint.prune, self._folder, self._keep)
-        if self._mirror is not None:
-            before = self._copies[-1] if self._copies else None
-            self._copies.append(asyncio.create_task(self._copied(self._mirror, step, before)))
+        async with self._writing:
+            await student.save(self._folder, step, recipe)
+        if self._mirror is None:
+            await self._prune()
+            return
+        self._next = step
+        if self._copying is None or self._copying.done():
+            self._copying = asyncio.create_task(self._copy_all(self._mirror))
 
     async def finish(self) -> None:
-        """Returns once nothing is on its way to the mirror any more."""
-        await asyncio.gather(*self._copies)
+        """Returns once nothing is on its way to the mirror any more, or after five minutes, with a warning."""
+        if self._copying is not None and not (await asyncio.wait([self._copying], timeout=_FINISH_S))[0]:
+            self._warn(f"the last checkpoint is not in checkpoint.mirror yet: its copy takes more than {_FINISH_S:.0f} s")
 
-    async def _copied(self, mirror: Mirror, step: int, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await before
-        try:
-            await asyncio.wait_for(asyncio.to_thread(self._copy, mirror, step), _COPY_S)
-        except (OSError, ArrowException, TimeoutError) as error:
-            self._failures.inc(tags=self._tags)
-            reason = str(error) or f"not done after {_COPY_S:.0f} s"
-            self._warn(f"the checkpoint after step {step} is not in checkpoint.mirror: {reason.splitlines()[0]}")
+    async def _copy_all(self, mirror: Mirror) -> None:
+        loop = asyncio.get_running_loop()
+        while (step := self._next) is not None:
+            self._next = None
+            try:
+                await asyncio.wait_for(loop.run_in_executor(self._thread, self._copy, mirror, step), _COPY_S)
+            except (OSError, ValueError, ArrowException, TimeoutError) as error:
+                self._failures.inc(tags=self._tags)
+                reason = str(error) or f"not done after {_COPY_S:.0f} s"
+                self._warn(f"the checkpoint after step {step} is not in checkpoint.mirror: {reason.splitlines()[0]}")
+            await self._prune()
+
+    async def _prune(self) -> None:
+        async with self._writing:  # it deletes what looks half-written
+            await asyncio.to_thread(checkpoint.prune, self._folder, self._keep)
 
     def _copy(self, mirror: Mirror, step: int) -> None:
         mirror.store(checkpoint.folder_of(self._folder, step))

@@ -58,21 +58,31 @@ class Mirror:
 
     def steps(self) -> list[int]:
         """Of the checkpoints whose state is there, newest first."""
-        found = self._listed(self._root / "checkpoints")
-        names = [path.parent.name for path in found if path.name == _STATE and path.parent.parent.name == "checkpoints"]
-        return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+        return [step for step, complete in self._folders().items() if complete]
+
+    def _folders(self) -> dict[int, bool]:
+        """Step -> whether its state is there, of the folders that are named like checkpoints, newest first."""
+        above = self._root / "checkpoints"
+        found: dict[int, bool] = {}
+        for path in self._listed(above):
+            name, *rest = path.relative_to(above).parts
+            if rest and name.startswith("step-") and name.removeprefix("step-").isdecimal():
+                step = int(name.removeprefix("step-"))
+                found[step] = found.get(step, False) or rest == [_STATE]
+        return dict(sorted(found.items(), reverse=True))
 
     def store(self, saved: Path) -> None:
-        """Copy a checkpoint, whose folder doesn't change, and then the record beside it.
+        """Copy a checkpoint, whose folder doesn't change: its files, the record, which is then never older, and its state.
 
         Raises:
             OSError: if the storage or the disk does not answer, or refuses.
         """
         to = self._checkpoint(checkpoint.steps_of(saved))
         files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file() and path.name != _STATE)
-        for path in [*files, Path(_STATE)]:
+        for path in files:
             self._put(saved / path, to / path.as_posix())
         self.store_record(saved.parent.parent)
+        self._put(saved / _STATE, to / _STATE)
 
     def store_record(self, folder: Path) -> None:
         """Copy what stands in a run's folder beside the checkpoints."""
@@ -99,21 +109,29 @@ class Mirror:
             self._get(self._root / name, here)
 
     def keep(self, newest: int) -> None:
-        """Delete all but so many of the newest checkpoints."""
-        for step in self.steps()[newest:]:
-            self._delete(step)
+        """Delete all but so many of the newest checkpoints, and what is left of copies that were cut before them."""
+        kept = self.steps()[:newest]
+        for step in self._folders():
+            if kept and step < kept[0] and step not in kept:
+                self._delete(step)
 
     def discard_after(self, step: int) -> None:
         """Delete the checkpoints of later steps: a run that goes back to `step` will write others."""
-        for later in [later for later in self.steps() if later > step]:
-            self._delete(later)
+        for later in self._folders():
+            if later > step:
+                self._delete(later)
+
+    def clear(self) -> None:
+        """Delete all of it: a run that starts over has another record, too."""
+        self._files.delete_dir_contents(str(self._root), missing_dir_ok=True)
 
     def _checkpoint(self, step: int) -> PurePosixPath:
         return self._root / "checkpoints" / checkpoint.folder_of(Path(), step).name
 
     def _delete(self, step: int) -> None:
         folder = self._checkpoint(step)
-        self._files.delete_file(str(folder / _STATE))  # first: from here on it is none
+        if self._files.get_file_info(str(folder / _STATE)).type == FileType.File:
+            self._files.delete_file(str(folder / _STATE))  # first: from here on it is none
         self._files.delete_dir(str(folder))
 
     def _fetched(self, step: int, folder: Path) -> Path | None:
@@ -135,7 +153,11 @@ class Mirror:
 
     def _put(self, source: Path, to: PurePosixPath) -> None:
         self._files.create_dir(str(to.parent), recursive=True)
-        copy_files(str(source), str(to), source_filesystem=_HERE, destination_filesystem=self._files, use_threads=False)
+        on_disk = isinstance(self._files, LocalFileSystem)  # where half a file can be seen; elsewhere a file comes at once
+        written = to.with_name(f".{to.name}") if on_disk else to
+        copy_files(str(source), str(written), source_filesystem=_HERE, destination_filesystem=self._files, use_threads=False)
+        if on_disk:
+            self._files.move(str(written), str(to))
 
     def _get(self, source: PurePosixPath, to: Path) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     console.print(fault_table(faults))
     console.print(f"undisturbed: {expected}\nwith {len(faults)} faults: {runs.weights}\nevery sample once: {runs.all_once}")
-    return 0 if runs.weights == expected and runs.all_once else 1
+    if len(faults) < options.faults:
+        console.print(f"the run was over before the other {options.faults - len(faults)}")
+    return 0 if runs.weights == expected and runs.all_once and len(faults) == options.faults else 1
 
 
 def _parser() -> argparse.ArgumentParser:

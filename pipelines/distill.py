@@ -55,21 +55,28 @@ def _supervised(given: argparse.Namespace, arguments: Sequence[str], console: Co
     """The same in a process of its own, which is started again where it ends without having finished."""
     from pipelines.config.load import load_config
     from pipelines.run.supervisor import supervise
-    from pipelines.run_folder.find import newest_step
+    from pipelines.run_folder.find import newest_state, newest_step
 
     try:
         folder = load_config(given.config, given.overrides).folder
     except ConfigError as error:
         complain(error)
         return 2
+    before = newest_state(folder)
+    stood = before and (before, before.stat().st_mtime_ns)
+
+    def saved_step() -> int | None:  # by this run: what stood there before may be of another, which it doesn't continue
+        now = newest_state(folder)
+        return None if now is None or stood == (now, now.stat().st_mtime_ns) else newest_step(folder)
+
     driver = [sys.executable, "-m", "pipelines.distill", *arguments]
     say = partial(console.print, highlight=False, soft_wrap=True)
-    return supervise(driver, [*driver, "--resume", "auto"], partial(newest_step, folder), say)
+    return supervise(driver, [*driver, "--resume", "auto"], saved_step, say)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.distill", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.distill", description=__doc__, allow_abbrev=False)
     parser.add_argument("config", type=Path, help="YAML file; docs/configuration.md describes it")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replace a value of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="validate everything, deploy nothing")

@@ -169,9 +169,3 @@ class CheckpointConfig(Section):
         description="s3://, gs://, abfs:// or path of a folder to which checkpoints and the record are copied, and from which "
         "a run continues whose own folder has no newer one; none copies nothing",
     )
-
-    @model_validator(mode="after")
-    def _what_is_copied_stays(self) -> "CheckpointConfig":
-        if self.mirror is not None and self.keep < 2:
-            raise ValueError(f"keep: {self.keep} would delete a checkpoint on its way to the mirror; allowed with mirror: >= 2")
-        return self

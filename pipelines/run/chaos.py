@@ -1,12 +1,14 @@
 """A supervised run whose processes are killed and frozen while it goes on, beside one that nobody disturbs."""
 
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,6 +83,10 @@ class Runs:
     def _folder(self, name: str) -> Path:
         return self._config.folder.with_name(f"{self._config.run.name}-{name}")
 
+    def clear(self) -> None:
+        """Delete what an earlier disturbed run left, which would be taken for this one's."""
+        shutil.rmtree(self._folder("chaos"), ignore_errors=True)
+
     @property
     def steps(self) -> int:
         """That the disturbed run has recorded now."""
@@ -125,6 +131,7 @@ def disturbed(runs: Runs, faults: Sequence[Fault], say: Callable[[str], None]) -
         ConfigError: if the run ends otherwise than well; it has said why.
     """
     survived = []
+    runs.clear()
     run = subprocess.Popen(runs.command("chaos", "--supervise", f"run.watchdog_s={_WATCHDOG_S}"))
     try:
         for fault in faults:
@@ -132,14 +139,17 @@ def disturbed(runs: Runs, faults: Sequence[Fault], say: Callable[[str], None]) -
             if process is None:
                 break
             reached = runs.steps
-            process.send_signal(fault.kind.sent)
+            try:
+                process.send_signal(fault.kind.sent)
+            except psutil.NoSuchProcess:  # it ended by itself, as the driver does with its last step
+                break
             began = time.monotonic()
             say(f"chaos: after step {reached}, {fault.kind.name}")
             _until(partial(_has_more, runs, reached), run)
             survived.append(Survived(fault, time.monotonic() - began))
         status = run.wait()
     finally:
-        run.kill()
+        _end(run)
     if status != 0:
         raise ConfigError(f"the disturbed run ended with status {status}")
     return survived
@@ -170,15 +180,23 @@ def _until(condition: Callable[[], psutil.Process | bool | None], run: "subproce
     return None
 
 
+def _end(run: "subprocess.Popen[bytes]") -> None:
+    """End the supervisor, the driver and its cluster, if they are still there."""
+    if run.poll() is None:
+        everyone = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        for process in everyone:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        run.wait()
+
+
 def _victim(supervisor: int, kind: Kind) -> psutil.Process | None:
     """The process of a supervised run that a fault strikes: the driver, or the first of its descendants of the kind."""
-    drivers = psutil.Process(supervisor).children()
-    if kind.process == _DRIVER or not drivers:
-        return drivers[0] if drivers else None
-    for process in sorted(drivers[0].children(recursive=True), key=lambda process: process.pid):
-        try:
+    with suppress(psutil.Error):  # who is looked at may end meanwhile
+        drivers = psutil.Process(supervisor).children()
+        if kind.process == _DRIVER or not drivers:
+            return drivers[0] if drivers else None
+        for process in sorted(drivers[0].children(recursive=True), key=lambda process: process.pid):
             if re.search(kind.process, " ".join(process.cmdline())):
                 return process
-        except psutil.Error:  # it ended meanwhile
-            continue
     return None

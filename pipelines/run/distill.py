@@ -16,7 +16,7 @@ from pipelines.parts.needs import Needs
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.needs import summary
 from pipelines.run.launch import Options, begin_folder, finish, reserve_cluster, run
-from pipelines.run.mirrored import discard_after, open_mirror, restore, store_record
+from pipelines.run.mirrored import begin_mirror, open_mirror, restore, store_record
 from pipelines.run.origin import Origin
 from pipelines.run_folder.changes import recorded_config, with_recorded_changes
 from pipelines.run_folder.outcome import Outcome
@@ -109,9 +109,9 @@ def carry_out(planned: RunConfig, checked: Checked, options: Options, console: C
     """Run what was checked, and write summary and report; None if the run was stopped."""
     config, origin = checked.parts.config, checked.origin
     passed_over = checkpoint.after(config.folder / "checkpoints", origin.step) if options.resume == "auto" else []
+    if checked.mirror:  # first: what stood there would be taken for this run's if this process ended in between
+        begin_mirror(config, checked.mirror, origin.step, options.resume)
     begin_folder(planned, origin.step, options.resume)
-    if checked.mirror:
-        discard_after(config, checked.mirror, origin.step)
     with Display(console, origin.step, config.run.steps) as display:
         continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
         display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")

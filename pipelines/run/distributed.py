@@ -8,6 +8,7 @@ from pipelines.cluster.waiting import waiting_for
 from pipelines.parts.run_parts import RunParts
 from pipelines.run.driver import Driver
 from pipelines.run.origin import Origin
+from pipelines.run.stopping import uninterrupted
 from pipelines.run_folder.changes import recorded_config
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
@@ -39,7 +40,8 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
                 services.deploy()
         return asyncio.run(driver.run())
     finally:
-        driver.end()
-        reservation.release()
-        if own:
-            RunServices(RunParts(recorded_config(config.folder))).delete()
+        with uninterrupted():
+            driver.end()
+            reservation.release()
+            if own:
+                RunServices(RunParts(recorded_config(config.folder))).delete()

@@ -62,6 +62,7 @@ class Driver:
         self._start_is_recorded = origin.step > 0
         self._losses: Counter[int] = Counter()  # by the step that was returned to
         self._warned = 0  # how many of the learner's warnings are shown
+        self._stopping = False  # asked for, also of a learner that was lost since
         self._learner = start_learner(parts, origin, reservation)
 
     @property
@@ -94,18 +95,19 @@ class Driver:
             await self._start_anew(lost)
 
     async def _start_anew(self, lost: str) -> None:
-        """Start the learner again, at the newest checkpoint of this session."""
+        """End what is left of the learner, and start it again at the newest checkpoint of this session."""
+        await asyncio.to_thread(self.end)
+        await self._gone()
         folder = self._config.folder
         newest = await asyncio.to_thread(checkpoint.newest, folder / "checkpoints", self._first.step)
         step = checkpoint.steps_of(newest) if newest else self._first.step
+        checkpoint.discard_after(folder / "checkpoints", step)
         self._losses[step] += 1
         if self._losses[step] > _MOST_LOSSES:
             raise RunFailed(
                 f"{lost}, as it did {_MOST_LOSSES} times before after step {step}; the same command continues there"
             )
         self._display.say(f"warning: {lost}; it is started anew, and the run continues from step {step}")
-        await asyncio.to_thread(self.end)
-        await self._gone()
         self._parts = await asyncio.to_thread(checked_parts, recorded_config(folder))
         self._origin = Origin.find(self._config, str(newest)) if newest else self._first
         self._warned = 0
@@ -121,10 +123,6 @@ class Driver:
             await asyncio.sleep(_POLL_S)
 
     async def _train_and_evaluate(self) -> Outcome | None:
-        with waiting_for("the learner and the rollout workers to load", self._display.say):
-            await self._learner.ready.remote()
-        if not self._losses:
-            await self._say_what_may_differ()
         watch = asyncio.ensure_future(self._watch())
         work = asyncio.ensure_future(self._work())
         try:
@@ -141,9 +139,10 @@ class Driver:
         """Never returns.
 
         Raises:
-            _LearnerHangs: once the learner has not answered for the watchdog's time.
+            _LearnerHangs: once the learner has answered, and then not for the watchdog's time.
         """
         limit_s = self._config.run.watchdog_s
+        await self._learner.progress.remote()  # its process has a place, and has started
         while True:
             alive = asyncio.wrap_future(self._learner.progress.remote().future())
             try:
@@ -154,6 +153,10 @@ class Driver:
 
     async def _work(self) -> Outcome | None:
         learner, config = self._learner, self._config
+        with waiting_for("the learner and the rollout workers to load", self._display.say):
+            await learner.ready.remote()
+        if not self._losses:
+            await self._say_what_may_differ()
         await rehearse(self._parts, learner)
         if config.eval.every and not self._results:
             self._display.say("evaluating base, experts and the student's start")
@@ -211,7 +214,8 @@ class Driver:
             with stop_requests() as stop:
                 while not training.done():
                     await asyncio.wait([training], timeout=_POLL_S)
-                    if stop.is_set():
+                    self._stopping |= stop.is_set()
+                    if self._stopping:
                         await learner.stop.remote()
                     progress = await learner.progress.remote()
                     self._warn(progress.warnings)

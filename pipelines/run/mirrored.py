@@ -42,14 +42,17 @@ def restore(config: RunConfig, mirror: Mirror) -> int | None:
     return checkpoint.steps_of(restored) if restored else None
 
 
-def discard_after(config: RunConfig, mirror: Mirror, step: int) -> None:
-    """Delete checkpoints of steps that will be done again.
+def begin_mirror(config: RunConfig, mirror: Mirror, step: int, resume: str) -> None:
+    """Delete the checkpoints of steps that will be done again; all of it for a run that starts over.
 
     Raises:
         ConfigError: what the storage said, in a line.
     """
     with _said_in_a_line(config):
-        mirror.discard_after(step)
+        if resume == "never":
+            mirror.clear()
+        else:
+            mirror.discard_after(step)
 
 
 def store_record(config: RunConfig, mirror: Mirror) -> None:

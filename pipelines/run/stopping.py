@@ -7,6 +7,20 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def uninterrupted() -> Generator[None]:
+    """Within it SIGTERM and SIGINT do nothing: a run is often asked twice to stop, and takes down what it deployed once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_requests() -> Generator[threading.Event]:
     """Within it SIGTERM sets the event; outside, Ray's handler ends the process, which takes down what was deployed.
 

@@ -25,20 +25,20 @@ def supervise(
     without a new checkpoint.
 
     Args:
-        first: the driver's command.
+        first: the driver's command; also when it is started again before it saved anything.
         again: the command that continues the run.
-        saved_step: the step of the run's newest checkpoint; None before the first.
+        saved_step: the step of the newest checkpoint that the run has written since; None before the first.
         say: shows a line to the user.
     """
     starts, stop = Counter[int | None](), threading.Event()
-    command, pause = first, _FIRST_PAUSE_S
+    command, pause, started = first, _FIRST_PAUSE_S, False
     before = [signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         while True:
             at = saved_step()
             starts[at] += 1
             status = _run(command, stop)
-            if status in (0, STOPPED) or (status == 2 and command is first) or stop.is_set():
+            if status in (0, STOPPED) or (status == 2 and not started) or stop.is_set():
                 return status if status >= 0 else 128 - status
             if (now := saved_step()) != at:
                 pause = _FIRST_PAUSE_S
@@ -46,17 +46,14 @@ def supervise(
                 say(f"the driver ended {_MOST_STARTS} times with no new checkpoint in between; it is not started again")
                 return status if status >= 0 else 128 - status
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            say(f"warning: the driver {how}; it is started again, to continue from {_place(now)}")
+            say(f"warning: the driver {how}; it is started again{'' if now is None else f', to continue from step {now}'}")
             if stop.wait(pause):
                 return STOPPED
-            command, pause = again, min(2 * pause, _LONGEST_PAUSE_S)
+            command, pause = first if now is None else again, min(2 * pause, _LONGEST_PAUSE_S)
+            started = True
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
-
-
-def _place(step: int | None) -> str:
-    return "its beginning" if step is None else f"step {step}"
 
 
 def _run(command: Sequence[str], stop: threading.Event) -> int:

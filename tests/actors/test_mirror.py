@@ -66,6 +66,8 @@ def test_the_state_comes_last(mirror, saved, s3):
     with pytest.raises(OSError, match=r"state\.json"):
         mirror.store(folder)
     assert mirror.steps() == []
+    record = s3.get_object(Bucket="runs", Key="ours/tiny/metrics.jsonl")["Body"].read()
+    assert record.count(b"\n") == 4, "no older than the checkpoint, whenever the copy is cut"
     keys = [found["Key"] for found in s3.list_objects_v2(Bucket="runs")["Contents"]]
     assert any(key.endswith("step-000004/adapter_model.safetensors") for key in keys)
 
@@ -171,8 +173,8 @@ def test_training_goes_on_while_the_storage_fails(cluster, request, s3, saved, t
         kept = Checkpoints(tmp_path / "run", 2, Mirror(uri(address), "tiny"), "tiny", warnings.append)
         for step in (4, 8, 12):
             await kept.save(_Student(saved), step, {})  # pyright: ignore[reportArgumentType]  # a student without ranks
+            await kept.finish()
         assert await kept.newest(above=0) == checkpoint.folder_of(tmp_path / "run" / "checkpoints", 12)
-        await kept.finish()
 
     asyncio.run(run())
     assert [warning.split(" is not in checkpoint.mirror: ")[0] for warning in warnings] == [
@@ -180,7 +182,9 @@ def test_training_goes_on_while_the_storage_fails(cluster, request, s3, saved, t
     ]
 
 
-def test_copies_are_made_beside_the_training_and_two_may_be_behind(cluster, mirror, saved, tmp_path: Path, monkeypatch):
+def test_training_never_waits_for_a_copy_and_the_newest_waits_for_the_one_on_its_way(
+    cluster, mirror, saved, tmp_path: Path, monkeypatch
+):
     began: list[int] = []
     go_on = threading.Event()
     store = mirror.store
@@ -191,20 +195,35 @@ def test_copies_are_made_beside_the_training_and_two_may_be_behind(cluster, mirr
         store(path)
 
     monkeypatch.setattr(mirror, "store", slowly)
+    here = tmp_path / "run" / "checkpoints"
 
     async def run() -> None:
-        kept = Checkpoints(tmp_path / "run", 2, mirror, "tiny", pytest.fail)
-        for step in (4, 8):
+        kept = Checkpoints(tmp_path / "run", 1, mirror, "tiny", pytest.fail)
+        for step in (4, 8, 12):
             await kept.save(_Student(saved), step, {})  # pyright: ignore[reportArgumentType]
-        third = asyncio.create_task(kept.save(_Student(saved), 12, {}))  # pyright: ignore[reportArgumentType]
-        await asyncio.sleep(0.1)
-        assert not third.done()
-        assert began == [4], "one after the other"
+            await asyncio.sleep(0.05)
+        assert began == [4]
         assert mirror.steps() == []
+        assert sorted(path.name for path in here.iterdir()) == ["step-000004", "step-000008", "step-000012"], "none is deleted"
         go_on.set()
-        await third
         await kept.finish()
 
     asyncio.run(run())
-    assert began == [4, 8, 12]
-    assert mirror.steps() == [12, 8]
+    assert began == [4, 12]
+    assert mirror.steps() == [12]
+    assert [path.name for path in here.iterdir()] == ["step-000012"]
+
+
+def test_what_is_left_of_a_cut_copy_goes_and_strangers_stay(mirror, saved, s3):
+    s3.put_object(Bucket="runs", Key="ours/tiny/checkpoints/step-000002/ema/adapter_model.safetensors", Body=b"cut")
+    s3.put_object(Bucket="runs", Key="ours/tiny/checkpoints/step-000200-backup/state.json", Body=b"{}")
+    for step in (4, 8):
+        mirror.store(saved(step))
+    mirror.keep(2)
+    keys = {
+        found["Key"].split("/")[3] for found in s3.list_objects_v2(Bucket="runs")["Contents"] if "checkpoints/" in found["Key"]
+    }
+    assert keys - {""} == {"step-000004", "step-000008", "step-000200-backup"}
+    assert mirror.steps() == [8, 4]
+    mirror.clear()
+    assert [found["Key"] for found in s3.list_objects_v2(Bucket="runs")["Contents"] if not found["Key"].endswith("/")] == []
