@@ -65,7 +65,8 @@ def planned_faults(seed: int, number: int, steps: int) -> list[Fault]:
     """Every kind in turn, in an order and at steps that the seed decides."""
     rng = generator(seed, Stream.FAULT, 0)
     kinds = [KINDS[n % len(KINDS)] for n in rng.permutation(number)]
-    moments = sorted(rng.choice(steps, number, replace=False).tolist())
+    early = max(number, steps * 9 // 10)  # so that the run isn't over before the last
+    moments = sorted(rng.choice(early, number, replace=False).tolist())
     return [Fault(moment, kind) for moment, kind in zip(moments, kinds, strict=True)]
 
 

@@ -186,11 +186,12 @@ def test_training_never_waits_for_a_copy_and_the_newest_waits_for_the_one_on_its
     cluster, mirror, saved, tmp_path: Path, monkeypatch
 ):
     began: list[int] = []
-    go_on = threading.Event()
+    first, go_on = threading.Event(), threading.Event()
     store = mirror.store
 
     def slowly(path: Path) -> None:
         began.append(checkpoint.steps_of(path))
+        first.set()
         assert go_on.wait(600)
         store(path)
 
@@ -201,7 +202,7 @@ def test_training_never_waits_for_a_copy_and_the_newest_waits_for_the_one_on_its
         kept = Checkpoints(tmp_path / "run", 1, mirror, "tiny", pytest.fail)
         for step in (4, 8, 12):
             await kept.save(_Student(saved), step, {})  # pyright: ignore[reportArgumentType]
-            await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(first.wait, 600)
         assert began == [4]
         assert mirror.steps() == []
         assert sorted(path.name for path in here.iterdir()) == ["step-000004", "step-000008", "step-000012"], "none is deleted"
