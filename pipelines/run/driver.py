@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from threading import Event
 from typing import Any
 
 import ray
@@ -62,7 +63,7 @@ class Driver:
         self._start_is_recorded = origin.step > 0
         self._losses: Counter[int] = Counter()  # by the step that was returned to
         self._warned = 0  # how many of the learner's warnings are shown
-        self._stopping = False  # asked for, also of a learner that was lost since
+        self._stop = Event()  # asked for, also of a learner that was lost since
         self._learner = start_learner(parts, origin, reservation)
 
     @property
@@ -211,11 +212,10 @@ class Driver:
         reported: int | None = None
         training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
         try:
-            with stop_requests() as stop:
+            with stop_requests(self._stop):
                 while not training.done():
                     await asyncio.wait([training], timeout=_POLL_S)
-                    self._stopping |= stop.is_set()
-                    if self._stopping:
+                    if self._stop.is_set():
                         await learner.stop.remote()
                     progress = await learner.progress.remote()
                     self._warn(progress.warnings)

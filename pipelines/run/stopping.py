@@ -21,17 +21,16 @@ def uninterrupted() -> Generator[None]:
 
 
 @contextmanager
-def stop_requests() -> Generator[threading.Event]:
+def stop_requests(asked: threading.Event) -> Generator[None]:
     """Within it SIGTERM sets the event; outside, Ray's handler ends the process, which takes down what was deployed.
 
     Python gives signals to the main thread only: a run in another thread is never asked.
     """
-    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield
         return
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield asked
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -75,6 +75,27 @@ def exams(folder: Path) -> list[tuple[int, dict]]:
 
 
 @pytest.mark.slow
+def test_a_request_to_stop_outlives_the_learner(on_standing):
+    """That is asked for while the learner is frozen, which then dies."""
+    config = on_standing("run.name=stopping", "checkpoint.every=100", "run.steps=1000", "rollout.workers=1")
+
+    def stop() -> None:
+        wait_for(lambda: len(rows(config.folder / METRICS)) >= 3, "three steps")
+        (learner,) = [learner for learner in learners("stopping") if learner.state == "ALIVE"]
+        os.kill(learner.pid, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(learner.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    assert distributed(config) is None
+    thread.join()
+    assert len(learners("stopping")) == 2
+    assert [row["step"] for row in rows(config.folder / METRICS)] == [0], "one step, from the beginning, and a checkpoint"
+    assert (config.folder / "checkpoints" / "step-000001" / "state.json").is_file()
+
+
+@pytest.mark.slow
 def test_a_learner_that_is_lost_again_and_again_ends_the_run(on_standing):
     config = on_standing("run.name=cursed", "checkpoint.every=100", "run.steps=1000", "rollout.workers=1")
     ended = threading.Event()
