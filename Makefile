@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup distill test test-slow test-all programs check bench tensorboard schema
+.PHONY: setup distill test test-slow test-all programs check bench chaos tensorboard schema
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -38,6 +38,12 @@ check: $(VENV)/tested
 # Into docs/performance.md and docs/performance.json.
 bench: setup
 	$(BIN)/python -m pipelines.bench --write docs
+
+# Breaks a run of the scene world at every kind of process, and compares its student with an undisturbed one's.
+chaos: setup
+	$(BIN)/python -m pipelines.chaos pipelines/configs/scene.yaml run.name=broken run.steps=100 learner.batch_size=16 \
+	    rollout.group_size=4 checkpoint.every=8 learner.lag=2 checkpoint.mirror=$(CURDIR)/runs/mirror \
+	    'student.start={type: expert, expert: local_edit}' --faults 13 --seed 7
 
 # The curves and pictures of every run in runs/, also while it goes on.
 tensorboard: setup
