@@ -1,16 +1,21 @@
 """Ranks that are processes of one `torch.distributed` group: how they meet, and what it is called if one doesn't come."""
 
+import os
+import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from fields.ranks.ranks import Ranks
+
+_LOOPBACK = "127.0.0.1"
 
 
 class RankMissing(RuntimeError):
@@ -52,13 +57,23 @@ class ProcessGroup(Ranks):
             self.waited_s += time.perf_counter() - began
 
     def listen(self, host: str) -> int:
-        """Listen for the others, on rank 0; returns the port of this host."""
-        self._store = TCPStore(host, 0, self.size, is_master=True, timeout=self._timeout, wait_for_workers=False)
-        return self._store.port
+        """Listen for the others, on rank 0, at this address of it alone; returns the port."""
+        listener = socket.create_server((host, 0))  # torch's own would listen at every address
+        port = listener.getsockname()[1]
+        self._store = TCPStore(
+            *(host, port, self.size),
+            is_master=True,
+            timeout=self._timeout,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        return port
 
     def connect(self, host: str, port: int) -> None:
         """Meet the others, where rank 0 listens."""
         backend = "nccl" if self._device.type == "cuda" else "gloo"
+        if host == _LOOPBACK:  # or gloo listens at what the host's name stands for
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(host))
         with self.meeting():
             store = self._store or TCPStore(host, port, self.size, is_master=False, timeout=self._timeout)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
@@ -69,3 +84,9 @@ class ProcessGroup(Ranks):
             dist.broadcast_object_list(said, src=0)
         assert said[0] is not None, "rank 0 names one"
         return said[0]
+
+
+def _interface_of(host: str) -> str:
+    """The name of the network interface that has an address."""
+    found = psutil.net_if_addrs().items()
+    return next(name for name, addresses in found if any(each.address == host for each in addresses))

@@ -194,10 +194,10 @@ def _end(run: "subprocess.Popen[bytes]") -> None:
 def _victim(supervisor: int, kind: Kind) -> psutil.Process | None:
     """The process of a supervised run that a fault strikes: the driver, or the first of its descendants of the kind."""
     with suppress(psutil.Error):  # who is looked at may end meanwhile
-        drivers = psutil.Process(supervisor).children()
-        if kind.process == _DRIVER or not drivers:
-            return drivers[0] if drivers else None
-        for process in sorted(drivers[0].children(recursive=True), key=lambda process: process.pid):
-            if re.search(kind.process, " ".join(process.cmdline())):
-                return process
+        for driver in psutil.Process(supervisor).children():  # one, or none while it is started again
+            if kind.process == _DRIVER:
+                return driver
+            for process in sorted(driver.children(recursive=True), key=lambda process: process.pid):
+                if re.search(kind.process, " ".join(process.cmdline())):
+                    return process
     return None

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -128,16 +128,14 @@ class Driver:
         work = asyncio.ensure_future(self._work())
         try:
             await asyncio.wait([watch, work], return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await watch
-            return await work
+            return await (work if work.done() else watch)
         finally:
             watch.cancel()
             work.cancel()
             await asyncio.gather(watch, work, return_exceptions=True)
 
-    async def _watch(self) -> None:
-        """Never returns.
+    async def _watch(self) -> NoReturn:
+        """Ask the learner again and again.
 
         Raises:
             _LearnerHangs: once the learner has answered, and then not for the watchdog's time.

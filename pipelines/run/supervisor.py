@@ -9,6 +9,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from pipelines.run.stopping import stop_requests
+
 STOPPED = 128 + signal.SIGTERM  # the exit status of a run that saved a checkpoint and ended as it was asked to
 _MOST_STARTS = 4  # with no new checkpoint in between
 _FIRST_PAUSE_S = 1.0
@@ -32,8 +34,7 @@ def supervise(
     """
     starts, stop = Counter[int | None](), threading.Event()
     command, pause, started = first, _FIRST_PAUSE_S, False
-    before = [signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)]
-    try:
+    with stop_requests(stop, signal.SIGINT):
         while True:
             at = saved_step()
             starts[at] += 1
@@ -49,11 +50,7 @@ def supervise(
             say(f"warning: the driver {how}; it is started again{'' if now is None else f', to continue from step {now}'}")
             if stop.wait(pause):
                 return STOPPED
-            command, pause = first if now is None else again, min(2 * pause, _LONGEST_PAUSE_S)
-            started = True
-    finally:
-        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-            signal.signal(number, handler)
+            command, pause, started = first if now is None else again, min(2 * pause, _LONGEST_PAUSE_S), True
 
 
 def _run(command: Sequence[str], stop: threading.Event) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from distiller_cases import SHAPE, answered
@@ -33,6 +34,14 @@ def test_dealt_loads_differ_by_no_more_than_the_largest_piece(costs, ranks):
 
 def test_owners_hold_the_same_number_of_values_as_far_as_whole_tensors_allow():
     assert owners({"a": 8, "b": 5, "c": 4, "d": 1}, 2) == {"a": 0, "b": 1, "c": 1, "d": 0}
+
+
+def test_the_first_rank_listens_where_it_is_told_alone():
+    """And not at every address of the machine, as torch would."""
+    first = OrderedRanks(0, 2, torch.device("cpu"), 60.0)
+    port = first.listen("127.0.0.1")
+    sockets = psutil.Process().net_connections("tcp")
+    assert [each.laddr.ip for each in sockets if each.status == "LISTEN" and each.laddr.port == port] == ["127.0.0.1"]
 
 
 def test_the_memory_of_a_rank_is_its_own_matter():
