@@ -1,7 +1,7 @@
 """A run's checkpoints: written by the student's ranks, pruned, and copied beside the training where the run has a mirror."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from ray.util.metrics import Counter
 from actors.learning_student import LearningStudent
 from actors.mirror import Mirror
 from fields import checkpoint
+from fields.keeping import Keeping
+
+Written = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 _COPY_S = 1800.0  # after which a copy is given up
 _FINISH_S = 300.0  # that the end of a run waits for its last copy
@@ -25,17 +28,21 @@ class Checkpoints:
 
     Args:
         folder: of the run.
-        keep: how many stay.
+        keeping: which stay, here and there.
         mirror: where they are copied to; None copies nothing.
         run: its name, for the metric.
         warn: is told of a copy that failed; the next checkpoint brings a newer one.
+        written: makes a write, which it may repeat.
     """
 
-    def __init__(self, folder: Path, keep: int, mirror: Mirror | None, run: str, warn: Callable[[str], None]):
+    def __init__(
+        self, folder: Path, keeping: Keeping, mirror: Mirror | None, run: str, warn: Callable[[str], None], written: Written
+    ):
         self._folder = folder / "checkpoints"
-        self._keep = keep
+        self._keeping = keeping
         self._mirror = mirror
         self._warn = warn
+        self._written = written
         self._tags = {"run": run}
         self._failures = Counter("field_mirror_failures", "Checkpoints that could not be copied to the mirror.", ("run",))
         self._thread = ThreadPoolExecutor(max_workers=1)  # its own: a storage that hangs keeps no other work waiting
@@ -54,7 +61,7 @@ class Checkpoints:
             RanksLost: if a rank has ended or hangs.
         """
         async with self._writing:
-            await student.save(self._folder, step, recipe)
+            await self._written(lambda: student.save(self._folder, step, recipe))
         if self._mirror is None:
             await self._prune()
             return
@@ -81,8 +88,8 @@ class Checkpoints:
 
     async def _prune(self) -> None:
         async with self._writing:  # it deletes what looks half-written
-            await asyncio.to_thread(checkpoint.prune, self._folder, self._keep)
+            await self._written(lambda: asyncio.to_thread(checkpoint.prune, self._folder, self._keeping))
 
     def _copy(self, mirror: Mirror, step: int) -> None:
         mirror.store(checkpoint.folder_of(self._folder, step))
-        mirror.keep(self._keep)
+        mirror.prune(self._keeping)

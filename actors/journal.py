@@ -2,8 +2,9 @@
 loggers keep."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from actors.loggers import LOGGERS
+from actors.loggers import LOGGERS, Logger
 from actors.step_times import StepTimes
-from fields.atomic import write_text
+from fields.atomic import flush, write_text
 from fields.update import Update
+
+_messages = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 SKILLS = "skills.jsonl"
@@ -42,9 +45,7 @@ class Journal:
         self._folder = folder
         self._examined = {row["step"] for row in exams}
         self._earlier_seconds = kept[-1]["seconds"] if kept else 0.0
-        self._metrics = (folder / METRICS).open("a")
-        self._skills = (folder / SKILLS).open("a")
-        self._loggers = [LOGGERS[name](folder, start) for name in loggers]
+        self._loggers: dict[str, Logger | None] = {name: LOGGERS[name](folder, start) for name in loggers}
 
     def record(
         self,
@@ -71,12 +72,10 @@ class Journal:
             **{f"{part}_seconds": round(value, 3) for part, value in asdict(times or StepTimes()).items()},
             "sample_ids": list(sample_ids),
         }
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        _append(self._folder / METRICS, row)
         scalars = {"loss/all": update.loss, **{f"loss/{route}": loss for route, loss in update.route_loss.items()}}
         scalars |= {"gradient_norm": update.gradient_norm, "staleness": step - policy_version}
-        for logger in self._loggers:
-            logger.scalars(scalars, step)
+        self._log(step, lambda logger: logger.scalars(scalars, step))
 
     def record_skills(
         self, step: int, skills: Mapping[str, Mapping[str, float]], grid: np.ndarray, mismatch: float | None = None
@@ -84,13 +83,21 @@ class Journal:
         """An evaluation after `step` optimizer steps, with an image grid (3, H, W) in [0, 1], and how far the student that
         rolls out is from the one that learns (`fields/evaluation/mismatch.py`), where it was measured."""
         measured = {} if mismatch is None else {"rollout_mismatch": mismatch}
-        self._skills.write(json.dumps({"step": step, "skills": skills, **measured}) + "\n")
-        self._skills.flush()
+        _append(self._folder / SKILLS, {"step": step, "skills": skills, **measured})
         scalars = {f"{measure}/{category}": value for category, values in skills.items() for measure, value in values.items()}
         scalars |= measured
-        for logger in self._loggers:
-            logger.scalars(scalars, step)
-            logger.picture("student", grid, step)
+        self._log(step, lambda logger: logger.scalars(scalars, step))
+        self._log(step, lambda logger: logger.picture("student", grid, step))
+
+    def _log(self, step: int, tell: Callable[[Logger], None]) -> None:
+        """Tell the loggers. One that cannot write misses this, and is opened anew for what comes next: the rows have it all."""
+        for name, logger in self._loggers.items():
+            try:
+                self._loggers[name] = logger = logger or LOGGERS[name](self._folder, step)
+                tell(logger)
+            except OSError as error:
+                _messages.warning("%s misses step %d: %s", name, step, error)
+                self._loggers[name] = None
 
     def has_skills(self, step: int) -> bool:
         """Whether an evaluation after `step` optimizer steps stands in the record of an earlier session."""
@@ -99,16 +106,12 @@ class Journal:
     def record_change(self, step: int, settings: Mapping[str, Any]) -> None:
         """That settings change from an optimizer step on; on disk when this returns."""
         row = {"step": step, "set": settings, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        with (self._folder / CHANGES).open("a") as changes:
-            changes.write(json.dumps(row) + "\n")
-            changes.flush()
-            os.fsync(changes.fileno())
+        _append(self._folder / CHANGES, row)
+        flush(self._folder / CHANGES)
 
     def close(self) -> None:
-        """Flush everything to disk."""
-        self._metrics.close()
-        self._skills.close()
-        for logger in self._loggers:
+        """Let the loggers write what they hold back."""
+        for logger in filter(None, self._loggers.values()):
             logger.close()
 
 
@@ -118,6 +121,19 @@ def rows(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a line, whole or not at all: of one that found no room to its end nothing stays."""
+    line = (json.dumps(row) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _rewrite(path: Path, kept: Sequence[Mapping[str, Any]]) -> None:

@@ -4,9 +4,6 @@
                                           |
                                           +--> Journal (a row per step), checkpoints, evaluation
 
-`train` consumes the stream in plan order and waits for nothing else. What unblocks it is the window of steps that
-earlier publications admitted; with lag >= 1 that window fills while the ranks update.
-
 The rollout workers are the learner's own actors: they come and go by `scale_rollout`, and end with it. So are its ranks,
 if there are several; the only one computes in this process. When a rank is lost, all are started anew, and the run continues
 from its newest checkpoint; services and rollout workers stay.
@@ -15,10 +12,11 @@ from its newest checkpoint; services and rollout workers stay.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,12 +32,16 @@ from actors.progress import Progress
 from actors.rank_group import RanksLost
 from actors.rollout_worker import PublishedWeights
 from actors.step_times import StepTimes
+from actors.storage import once_writable
 from actors.stream import TargetStream
+from actors.waits import Waits
 from fields import checkpoint
 from fields.carriers import Weights
 from fields.evaluation.base import ExamResult, Skills
 from fields.update import Update
 from services.expert_client import ExpertClient
+
+A = TypeVar("A")
 
 _log = logging.getLogger(__name__)
 _MOST_RECOVERIES = 3  # to one checkpoint
@@ -49,9 +51,7 @@ class Learner:
     """Owns the student: in ranks that hold it, of which there may be one.
 
     Args:
-        parts: the name of the run, how it computes (the same in every process of a run), the loggers that the journal writes
-            to, the largest group, the settings that decide the result and are stored with every checkpoint, and the builders of
-            everything else.
+        parts: what it is made of; each is built in this process.
         folder: of the run.
         start: the first step to do.
         resume: a checkpoint to continue from.
@@ -66,14 +66,13 @@ class Learner:
         self._student = LearningStudent(parts.ranks, self._schedule.lag)
         self._resume = resume
         self._stream: TargetStream | None = None
-        self._folder = folder
-        self._recipe, self._largest = parts.recipe, parts.largest
+        self._folder, self._recipe, self._largest = folder, parts.recipe, parts.largest
         self._recoveries: list[int] = []  # the steps that were returned to
         self._journal = Journal(folder, start, parts.loggers)
-        self._checkpoints = Checkpoints(folder, self._schedule.keep_checkpoints, parts.mirror(), parts.run, self._warn)
-        self._metrics = LearnerMetrics(parts.run)
+        self._checkpoints = Checkpoints(folder, self._schedule.keeping, parts.mirror(), parts.run, self._warn, self._written)
+        self._metrics, self._waits = LearnerMetrics(parts.run), Waits()
         self._stopping = self._ended = False
-        self._progress = Progress(step=start, seconds=0.0, samples=0, staleness=0, update=None, examined=None)
+        self._progress = Progress(step=start)
         self._example: ExampleReference | None = None  # the first of the last step
         self._exam: tuple[Weights, ExamResult] | None = None
         self._trained: tuple[Weights, Weights] | None = None
@@ -114,7 +113,7 @@ class Learner:
         self._example = None
         await self._student.restart(path)
         self._journal.close()
-        self._journal = Journal(self._folder, step, self._parts.loggers)
+        self._journal = await self._written(lambda: asyncio.to_thread(Journal, self._folder, step, self._parts.loggers))
         self._progress = replace(self._progress, step=step, seconds=0.0, samples=0)
         return stream.again(range(step, self._schedule.steps))
 
@@ -129,14 +128,19 @@ class Learner:
             asked = time.monotonic()
             examples = await stream.examples(step)
             came = time.monotonic()
-            update = await self._student.ranks.update(examples)
+            with self._waits.on(f"step {step}: the update in the learner's ranks"):
+                update = await self._student.ranks.update(examples)
             done = time.monotonic()
             self._example = examples[0]
-            self._publish(step + 1, stream)
-            self._record(step, examples, update, done - began, StepTimes(wait=came - asked, update=done - came, save=save))
+            if (publication := self._student.publish(step + 1)) is not None:
+                stream.publish(step + 1, publication)
+                self._metrics.publishing(publication)
+            times = StepTimes(wait=came - asked, update=done - came, save=save)
+            await self._record(step, examples, update, done - began, times)
             save = 0.0
             if schedule.saves_after(step + 1) or self._stopping:
-                await self._checkpoints.save(self._student, step + 1, self._recipe)
+                with self._waits.on(f"the checkpoint after step {step + 1}"):
+                    await self._checkpoints.save(self._student, step + 1, self._recipe)
                 save = time.monotonic() - done
             if self._stopping:
                 return
@@ -152,26 +156,14 @@ class Learner:
         self._exam = weights, result
         self._progress = replace(self._progress, examined=step)
 
-    def _publish(self, version: int, stream: TargetStream) -> None:
-        began = time.monotonic()
-        publication = self._student.publish(version)
-        if publication is not None:
-            stream.publish(version, publication)
-            publication.add_done_callback(lambda _: self._metrics.published(time.monotonic() - began))
-
-    def _record(self, step: int, examples: list[ExampleReference], update: Update, seconds: float, times: StepTimes) -> None:
+    async def _record(
+        self, step: int, examples: list[ExampleReference], update: Update, seconds: float, times: StepTimes
+    ) -> None:
         version = self._schedule.lag.version(step)
         ids = list(dict.fromkeys(sample_id for example in examples for sample_id in example.outline.sample_ids))
-        self._journal.record(step, update, version, ids, seconds, times)
+        await self._written(lambda: asyncio.to_thread(self._journal.record, step, update, version, ids, seconds, times))
         self._sizing.after_step(times)
-        self._progress = replace(
-            self._progress,
-            step=step + 1,
-            seconds=seconds,
-            samples=self._progress.samples + len(ids),
-            staleness=step - version,
-            update=update,
-        )
+        self._progress = self._progress.after(step, update, step - version, len(ids), seconds)
         self._metrics.record(self._progress, update, times, self._stream.depth if self._stream else 0, len(ids))
 
     @cached_property
@@ -245,9 +237,9 @@ class Learner:
             raise ValueError(f"step {change.step} cannot change: the run was changed meanwhile; try again")
         try:
             curriculum = change.build_curriculum()
+            self._journal.record_change(change.step, change.settings)
         except OSError as error:
             raise ValueError(f"on the learner's node: {error}") from error
-        self._journal.record_change(change.step, change.settings)
         stream.change(curriculum)
         self._recipe = change.recipe
 
@@ -268,10 +260,15 @@ class Learner:
                 if self._trained is None:
                     raise
                 self._warn(f"the trained student is not compared with the one that rolls out: {error}")
-        self._journal.record_skills(step, skills, picture, apart)
+        await self._written(lambda: asyncio.to_thread(self._journal.record_skills, step, skills, picture, apart))
+
+    async def _written(self, write: Callable[[], Awaitable[A]]) -> A:
+        """What a write to the run's folder gives, once the storage takes it; training waits, unless it is asked to stop."""
+        return await once_writable(write, self._warn, lambda: self._stopping)
 
     def _warn(self, warning: str) -> None:
         _log.warning(warning)
+        self._metrics.warned()
         self._progress = replace(self._progress, warnings=(*self._progress.warnings, warning))
 
     async def stop(self) -> None:
@@ -286,6 +283,10 @@ class Learner:
     async def progress(self) -> Progress:
         """Where the run is."""
         return self._progress
+
+    async def waits(self) -> list[str]:
+        """What is waited for, and since when: here, in the stream, and of the rollout workers."""
+        return [*self._waits.lines(), *(self._stream.waits.lines() if self._stream else ()), *self._rollouts.waits.lines()]
 
     async def exam(self) -> tuple[Weights, ExamResult] | None:
         """The student of the last exam that was taken while training, and what it answered."""

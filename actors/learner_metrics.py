@@ -1,6 +1,9 @@
 """What the learner shows on Ray's metrics port."""
 
+import asyncio
+import time
 from dataclasses import asdict
+from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -35,15 +38,25 @@ class LearnerMetrics:
             tag_keys=("run",),
         )
         self._recoveries = Counter("field_learner_recoveries", "Times that lost ranks were started anew.", ("run",))
+        self._warnings = Counter(
+            "field_learner_warnings",
+            "What the learner warned of: lost ranks, storage that is away, copies that failed.",
+            ("run",),
+        )
         self._process = ProcessMetrics()
 
-    def published(self, seconds: float) -> None:
-        """A version was published."""
-        self._publication.observe(seconds, self._tags)
+    def publishing(self, publication: "asyncio.Future[Any]") -> None:
+        """A version is published from now on."""
+        began = time.monotonic()
+        publication.add_done_callback(lambda _: self._publication.observe(time.monotonic() - began, self._tags))
 
     def recovered(self) -> None:
         """Lost ranks are started anew."""
         self._recoveries.inc(1, self._tags)
+
+    def warned(self) -> None:
+        """The user was warned."""
+        self._warnings.inc(1, self._tags)
 
     def record(self, progress: Progress, update: Update, times: StepTimes, depth: int, samples: int) -> None:
         """Set everything after a step."""

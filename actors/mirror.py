@@ -15,6 +15,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy
 
 from fields import checkpoint
 from fields.atomic import replacing
+from fields.keeping import Keeping
 
 RECORD = ("config.yaml", "metrics.jsonl", "skills.jsonl", "changes.jsonl", "summary.json", "report.html")
 _STATE = "state.json"
@@ -108,12 +109,11 @@ class Mirror:
         if there.type == FileType.File and not (here.is_file() and here.stat().st_size >= there.size):
             self._get(self._root / name, here)
 
-    def keep(self, newest: int) -> None:
-        """Delete all but so many of the newest checkpoints, and what is left of copies that were cut before them."""
-        kept = self.steps()[:newest]
-        for step in self._folders():
-            if kept and step < kept[0] and step not in kept:
-                self._delete(step)
+    def prune(self, keeping: Keeping) -> None:
+        """Delete the checkpoints that need not stay, and what is left of copies that were cut before them."""
+        folders = self._folders()
+        for step in keeping.superseded([step for step, complete in folders.items() if complete], list(folders)):
+            self._delete(step)
 
     def discard_after(self, step: int) -> None:
         """Delete the checkpoints of later steps: a run that goes back to `step` will write others."""

@@ -1,6 +1,6 @@
 """Where a run is, as the learner tells it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fields.update import Update
 
@@ -15,9 +15,14 @@ class Progress:
     """
 
     step: int
-    seconds: float
-    samples: int
-    staleness: int
-    update: Update | None
+    seconds: float = 0.0
+    samples: int = 0
+    staleness: int = 0
+    update: Update | None = None
     examined: int | None = None
     warnings: tuple[str, ...] = ()
+
+    def after(self, step: int, update: Update, staleness: int, samples: int, seconds: float) -> "Progress":
+        """Where it is once a step is done, which trained on so many samples, at these seconds."""
+        samples += self.samples
+        return replace(self, step=step + 1, update=update, staleness=staleness, samples=samples, seconds=seconds)

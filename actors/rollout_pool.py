@@ -1,6 +1,7 @@
 """The rollout workers as one pool: a call goes to whoever is free, and a lost one is made again."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -10,11 +11,15 @@ from ray.actor import ActorHandle
 from ray.util.metrics import Gauge
 from torch import Tensor
 
+from actors.hang_limit import HangLimit
 from actors.rollout_worker import PublishedWeights
+from actors.waits import Waits
 from fields.carriers import Condition, Query, SealedQueries
 from fields.memory.cost import Pass
 from fields.method.plan import Group
 from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -48,11 +53,14 @@ class RolloutPool:
         start_worker: starts the worker of a number, restarts allowed.
         size: workers at first, numbered from 0.
         run: name of the run, for the metrics.
-        timeout_s: of one attempt; a rollout of a large model takes minutes, and only a hung worker takes this long.
+        watchdog_s: a worker that takes longer than this, and ten times longer than any has for such a call, is taken to hang
+            and started anew.
+        first_s: the limit before such a call was ever answered; a rollout of a large model takes minutes.
         patience_s: this long after the first loss the last error is raised.
 
     Attributes:
         rolled_out_s: seconds of all workers together in calls of `queries` so far.
+        waits: what the workers are asked at this moment.
     """
 
     def __init__(
@@ -60,7 +68,8 @@ class RolloutPool:
         start_worker: Callable[[int], WorkerHandle],
         size: int,
         run: str,
-        timeout_s: float = 1800.0,
+        watchdog_s: float,
+        first_s: float = 1800.0,
         patience_s: float = 900.0,
     ):
         self._start_worker = start_worker
@@ -69,8 +78,9 @@ class RolloutPool:
         for number in self._workers:
             self._idle.put_nowait(number)
         self._resizing = asyncio.Lock()
-        self._timeout_s = timeout_s
+        self._limit = HangLimit(watchdog_s, first_s)
         self.rolled_out_s = 0.0
+        self.waits = Waits()
         self._tags = {"run": run}
         self._calls = RepeatedCalls("field_rollout", self._tags, patience_s)
         self._size = Gauge("field_rollout_workers", "Workers that there should be.", ("run",))
@@ -145,27 +155,30 @@ class RolloutPool:
     ) -> tuple[SealedQueries, "ray.ObjectRef[SealedQueries]"]:
         """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
         without the bytes. Raises as `_call` does."""
-        return await self._call(lambda worker: worker.queries.remote(group, condition, weights), self._count)
+        return await self._call("queries", lambda worker: worker.queries.remote(group, condition, weights), self._count)
 
     def _count(self, seconds: float) -> None:
         self.rolled_out_s += seconds
 
     async def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
         """The velocity at the query's states, by these weights or (None) by the bare base. Raises as `_call` does."""
-        velocity, _ = await self._call(lambda worker: worker.velocity.remote(query, weights))
+        velocity, _ = await self._call("velocity", lambda worker: worker.velocity.remote(query, weights))
         return velocity
 
     async def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float
     ) -> Tensor:
         """Clean states from the given noise, by these weights or (None) by the bare base. Raises as `_call` does."""
-        x_0, _ = await self._call(lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
+        x_0, _ = await self._call("generate", lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
         return x_0
 
     async def _call(
-        self, request: Callable[[WorkerHandle], "ray.ObjectRef[A]"], count: Callable[[float], None] = lambda seconds: None
+        self,
+        kind: str,
+        request: Callable[[WorkerHandle], "ray.ObjectRef[A]"],
+        count: Callable[[float], None] = lambda seconds: None,
     ) -> "tuple[A, ray.ObjectRef[A]]":
-        """A free worker's answer to a request, and its reference; `count` is told the seconds of each attempt.
+        """A free worker's answer to a request of a kind, and its reference; `count` is told the seconds of each attempt.
 
         Raises:
             RayActorError, ObjectLostError, TimeoutError: once patience is over.
@@ -174,16 +187,25 @@ class RolloutPool:
 
         async def attempt() -> "tuple[A, ray.ObjectRef[A]]":
             number = await self._idle.get()
-            began = asyncio.get_running_loop().time()
-            reference = request(self._workers[number])
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            reference = request(worker := self._workers[number])
             try:
-                with self._calls.timed():
-                    return await asyncio.wait_for(asyncio.wrap_future(reference.future()), self._timeout_s), reference
+                with self._calls.timed(), self.waits.on(f"rollout worker {number}: {kind}"):
+                    answer = asyncio.wait_for(asyncio.wrap_future(reference.future()), self._limit.seconds(kind))
+                    answered = await answer, reference
+                self._limit.answered(kind, loop.time() - began)
+                return answered
+            except TimeoutError:
+                self._limit.reached(kind)
+                _log.warning("rollout worker %d has not answered for %.0f s: it is started anew", number, loop.time() - began)
+                ray.kill(cast(ActorHandle[Any], worker), no_restart=False)
+                raise
             except (*LOST_CALL_ERRORS, asyncio.CancelledError):
                 ray.cancel(reference)
                 raise
             finally:
-                count(asyncio.get_running_loop().time() - began)
+                count(loop.time() - began)
                 self._idle.put_nowait(number)
 
         return await self._calls.answer(attempt)

@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 
+from fields.keeping import Keeping
 from fields.method.lag import Lag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """In optimizer steps: the first step to do, the number of steps in all, the rollouts' lag, and what happens when."""
+    """In optimizer steps: the first step to do, the number of steps in all, the rollouts' lag, what happens when, and which
+    checkpoints stay."""
 
     start: int
     steps: int
     lag: Lag
     checkpoint_every: int
-    keep_checkpoints: int
+    keeping: Keeping
     evaluate_every: int
 
     def saves_after(self, step: int) -> bool:

@@ -17,6 +17,7 @@ from actors.curriculum import Curriculum
 from actors.example_reference import AnswerReference, ExampleReference, GroupReference
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import Publication, PublishedWeights
+from actors.waits import Waits, numbered
 from fields.carriers import Condition, Outline
 from fields.method.lag import Lag
 from fields.method.plan import Group
@@ -50,6 +51,9 @@ class TargetStream:
         rollouts: the rollout workers.
         steps: the steps to stream.
         lag: of the rollouts behind the learner.
+
+    Attributes:
+        waits: what the steps in flight wait for.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class TargetStream:
         self._waiting = iter(steps)
         self._next = next(self._waiting, None)
         self._in_flight: dict[int, asyncio.Task[list[ExampleReference]]] = {}
+        self.waits = Waits()
 
     @property
     def depth(self) -> int:
@@ -123,7 +128,7 @@ class TargetStream:
         asked = {group: asyncio.ensure_future(self._asked(group, weights, curriculum)) for group in groups}
         calls = _calls(groups, curriculum)
         try:
-            answers = await asyncio.gather(*(_answers(call, asked, curriculum) for call in calls))
+            answers = await asyncio.gather(*(self._answers(call, asked, curriculum) for call in calls))
             queries = {group: await task for group, task in asked.items()}  # of routes without an expert, too
         finally:
             for task in asked.values():
@@ -133,14 +138,31 @@ class TargetStream:
 
     async def _asked(self, group: Group, weights: Publication, curriculum: Curriculum) -> AskedGroup:
         rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
-        condition = await self._encoder.encode(rows, curriculum.reads_targets, group.route in curriculum.reads_empty)
+        asks = f"step {group.step}, {group.route}, {numbered(group.ids)}"
+        with self.waits.on(f"{asks}: the encoder"):
+            condition = await self._encoder.encode(rows, curriculum.reads_targets, group.route in curriculum.reads_empty)
         if curriculum.expert_rollouts is None:
-            # Shielded: others wait for the same publication when this one is given up.
-            return await self._student_rollout(group, condition, await asyncio.shield(weights))
+            with self.waits.on(f"{asks}: the student's weights"):
+                published = await asyncio.shield(weights)  # others wait for the same publication when this one is given up
+            with self.waits.on(f"{asks}: a rollout by version {published.policy_version}"):
+                return await self._student_rollout(group, condition, published)
         (expert,) = curriculum.teaching.shares[group.route]
         settings = curriculum.expert_rollouts(group.size)
-        queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)
+        with self.waits.on(f"{asks}: a rollout by {expert}"):
+            queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)
         return AskedGroup(queries.outlines, reference)
+
+    async def _answers(
+        self, call: Sequence[ExpertQuestion], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
+    ) -> dict[ExpertQuestion, AnswerReference]:
+        """The targets of one call's questions, which are all to one application."""
+        queries = [(await asked[question.group]).queries for question in call]
+        client = curriculum.experts[call[0].expert]
+        names = [question.expert for question in call]
+        ids = [sample_id for question in call for sample_id in question.group.ids]
+        with self.waits.on(f"step {call[0].group.step}, {numbered(ids)}: the velocity of {', '.join(dict.fromkeys(names))}"):
+            answer = await client.answer(names, queries)
+        return {question: AnswerReference(answer, place) for place, question in enumerate(call)}
 
     async def _student_rollout(self, group: Group, condition: Condition, weights: PublishedWeights) -> AskedGroup:
         """The workers' queries.
@@ -171,16 +193,6 @@ def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQ
                 last[client] = call
         call.append(question)
     return calls
-
-
-async def _answers(
-    call: Sequence[ExpertQuestion], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
-) -> dict[ExpertQuestion, AnswerReference]:
-    """The targets of one call's questions, which are all to one application."""
-    queries = [(await asked[question.group]).queries for question in call]
-    client = curriculum.experts[call[0].expert]
-    answer = await client.answer([question.expert for question in call], queries)
-    return {question: AnswerReference(answer, place) for place, question in enumerate(call)}
 
 
 def _learned(

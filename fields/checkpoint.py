@@ -31,6 +31,7 @@ from fields.atomic import flush, replacing, write_text
 from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
 from fields.families.base import Family
+from fields.keeping import Keeping
 from fields.numerics import device_name
 from fields.student import Student, read_student
 
@@ -221,17 +222,16 @@ def newest(folder: Path, above: int = -1) -> Path | None:
     return next((path for path in _by_age(folder) if steps_of(path) > above and _damage(path) is None), None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete the checkpoints that are older than the `keep` newest complete ones, and what a process that was killed while it
-    wrote one has left; nobody writes one meanwhile. Files are told by their sizes alone: hashing all that is kept at every save
-    takes seconds of the run, and whoever reads a checkpoint does so."""
+def prune(folder: Path, keeping: Keeping) -> None:
+    """Delete the checkpoints that need not stay, and what a process that was killed while it wrote one has left; nobody writes
+    one meanwhile. Files are told by their sizes alone: hashing all that is kept at every save takes seconds of the run, and
+    whoever reads a checkpoint does so."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path)
-    candidates = _by_age(folder)
-    complete = [path for path in candidates if _damage(path, hashed=False) is None]
-    if len(complete) > keep:
-        for path in candidates[candidates.index(complete[keep]) :]:
-            shutil.rmtree(path)
+    present = _by_age(folder)
+    complete = [steps_of(path) for path in present if _damage(path, hashed=False) is None]
+    for step in keeping.superseded(complete, [steps_of(path) for path in present]):
+        shutil.rmtree(folder_of(folder, step))
 
 
 def after(folder: Path, step: int) -> list[Path]:

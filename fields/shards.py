@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, tensors: Tensors) -> None:
-    """Write what the processes of the group share; all call this, and when it returns all have written."""
+    """Write what the processes of the group share; all call this, and when it returns all have written.
+
+    Raises:
+        OSError: in all of them, what any met.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(dict(tensors), checkpoint_id=folder)
+    try:
+        save(dict(tensors), checkpoint_id=folder)
+    except CheckpointException as error:  # no Exception, so that nobody who meets it expects it
+        raise OSError("; ".join(f"rank {rank}: {raised}" for rank, (raised, _) in error.failures.items())) from error
 
 
 def read_into(folder: Path, tensors: Tensors) -> None:

@@ -20,33 +20,25 @@ def main(arguments: Sequence[str]) -> int:
         return _supervised(given, [argument for argument in arguments if argument != "--supervise"], console)
     # here, so that --help needs neither torch nor Ray
     from pipelines.config.load import load_config
-    from pipelines.run.distill import carry_out, check, planned_memory
+    from pipelines.run.distill import check, planned_memory, run_alone
     from pipelines.run.failures import RunFailed
     from pipelines.run.launch import Options
 
     options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
+    say = partial(console.print, highlight=False, soft_wrap=True)
     try:
         config = load_config(given.config, given.overrides)
-        checked = check(config, options, console)
-        planned = planned_memory(checked) if options.dry_run else None
-    except ConfigError as error:
+        if options.dry_run:
+            if planned := planned_memory(check(config, options, console)):
+                say(planned)
+            say(f"{given.config} is valid; nothing was deployed")
+            return 0
+        outcome = run_alone(config, options, console)
+    except (ConfigError, RunFailed) as error:
         complain(error)
-        return 2
-    if options.dry_run:
-        if planned:
-            console.print(planned, highlight=False, soft_wrap=True)
-        console.print(f"{given.config} is valid; nothing was deployed", highlight=False, soft_wrap=True)
-        return 0
-    try:
-        outcome = carry_out(config, checked, options, console)
-    except ConfigError as error:
-        complain(error)
-        return 2
-    except RunFailed as error:
-        complain(error)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     if outcome is None:
-        console.print("stopped as asked, with a checkpoint; the same command continues from there", highlight=False)
+        say("stopped as asked, with a checkpoint; the same command continues from there")
         return STOPPED
     return 0
 

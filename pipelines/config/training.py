@@ -164,8 +164,20 @@ class CheckpointConfig(Section):
 
     every: PositiveInt = Field(default=100, description="optimizer steps; the last step is always saved")
     keep: PositiveInt = Field(default=3, description="newest checkpoints kept")
+    keep_every: PositiveInt | None = Field(
+        default=None,
+        description="optimizer steps, a multiple of checkpoint.every, whose checkpoints stay for good; none keeps none",
+    )
     mirror: str | None = Field(
         default=None,
         description="s3://, gs://, abfs:// or path of a folder to which checkpoints and the record are copied, and from which "
         "a run continues whose own folder has no newer one; none copies nothing",
     )
+
+    @model_validator(mode="after")
+    def _kept_ones_are_written(self) -> "CheckpointConfig":
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"keep_every: {self.keep_every} steps; allowed: a multiple of checkpoint.every, which is {self.every}"
+            )
+        return self

@@ -17,6 +17,7 @@ from fields.evaluation.base import Evaluation
 from fields.evaluation.route_grids import RouteGrids
 from fields.families.base import Family
 from fields.field import Field
+from fields.keeping import Keeping
 from fields.memory.cost import Pass
 from fields.method.lag import Lag
 from fields.method.objective import Objective
@@ -176,7 +177,7 @@ class RunParts:
             steps=config.run.steps,
             lag=self.lag,
             checkpoint_every=config.checkpoint.every,
-            keep_checkpoints=config.checkpoint.keep,
+            keeping=Keeping(config.checkpoint.keep, config.checkpoint.keep_every),
             evaluate_every=config.eval.every,
         )
 

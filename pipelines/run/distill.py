@@ -19,6 +19,7 @@ from pipelines.run.launch import Options, begin_folder, finish, reserve_cluster,
 from pipelines.run.mirrored import begin_mirror, open_mirror, restore, store_record
 from pipelines.run.origin import Origin
 from pipelines.run_folder.changes import recorded_config, with_recorded_changes
+from pipelines.run_folder.lock import only_driver
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
 
@@ -66,8 +67,18 @@ def distill(
     Raises:
         ConfigError: in one line, before anything is deployed.
     """
-    options, console = Options(resume=resume, address=address, wait=wait, reference=reference), Console(markup=False)
-    return carry_out(config, check(config, options, console), options, console)
+    return run_alone(config, Options(resume=resume, address=address, wait=wait, reference=reference), Console(markup=False))
+
+
+def run_alone(config: RunConfig, options: Options, console: Console) -> Outcome | None:
+    """Check a run and carry it out, while no other driver writes its folder; None if the run was stopped.
+
+    Raises:
+        ConfigError: as `distill` does.
+        RunFailed: if the learner is lost again and again, with no checkpoint in between.
+    """
+    with only_driver(config.folder):
+        return _carry_out(config, check(config, options, console), options, console)
 
 
 def check(planned: RunConfig, options: Options, console: Console) -> Checked:
@@ -105,7 +116,7 @@ def planned_memory(checked: Checked) -> str | None:
     return summary(Needs.of(config))
 
 
-def carry_out(planned: RunConfig, checked: Checked, options: Options, console: Console) -> Outcome | None:
+def _carry_out(planned: RunConfig, checked: Checked, options: Options, console: Console) -> Outcome | None:
     """Run what was checked, and write summary and report; None if the run was stopped."""
     config, origin = checked.parts.config, checked.origin
     passed_over = checkpoint.after(config.folder / "checkpoints", origin.step) if options.resume == "auto" else []

@@ -27,6 +27,7 @@ from pipelines.run.learner_process import end, remaining_actors, start_learner
 from pipelines.run.origin import Origin
 from pipelines.run.promise import device_warnings, rank_warnings
 from pipelines.run.rehearsal import rehearse
+from pipelines.run.standstill import Standstill, processes_here, screen
 from pipelines.run.stopping import stop_requests
 from pipelines.run_folder.changes import recorded_config
 from pipelines.run_folder.outcome import Outcome
@@ -207,7 +208,7 @@ class Driver:
     async def _train(self) -> None:
         """Show the progress until training ends, and report each exam that is taken meanwhile."""
         learner, display = self._learner, self._display
-        reported: int | None = None
+        reported, standstill = None, Standstill(self._config.run.watchdog_s)
         training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
         try:
             with stop_requests(self._stop):
@@ -217,6 +218,8 @@ class Driver:
                         await learner.stop.remote()
                     progress = await learner.progress.remote()
                     self._warn(progress.warnings)
+                    if (seconds := standstill.seconds(progress.step)) is not None:
+                        await self._say_who_waits(progress.step, seconds)
                     if progress.update is not None:
                         display.update(progress.step, progress.update, progress.samples, progress.seconds, progress.staleness)
                     if progress.examined != reported:
@@ -227,6 +230,12 @@ class Driver:
             training.cancel()
             await asyncio.gather(training, return_exceptions=True)
 
+    async def _say_who_waits(self, step: int, seconds: float) -> None:
+        waits = await self._learner.waits.remote()
+        names = RunServices(self._parts).names
+        processes = await asyncio.to_thread(processes_here, self._config.run.name, names)
+        self._display.say(await asyncio.to_thread(screen, step, seconds, waits, processes))
+
     def _warn(self, warnings: Sequence[str]) -> None:
         """Show those that are new."""
         for warning in warnings[self._warned :]:
@@ -236,4 +245,8 @@ class Driver:
     def _report(self, student: Weights, result: ExamResult) -> None:
         answers = {**self._results, AFTER: result}
         exam = self._parts.evaluation
-        report_so_far(self._config, Outcome(steps=student.policy_version, weights=student, exam=exam, results=answers))
+        outcome = Outcome(steps=student.policy_version, weights=student, exam=exam, results=answers)
+        try:
+            report_so_far(self._config, outcome)
+        except OSError as error:
+            self._display.say(f"warning: no report after step {outcome.steps}: {error}")  # the next one shows its exam, too

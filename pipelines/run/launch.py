@@ -1,18 +1,21 @@
 """The stages of a run: what it reserves, its folder, how it ends."""
 
+import asyncio
 import os
 import shutil
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
+from actors.storage import once_writable
 from fields import checkpoint
 from fields.scene.exam import Exam
 from pipelines.cluster.address import named
 from pipelines.cluster.demands import RunDemands, check_demands
+from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.parts.consolidation import consolidate
 from pipelines.parts.run_parts import RunParts
@@ -81,11 +84,18 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
 
 
 def begin_folder(config: RunConfig, first_step: int, resume: str) -> None:
-    """Write the configuration, and drop what stands in the folder of steps that will be done again."""
-    if resume == "never" and config.folder.exists():
-        shutil.rmtree(config.folder)
-    checkpoint.discard_after(config.folder / "checkpoints", first_step)
-    write_config(config)
+    """Write the configuration, and drop what stands in the folder of steps that will be done again.
+
+    Raises:
+        ConfigError: if the folder cannot be written.
+    """
+    try:
+        if resume == "never" and config.folder.exists():
+            shutil.rmtree(config.folder)
+        checkpoint.discard_after(config.folder / "checkpoints", first_step)
+        write_config(config)
+    except OSError as error:
+        raise ConfigError(f"run.dir: {config.folder} cannot be written: {error}") from error
 
 
 def run(parts: RunParts, origin: Origin, display: Display, reservation: "Reservation | None") -> Outcome | None:
@@ -101,9 +111,15 @@ def run(parts: RunParts, origin: Origin, display: Display, reservation: "Reserva
 
 def finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
     """Write summary.json and report.html, give the last checkpoint its model folders, and print the skills."""
-    summary = write_summary(config, outcome)
-    write_report(config, outcome, summary)
-    consolidate(checkpoint.folder_of(config.folder / "checkpoints", outcome.steps))
+
+    def write() -> dict[str, Any]:
+        summary = write_summary(config, outcome)
+        write_report(config, outcome, summary)
+        consolidate(checkpoint.folder_of(config.folder / "checkpoints", outcome.steps))
+        return summary
+
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    summary = asyncio.run(once_writable(lambda: asyncio.to_thread(write), lambda message: say(f"warning: {message}")))
     if outcome.results and isinstance(outcome.exam, Exam):
         order = [BASE, *config.experts, BEFORE, AFTER]
         skills = {name: outcome.results[name].skills for name in order}

@@ -90,7 +90,7 @@ class ClusterLearnerParts:
 
     def rollouts(self) -> RolloutPool:
         """The rollout workers, started."""
-        return RolloutPool(self._start_worker, self._config.rollout.workers, self.run)
+        return RolloutPool(self._start_worker, self._config.rollout.workers, self.run, self._config.run.watchdog_s)
 
     def sizing(self, rollouts: RolloutPool) -> PoolSizing:
         """How many workers there should be, as the configuration bounds them."""

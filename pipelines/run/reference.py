@@ -41,7 +41,7 @@ def run_reference(parts: RunParts, origin: Origin, display: Display) -> Outcome:
         display.update(step + 1, update, samples, seconds, step - when.lag.version(step))
         if when.saves_after(step + 1):
             checkpoint.save(checkpoints, step + 1, distiller, published, recipe(alone(config)))
-            checkpoint.prune(checkpoints, when.keep_checkpoints)
+            checkpoint.prune(checkpoints, when.keeping)
         if when.evaluates_after(step + 1):
             examined = time.monotonic()
             run.examine_meanwhile(step + 1, journal, results)

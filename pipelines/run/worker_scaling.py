@@ -31,6 +31,7 @@ from pipelines.run.simulated import GROUPS, SHAPE, WARM_STEPS, SimulatedFamily, 
 _FORWARDS = 3  # from noise to a sample's query
 _SETTINGS = RolloutSettings(seed=0, grid=time_grid(_FORWARDS + 1), solver=Euler())
 _ROUTE = "simulated"
+_HANGS_S = 600.0
 
 
 def worker_growth(sizes: Sequence[int], step_seconds: float, steps: int) -> Measurement:
@@ -53,7 +54,7 @@ async def _timed(family: SimulatedFamily, steps: int, base: Path, size: int) -> 
         return Policy(family, versions, lambda size: _SETTINGS, ranks=ranks)
 
     worker: Any = ray.remote(RolloutWorker).options(num_cpus=0.001)
-    pool = RolloutPool(lambda number: worker.remote(build, Numerics()), size, "scaling")
+    pool = RolloutPool(lambda number: worker.remote(build, Numerics()), size, "scaling", watchdog_s=_HANGS_S)
     tensors = add_lora(SceneFamily().load_transformer(base), SHAPE, seed=0)
     condition = largest_query(SceneFamily(), Pass(1, SceneFamily().default_size)).condition
     groups = [Group(0, _ROUTE, (Sample(n, _ROUTE, n, (_FORWARDS,)),)) for n in range(GROUPS * size)]

@@ -15,6 +15,7 @@ from actors import checkpoints
 from actors.checkpoints import Checkpoints
 from actors.mirror import Mirror
 from fields import checkpoint
+from fields.keeping import Keeping
 
 
 def uri(server: str) -> str:
@@ -100,7 +101,7 @@ def test_a_longer_record_stays(mirror, saved, tmp_path: Path):
 def test_old_checkpoints_and_those_of_steps_that_come_again_are_deleted(mirror, saved):
     for step in (4, 8, 12, 16):
         mirror.store(saved(step))
-    mirror.keep(3)
+    mirror.prune(Keeping(3))
     assert mirror.steps() == [16, 12, 8]
     mirror.discard_after(8)
     assert mirror.steps() == [8]
@@ -119,6 +120,10 @@ def test_who_cannot_write_is_told_before(s3, s3_server: str):
         Mirror(f"s3://missing/ours?endpoint_override={s3_server}&scheme=http", "tiny").require_writable()
     with pytest.raises(ValueError, match="ftp"):
         Mirror("ftp://somewhere/ours", "tiny")
+
+
+async def _once(write):
+    await write()
 
 
 class _Refusal(BaseHTTPRequestHandler):
@@ -170,7 +175,7 @@ def test_training_goes_on_while_the_storage_fails(cluster, request, s3, saved, t
     warnings: list[str] = []
 
     async def run() -> None:
-        kept = Checkpoints(tmp_path / "run", 2, Mirror(uri(address), "tiny"), "tiny", warnings.append)
+        kept = Checkpoints(tmp_path / "run", Keeping(2), Mirror(uri(address), "tiny"), "tiny", warnings.append, _once)
         for step in (4, 8, 12):
             await kept.save(_Student(saved), step, {})  # pyright: ignore[reportArgumentType]  # a student without ranks
             await kept.finish()
@@ -199,7 +204,7 @@ def test_training_never_waits_for_a_copy_and_the_newest_waits_for_the_one_on_its
     here = tmp_path / "run" / "checkpoints"
 
     async def run() -> None:
-        kept = Checkpoints(tmp_path / "run", 1, mirror, "tiny", pytest.fail)
+        kept = Checkpoints(tmp_path / "run", Keeping(1), mirror, "tiny", pytest.fail, _once)
         for step in (4, 8, 12):
             await kept.save(_Student(saved), step, {})  # pyright: ignore[reportArgumentType]
             assert await asyncio.to_thread(first.wait, 600)
@@ -220,7 +225,7 @@ def test_what_is_left_of_a_cut_copy_goes_and_strangers_stay(mirror, saved, s3):
     s3.put_object(Bucket="runs", Key="ours/tiny/checkpoints/step-000200-backup/state.json", Body=b"{}")
     for step in (4, 8):
         mirror.store(saved(step))
-    mirror.keep(2)
+    mirror.prune(Keeping(2))
     keys = {
         found["Key"].split("/")[3] for found in s3.list_objects_v2(Bucket="runs")["Contents"] if "checkpoints/" in found["Key"]
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import metrics_port
 import pytest
 import ray
-from waiting import wait_for
+from waiting import LIMIT_S, wait_for
 
 from actors.pool_sizing import PoolSizing, workers_wanted
 from actors.rollout_pool import RolloutPool
@@ -30,7 +30,7 @@ class Worker:
 
 
 def pool_of(size: int, broken: bool = False) -> RolloutPool:
-    return RolloutPool(lambda number: Worker.remote(number, broken), size, "sized")
+    return RolloutPool(lambda number: Worker.remote(number, broken), size, "sized", LIMIT_S)
 
 
 async def learn(pool: RolloutPool, sizing: PoolSizing, calls: int, until: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError
 from waiting import LIMIT_S
 
+from actors.hang_limit import HangLimit
 from actors.rollout_pool import RolloutPool
 
 BROKEN, HOMELESS = 3, 13  # numbers of workers that cannot load, and that no node has room for
@@ -25,6 +27,9 @@ class Worker:
 
     def generate(self, *arguments) -> int:
         return self._number
+
+    def process(self) -> int:
+        return os.getpid()
 
     def die_once(self, flag: Path) -> int:
         if not flag.exists():
@@ -43,7 +48,7 @@ async def answering(pool: RolloutPool, calls: int) -> set[int]:
 
 def test_a_pool_grows_shrinks_and_survives_workers_that_cannot_come(cluster):
     async def live() -> None:
-        pool = RolloutPool(start, 1, "pooled")
+        pool = RolloutPool(start, 1, "pooled", LIMIT_S)
         await pool.ready()
         assert await answering(pool, 4) == {0}
         await pool.resize(3, timeout_s=LIMIT_S)
@@ -63,9 +68,9 @@ def test_a_call_that_kills_its_worker_is_made_again(cluster, tmp_path):
     restarted = Worker.options(num_cpus=0.1, max_restarts=-1)
 
     async def live() -> None:
-        pool = RolloutPool(restarted.remote, 1, "killed")
+        pool = RolloutPool(restarted.remote, 1, "killed", LIMIT_S)
         before, after = [
-            (await pool._call(lambda worker, flag=flag: worker.die_once.remote(flag)))[0]
+            (await pool._call("die", lambda worker, flag=flag: worker.die_once.remote(flag)))[0]
             for flag in (tmp_path, tmp_path / "flag")
         ]
         assert before != after
@@ -75,9 +80,37 @@ def test_a_call_that_kills_its_worker_is_made_again(cluster, tmp_path):
     asyncio.run(live())
 
 
+def test_a_worker_that_hangs_is_started_anew_and_its_call_is_made_again(cluster):
+    """Nothing tells a frozen process but that it takes longer than any call has."""
+    restarted = Worker.options(num_cpus=0.1, max_restarts=-1)
+
+    async def live() -> None:
+        pool = RolloutPool(restarted.remote, 1, "frozen", watchdog_s=3.0)
+        (before, _), (_, _) = [await pool._call("process", lambda worker: worker.process.remote()) for _ in range(2)]
+        os.kill(before, signal.SIGSTOP)
+        after, _ = await asyncio.wait_for(pool._call("process", lambda worker: worker.process.remote()), LIMIT_S)
+        assert after != before
+        pool.end()
+
+    asyncio.run(live())
+
+
+def test_the_limit_follows_the_longest_answer_of_a_kind_and_doubles_when_it_was_too_short():
+    limit = HangLimit(least_s=60.0, first_s=1800.0)
+    assert limit.seconds("queries") == 1800.0
+    limit.answered("queries", 2.0)
+    assert limit.seconds("queries") == 60.0, "never less than the watchdog's time"
+    limit.answered("queries", 40.0)
+    limit.answered("queries", 7.0)
+    assert (limit.seconds("queries"), limit.seconds("generate")) == (400.0, 1800.0)
+    limit.reached("queries")
+    limit.reached("queries")
+    assert (limit.seconds("queries"), limit.seconds("generate")) == (1600.0, 1800.0)
+
+
 def test_a_worker_without_a_place_is_given_up(cluster):
     async def live() -> None:
-        pool = RolloutPool(lambda number: start(number + HOMELESS - 1), 1, "cramped")
+        pool = RolloutPool(lambda number: start(number + HOMELESS - 1), 1, "cramped", LIMIT_S)
         await pool.ready()
         with pytest.raises(TimeoutError):
             await pool.resize(2, timeout_s=2)

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 from ray import cloudpickle
-from waiting import wait_for
+from waiting import LIMIT_S, wait_for
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights, RolloutWorker
@@ -66,7 +66,7 @@ def test_a_worker_of_two_processes_rolls_out_with_the_bits_of_one(cluster, tiny_
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live() -> None:
-        pool = RolloutPool(lambda _: worker.remote(build, Numerics(), groups, [{"num_cpus": 0.1}]), 1, "test")
+        pool = RolloutPool(lambda _: worker.remote(build, Numerics(), groups, [{"num_cpus": 0.1}]), 1, "test", LIMIT_S)
         await pool.ready()
         published = [PublishedWeights.put(weights) for weights in versions]
         await pool.rehearse(Pass(2, (24, 24)), published[0])

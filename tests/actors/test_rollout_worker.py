@@ -9,6 +9,7 @@ import ray
 import torch
 from faulty_family import BROKEN, FULL, FaultyFamily, processes
 from ray import cloudpickle
+from waiting import LIMIT_S
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights, RolloutWorker
@@ -68,7 +69,7 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
-        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
+        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty", LIMIT_S)
         answers = [(await pool.queries(GROUP, CONDITION, PublishedWeights.put(weights)))[0] for weights in versions]
         pool.end()
         return answers
@@ -89,7 +90,7 @@ def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(vers
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
-        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty")
+        pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty", LIMIT_S)
         published = PublishedWeights.put(versions[0])
         queries, _ = await pool.queries(GROUP, CONDITION, published)
         (query,) = queries.sealed.open()

@@ -9,6 +9,7 @@ from tiny_diffusers import sd3_image, sd3_pipeline, sd3_transformer
 from fields import checkpoint
 from fields.carriers import Example, Query, Weights, checksum
 from fields.distiller import Distiller
+from fields.keeping import Keeping
 from fields.lora.adapter import LoraShape
 from fields.lora.peft_files import read_adapter
 from fields.method.optimization import Optimization
@@ -227,9 +228,20 @@ def test_saving_a_step_again_replaces_it(trained, saved, learn, tmp_path):
     assert not (path / "published" / "version-000001.safetensors").exists()
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [10]), (2, [3, 10]), (3, [2, 3, 10]), (9, [2, 3, 10])])
-def test_prune_keeps_the_newest(saved, tmp_path, keep, left):
-    checkpoint.prune(tmp_path, keep)
+@pytest.mark.parametrize(
+    ("keeping", "left"),
+    [
+        (Keeping(1), [10]),
+        (Keeping(2), [3, 10]),
+        (Keeping(3), [2, 3, 10]),
+        (Keeping(9), [2, 3, 10]),
+        (Keeping(1, every=2), [2, 10]),
+        (Keeping(1, every=3), [3, 10]),
+        (Keeping(2, every=10), [3, 10]),
+    ],
+)
+def test_prune_keeps_the_newest_and_those_that_stay_for_good(saved, tmp_path, keeping, left):
+    checkpoint.prune(tmp_path, keeping)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:06d}" for step in left]
     assert checkpoint.newest(tmp_path) == saved[2]
 
@@ -237,7 +249,7 @@ def test_prune_keeps_the_newest(saved, tmp_path, keep, left):
 def test_prune_takes_away_what_a_killed_process_left(saved, tmp_path):
     left = tmp_path / ".step-000003.4711"
     shutil.copytree(saved[2], left)
-    checkpoint.prune(tmp_path, keep=1)
+    checkpoint.prune(tmp_path, Keeping(1))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
 
 
@@ -246,7 +258,7 @@ def test_prune_counts_no_checkpoint_whose_files_have_other_sizes_and_hashes_none
     damage(saved[2] / "optimizer.safetensors")
     with monkeypatch.context() as context:
         context.delattr("hashlib.file_digest")
-        checkpoint.prune(tmp_path, keep=1)
+        checkpoint.prune(tmp_path, Keeping(1))
     assert checkpoint.newest(tmp_path) == saved[1]
     assert not saved[0].exists()
 

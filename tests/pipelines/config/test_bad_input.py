@@ -1,13 +1,19 @@
 """What is wrong with the input is said in one line, before Ray is even imported by the command."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.config.errors import ConfigError
 from pipelines.distill import main
+from pipelines.run_folder.lock import only_driver
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,7 @@ from pipelines.distill import main
             "experts.local_edit.gpus: unknown key; allowed: replicas, autoscaling, num_cpus",
         ),
         ("rollout.autoscaling.most=1", "rollout: autoscaling.most: 1 is less than workers, 2"),
+        ("checkpoint.keep_every=6", "checkpoint: keep_every: 6 steps; allowed: a multiple of checkpoint.every, which is 4"),
         ("rollout.autoscaling.most=0", "rollout.autoscaling.most: Input should be greater than 0 (got 0)"),
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         (
@@ -233,3 +240,31 @@ def test_an_operator_that_evaluation_cannot_ask(refuse):
     edit = "experts.local_edit.operator={type: edit_guidance, image_scale: 2, text_scale: 3}"
     error = "experts.local_edit.operator: it wants a source_image in every row, and evaluation asks about rows without one"
     assert error in refuse(edit, "eval.every=2")
+
+
+def test_a_second_driver_of_a_run(config_file, make_config, capsys):
+    folder = make_config().folder
+    with only_driver(folder):
+        assert main([str(config_file), "--reference"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"run.name: {folder} is written by process {os.getpid()} on {socket.gethostname()} since 20" in line
+        assert not folder.exists(), "it left everything as it was"
+        with only_driver(folder.with_name("another")):
+            pass
+    assert main([str(config_file), "--reference", "run.steps=1", "--resume", "never"]) == 0
+    with only_driver(folder):
+        pass
+
+
+def test_a_driver_that_was_killed_holds_nothing(tmp_path):
+    command = "import sys, pathlib, signal; from pipelines.run_folder.lock import only_driver\n"
+    command += "with only_driver(pathlib.Path(sys.argv[1])): print('held', flush=True); signal.pause()"
+    holder = subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f"is written by process {holder.pid} on"), only_driver(tmp_path / "run"):
+        pass
+    holder.kill()
+    holder.wait()
+    with only_driver(tmp_path / "run"):
+        pass

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -17,10 +18,13 @@ from pipelines.run.failures import RunFailed
 from runs import distributed, reference, trained_ids
 
 
+def _address() -> str:
+    return ray.get_runtime_context().gcs_address
+
+
 def learners(run: str):
     """Everybody who was the learner of a run."""
-    address = ray.get_runtime_context().gcs_address
-    return [actor for actor in list_actors(address=address, limit=1000, detail=True) if actor.name == f"{run}/learner"]
+    return [actor for actor in list_actors(_address(), limit=1000, detail=True) if actor.name == f"{run}/learner"]
 
 
 def signalling(config: RunConfig, sent: signal.Signals, after: int) -> threading.Thread:
@@ -115,3 +119,34 @@ def test_a_learner_that_is_lost_again_and_again_ends_the_run(on_standing):
         ended.set()
         killer.join()
     assert len(learners("cursed")) == 4
+
+
+def test_a_frozen_worker_is_named_and_replaced(on_standing, make_config):
+    """Neither Ray nor the learner notices it; the call's time does."""
+    settings = ("run.watchdog_s=5", "run.steps=12")
+    config = on_standing(*settings, "run.name=stuck", "rollout.workers=1")
+    shown = io.StringIO()
+
+    def freeze() -> None:
+        wait_for(lambda: len(rows(config.folder / METRICS)) >= 4, "four steps")
+        (worker,) = [
+            actor for actor in list_actors(_address(), limit=1000) if (actor.name, actor.state) == ("stuck/rollout-0", "ALIVE")
+        ]
+        os.kill(worker.pid, signal.SIGSTOP)
+        frozen.append(worker.pid)
+
+    frozen: list[int] = []
+    thread = threading.Thread(target=freeze, daemon=True)
+    thread.start()
+    outcome = distributed(config, shown=shown)
+    thread.join()
+    assert outcome is not None
+    assert outcome.weights.checksum == reference(make_config(*settings, "run.name=reference")).weights.checksum
+    assert sorted(trained_ids(config.folder)) == list(range(12 * 12))
+    said = shown.getvalue()
+    assert re.search(
+        r"no step for [5-9] s after step \d+; waited for:\n  step \d+, \w+, samples [\d, ]+: a rollout by version \d+",
+        said,
+    )
+    assert re.search(r"  rollout worker 0: queries, for \d+ s", said)
+    assert f"stuck/rollout-0, process {frozen[0]}, is stopped" in said
