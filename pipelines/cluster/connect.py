@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -17,11 +18,12 @@ from services.ray_internals import LOOPBACK, on_loopback
 
 Say = Callable[[str], None]
 _PROBE_S = 5.0
+_POLL_S = 1.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def join(address: str | None, say: Say) -> bool:
-    """Whether there is a cluster: one that is named must answer, one on this machine may.
+def join(address: str | None, say: Say, wait: float = 0.0) -> bool:
+    """Whether there is a cluster: one that is named must answer within `wait` seconds, one on this machine may.
 
     Raises:
         ConfigError: if no cluster answers at the address that is named.
@@ -30,38 +32,38 @@ def join(address: str | None, say: Say) -> bool:
     if wanted is None or wanted == "auto":
         return _join_one_of_this_machine(say)
     try:
-        if not _is_open(wanted):  # Ray itself would try for minutes
-            raise ConnectionError
-        with waiting_for(f"the Ray cluster at {wanted}", say):
+        with waiting_for(f"the Ray cluster at {wanted} to answer", say):
+            if not open_within(wanted, wait):  # Ray itself would try for minutes
+                raise ConnectionError
             _connect(wanted)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--address: no Ray cluster answers at {wanted!r}; it is written HOST:PORT") from error
     return True
 
 
-def require_cluster(address: str | None, say: Say) -> None:
-    """Join a cluster.
+def require_cluster(address: str | None, say: Say, wait: float = 0.0) -> None:
+    """Join a cluster, which may take `wait` seconds to come.
 
     Raises:
         ConfigError: if there is none.
     """
-    if not join(address, say):
+    if not join(address, say, wait):
         raise ConfigError(
             "--address: no Ray cluster to join runs on this machine; start one (ray start --head) or name its address"
         )
 
 
-def join_or_start(address: str | None, say: Say) -> None:
+def join_or_start(address: str | None, say: Say, wait: float = 0.0) -> None:
     """Join the cluster that is named, or start one of this process's own, which ends with it; says which.
 
     A cluster that isn't named is never joined. Ray's own default is to join the one that `ray start` last recorded on this
     machine, and to try for minutes if that one was killed.
 
     Raises:
-        ConfigError: if no cluster answers at the address that is named.
+        ConfigError: if no cluster answers within `wait` seconds at the address that is named.
     """
     if wanted := named(address):
-        require_cluster(wanted, say)
+        require_cluster(wanted, say, wait)
         say(f"joined the Ray cluster at {wanted}")
         return
     start(say)
@@ -130,6 +132,14 @@ def _connect(address: str) -> None:
     alone = address.startswith(f"{LOOPBACK}:") and address in clusters_here()
     with on_loopback() if alone else nullcontext():
         ray.init(address, ignore_reinit_error=True, **_QUIET)
+
+
+def open_within(address: str, seconds: float) -> bool:
+    """Whether something listens at HOST:PORT now or soon; raises ValueError if it is not written so."""
+    deadline = time.monotonic() + seconds
+    while not (found := _is_open(address)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return found
 
 
 def _is_open(address: str) -> bool:

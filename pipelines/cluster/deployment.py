@@ -35,6 +35,7 @@ class RunServices:
     def __init__(self, parts: RunParts):
         self._parts = parts
         self._config = parts.config
+        self._limits = CallLimits(timeout_s=parts.config.run.watchdog_s)
 
     def application_name(self, service: str) -> str:
         """The Serve application of a service."""
@@ -162,7 +163,7 @@ class RunServices:
 
     def encoder_client(self) -> EncoderClient:
         """A client of the encoder."""
-        return EncoderClient(self.application_name(ENCODER), ENCODER, self._config.run.name, CallLimits())
+        return EncoderClient(self.application_name(ENCODER), ENCODER, self._config.run.name, self._limits)
 
     def expert_clients(self) -> dict[str, ExpertClient]:
         """The client of every expert's application; experts that share an application share its client."""
@@ -175,4 +176,4 @@ class RunServices:
 
     def _expert_client(self, service: str) -> ExpertClient:
         shared, run = service == SHARED, self._config.run.name
-        return ExpertClient(self.application_name(service), service, run, CallLimits(), shared=shared)
+        return ExpertClient(self.application_name(service), service, run, self._limits, shared=shared)

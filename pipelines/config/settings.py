@@ -20,9 +20,9 @@ class RunSettings(Section):
     seed: int = Field(default=0, ge=0, lt=2**64, description="decides every random number of the run")
     watchdog_s: PositiveFloat = Field(
         default=120.0,
-        description="seconds after which who gives no sign counts as hung and is started anew: a learner that does not answer, "
-        "a rollout worker whose call also takes ten times longer than any before; after so long without a step the run says "
-        "who waits for whom",
+        description="seconds after which who gives no sign counts as hung: a learner that does not answer is started anew, so "
+        "is a rollout worker whose call also takes ten times longer than any before; a service is asked again for a forward; "
+        "after so long without a step the run says who waits for whom",
     )
     profile: Path | None = Field(
         default=None,

@@ -2,47 +2,25 @@
 
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import psutil
 from rich.table import Table
 
 from actors.journal import METRICS, rows
 from fields.method.plan import Stream, generator
 from pipelines.config.errors import ConfigError
-from pipelines.config.run import RunConfig
+from pipelines.config.run import ENCODER, RunConfig
+from pipelines.run.chaos_kinds import Kind, Target, kinds
+from pipelines.run.chaos_nodes import OTHER, ROLE, Nodes, kill_with_descendants
 
 _POLL_S = 0.1
-_WATCHDOG_S = 20  # of the disturbed run: how long a frozen learner may be silent
-_DRIVER = "driver"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What can happen: the signal, and whose; `process` is found in the command line of processes of the run."""
-
-    name: str
-    process: str
-    sent: signal.Signals = signal.SIGKILL
-
-
-KINDS = (
-    Kind("a rollout worker is killed", r"ray::RolloutWorker"),
-    Kind("an expert's replica is killed", r"ray::ServeReplica:.*-(?!encoder)\w+:"),
-    Kind("the encoder's replica is killed", r"ray::ServeReplica:.*-encoder:"),
-    Kind("the learner is killed", r"ray::Learner(\.|$)"),
-    Kind("the learner is frozen", r"ray::Learner(\.|$)", signal.SIGSTOP),
-    Kind("the driver is killed, and its cluster with it", _DRIVER),
-)
+_WATCHDOG_S = 20  # of the disturbed run: how long a frozen process may be silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +39,60 @@ class Survived:
     seconds: float
 
 
-def planned_faults(seed: int, number: int, steps: int) -> list[Fault]:
-    """Every kind in turn, in an order and at steps that the seed decides."""
+def planned_faults(seed: int, number: int, steps: int, possible: Sequence[Kind]) -> list[Fault]:
+    """Every possible kind in turn, in an order and at steps that the seed decides."""
     rng = generator(seed, Stream.FAULT, 0)
-    kinds = [KINDS[n % len(KINDS)] for n in rng.permutation(number)]
+    drawn = [possible[n % len(possible)] for n in rng.permutation(number)]
     early = max(number, steps * 9 // 10)  # so that the run isn't over before the last
     moments = sorted(rng.choice(early, number, replace=False).tolist())
-    return [Fault(moment, kind) for moment, kind in zip(moments, kinds, strict=True)]
+    return [Fault(moment, kind) for moment, kind in zip(moments, drawn, strict=True)]
 
 
 class Runs:
-    """The commands and the folders of both runs."""
+    """The commands and the folders of both runs.
 
-    def __init__(self, config: RunConfig, path: Path, overrides: Sequence[str]):
+    Args:
+        config: of both.
+        path: of its file.
+        overrides: of what stands there.
+        nodes: the cluster that the disturbed run joins: its services and rollout workers are on the node that isn't the head.
+            None lets it start its own.
+    """
+
+    def __init__(self, config: RunConfig, path: Path, overrides: Sequence[str], nodes: Nodes | None = None):
         self._config = config
+        self._nodes = nodes
         self._command = [sys.executable, "-m", "pipelines.distill", str(path), *overrides, "eval.every=0"]
 
-    def command(self, name: str, *options: str) -> list[str]:
-        """What starts one of them anew."""
+    @property
+    def possible(self) -> Sequence[Kind]:
+        """What can happen to the disturbed one."""
+        return kinds(self._nodes is not None, self._mirror is not None)
+
+    @property
+    def _mirror(self) -> Path | None:
+        mirror = self._config.checkpoint.mirror
+        return None if mirror is None or "://" in mirror else Path(mirror)
+
+    def undisturbed(self) -> "subprocess.Popen[bytes]":
+        """Start the plain loop."""
+        return subprocess.Popen(self._new("undisturbed", "--reference", "checkpoint.mirror=null"))
+
+    def disturbed(self) -> "subprocess.Popen[bytes]":
+        """Start the other, supervised."""
+        options = ["--supervise", f"run.watchdog_s={_WATCHDOG_S}"]
+        if self._nodes is None:
+            return subprocess.Popen(self._new("chaos", *options))
+        sections = [ENCODER, "rollout", *(f"experts.{name}" for name in self._config.experts)]
+        places = [f"{section}.node_labels={{{ROLE}: {OTHER}}}" for section in sections]
+        joining = ["--address", self._nodes.address]
+        return subprocess.Popen(self._new("chaos", *options, *places, *joining), env=self._nodes.environment)
+
+    def target(self, run: "subprocess.Popen[bytes]") -> Target:
+        """What faults strike."""
+        return Target(run.pid, self._nodes, self._mirror)
+
+    def _new(self, name: str, *options: str) -> list[str]:
         return [*self._command, f"run.name={self._folder(name).name}", "--resume", "never", *options]
 
     def _folder(self, name: str) -> Path:
@@ -118,9 +132,7 @@ def undisturbed(runs: Runs) -> str:
     Raises:
         ConfigError: if the run ends otherwise than well; it has said why.
     """
-    if (
-        status := subprocess.run(runs.command("undisturbed", "--reference", "checkpoint.mirror=null"), check=False).returncode
-    ) != 0:
+    if (status := runs.undisturbed().wait()) != 0:
         raise ConfigError(f"the undisturbed run ended with status {status}")
     return runs.weights_of("undisturbed")
 
@@ -133,71 +145,43 @@ def disturbed(runs: Runs, faults: Sequence[Fault], say: Callable[[str], None]) -
     """
     survived = []
     runs.clear()
-    run = subprocess.Popen(runs.command("chaos", "--supervise", f"run.watchdog_s={_WATCHDOG_S}"))
+    run = runs.disturbed()
     try:
+        target = runs.target(run)
         for fault in faults:
-            process = _until(lambda fault=fault: runs.steps >= fault.step and _victim(run.pid, fault.kind), run)
-            if process is None:
+            if not _until(lambda fault=fault: runs.steps >= fault.step and fault.kind.strike(target), run):
                 break
-            reached = runs.steps
-            try:
-                process.send_signal(fault.kind.sent)
-            except psutil.NoSuchProcess:  # it ended by itself, as the driver does with its last step
-                break
-            began = time.monotonic()
+            reached, began = runs.steps, time.monotonic()
             say(f"chaos: after step {reached}, {fault.kind.name}")
-            _until(partial(_has_more, runs, reached), run)
+            if not _until(lambda reached=reached: runs.steps > reached, run) and runs.steps <= reached:
+                break  # the run has ended
             survived.append(Survived(fault, time.monotonic() - began))
         status = run.wait()
     finally:
-        _end(run)
+        if run.poll() is None:
+            kill_with_descendants(run.pid)
+            run.wait()
     if status != 0:
         raise ConfigError(f"the disturbed run ended with status {status}")
     return survived
 
 
-def fault_table(survived: Sequence[Survived]) -> Table:
+def fault_table(survived: Sequence[Survived], possible: Sequence[Kind]) -> Table:
     """Each kind of fault with its number, and the seconds until the run went on."""
     table = Table(title="What happened, and the seconds until the next new step")
     for column in ("fault", "times", "median s", "longest s"):
         table.add_column(column, justify="left" if column == "fault" else "right")
-    for kind in KINDS:
+    for kind in possible:
         seconds = [each.seconds for each in survived if each.fault.kind == kind]
         if seconds:
             table.add_row(kind.name, str(len(seconds)), f"{statistics.median(seconds):.0f}", f"{max(seconds):.0f}")
     return table
 
 
-def _has_more(runs: Runs, steps: int) -> bool:
-    return runs.steps > steps
-
-
-def _until(condition: Callable[[], psutil.Process | bool | None], run: "subprocess.Popen[bytes]") -> psutil.Process | None:
-    """The process that is found once there is one; None for anything else, or if the run ends before."""
+def _until(condition: Callable[[], bool], run: "subprocess.Popen[bytes]") -> bool:
+    """True once the condition holds; False if the run ends before."""
     while run.poll() is None:
-        if found := condition():
-            return found if isinstance(found, psutil.Process) else None
+        if condition():
+            return True
         time.sleep(_POLL_S)
-    return None
-
-
-def _end(run: "subprocess.Popen[bytes]") -> None:
-    """End the supervisor, the driver and its cluster, if they are still there."""
-    if run.poll() is None:
-        everyone = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-        for process in everyone:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        run.wait()
-
-
-def _victim(supervisor: int, kind: Kind) -> psutil.Process | None:
-    """The process of a supervised run that a fault strikes: the driver, or the first of its descendants of the kind."""
-    with suppress(psutil.Error):  # who is looked at may end meanwhile
-        for driver in psutil.Process(supervisor).children():  # one, or none while it is started again
-            if kind.process == _DRIVER:
-                return driver
-            for process in sorted(driver.children(recursive=True), key=lambda process: process.pid):
-                if re.search(kind.process, " ".join(process.cmdline())):
-                    return process
-    return None
+    return False

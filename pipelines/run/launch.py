@@ -69,7 +69,7 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     if not address:
         check_demands(demands.started, *here)
-    connect.join_or_start(address, say)
+    connect.join_or_start(address, say, options.wait)
     if config.run.services is not None:
         RunServices(parts).require_standing()
     if options.dry_run:

@@ -18,7 +18,11 @@ _LONGEST_PAUSE_S = 60.0
 
 
 def supervise(
-    first: Sequence[str], again: Sequence[str], saved_step: Callable[[], int | None], say: Callable[[str], None]
+    driver: Sequence[str],
+    patient: Sequence[str],
+    resuming: Sequence[str],
+    saved_step: Callable[[], int | None],
+    say: Callable[[str], None],
 ) -> int:
     """Run a driver to its end, whatever befalls its process; returns its exit status.
 
@@ -27,13 +31,14 @@ def supervise(
     without a new checkpoint.
 
     Args:
-        first: the driver's command; also when it is started again before it saved anything.
-        again: the command that continues the run.
+        driver: its command.
+        patient: what is added when it is started again: what it uses may be on its way back, too.
+        resuming: what is added then to continue the run, once there is something to continue.
         saved_step: the step of the newest checkpoint that the run has written since; None before the first.
         say: shows a line to the user.
     """
     starts, stop = Counter[int | None](), threading.Event()
-    command, pause, started = first, _FIRST_PAUSE_S, False
+    command, pause, started = driver, _FIRST_PAUSE_S, False
     with stop_requests(stop, signal.SIGINT):
         while True:
             at = saved_step()
@@ -50,7 +55,8 @@ def supervise(
             say(f"warning: the driver {how}; it is started again{'' if now is None else f', to continue from step {now}'}")
             if stop.wait(pause):
                 return STOPPED
-            command, pause, started = first if now is None else again, min(2 * pause, _LONGEST_PAUSE_S), True
+            command = [*driver, *patient, *(() if now is None else resuming)]
+            pause, started = min(2 * pause, _LONGEST_PAUSE_S), True
 
 
 def _run(command: Sequence[str], stop: threading.Event) -> int:

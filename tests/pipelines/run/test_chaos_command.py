@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 from pipelines.chaos import main
-from pipelines.run.chaos import KINDS, planned_faults
+from pipelines.run.chaos import planned_faults
+from pipelines.run.chaos_kinds import kinds
+
+KINDS = kinds(nodes=False, mirror=True)
 
 
 def test_the_seed_decides_what_happens_and_when():
-    faults = planned_faults(3, 13, 200)
-    assert faults == planned_faults(3, 13, 200)
-    assert faults != planned_faults(4, 13, 200)
+    faults = planned_faults(3, 2 * len(KINDS) + 1, 200, KINDS)
+    assert faults == planned_faults(3, 2 * len(KINDS) + 1, 200, KINDS)
+    assert faults != planned_faults(4, 2 * len(KINDS) + 1, 200, KINDS)
     assert sorted(Counter(fault.kind for fault in faults).values()) == [2] * (len(KINDS) - 1) + [3]
     steps = [fault.step for fault in faults]
     assert steps == sorted(set(steps)), "one after the other"
@@ -27,7 +30,8 @@ def test_more_faults_than_steps_are_refused(config_file: Path, capsys: pytest.Ca
 
 @pytest.mark.slow  # each kind of fault once; what heals a run is among the quick tests one by one
 def test_a_run_survives_every_kind_of_fault(config_file: Path, capsys: pytest.CaptureFixture[str]):
-    settings = "run.steps=60", "learner.lag=1", "rollout.workers=1", "checkpoint.every=5"
+    mirror = config_file.parent / "mirror"
+    settings = "run.steps=60", "learner.lag=1", "rollout.workers=1", "checkpoint.every=5", f"checkpoint.mirror={mirror}"
     assert main([str(config_file), *settings, "--faults", str(len(KINDS)), "--seed", "1"]) == 0
     shown = capsys.readouterr().out
     assert all(kind.name in shown for kind in KINDS)

@@ -47,11 +47,11 @@ def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], t
     def run(ends: str) -> tuple[int, int, list[str]]:
         (tmp_path / "ends").write_text(ends)
         command = [sys.executable, "-c", DRIVER, str(tmp_path)]
-        status = supervise([*command, "first"], [*command, "again"], lambda: newest_step(tmp_path), said.append)
+        status = supervise(command, ["again"], ["resuming"], lambda: newest_step(tmp_path), said.append)
         starts = sorted(tmp_path.glob("started-*"))
         expected, saved = [], False
         for end in (ends.split() + ends.split()[-1:] * len(starts))[: len(starts)]:
-            expected.append("again" if saved else "first")
+            expected.append(("again resuming" if saved else "again") if expected else "")
             saved |= "+" in end
         assert [path.read_text() for path in starts] == expected, "what resumes nothing is repeated until something is saved"
         return status, len(starts), said
