@@ -3,7 +3,7 @@
 The configuration is run twice on this machine, into the folders NAME-undisturbed and NAME-chaos: once by the plain loop in one
 process, and once distributed and supervised, while its learner, rollout workers, experts, encoder and driver are killed or
 frozen and its mirror goes away, at steps that the seed decides. With --nodes it runs on a Ray cluster of two nodes, and these
-are lost, too. Prints each fault with the seconds until the run went on, and whether both students are the same to the last bit
+are lost, too. Prints each fault with how long the run stood still, and whether both students are the same to the last bit
 and every sample was trained on once. Returns 1 if not.
 """
 

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,20 +32,19 @@ class Fault:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Survived:
-    """A fault that happened, and the seconds until a step was recorded that had not been recorded before."""
+    """A fault that happened, and the longest time without a new step from then until the next fault, or the last step."""
 
     fault: Fault
-    seconds: float
+    pause_s: float = 0.0
 
 
 def planned_faults(seed: int, number: int, steps: int, possible: Sequence[Kind]) -> list[Fault]:
-    """Every possible kind in turn, in an order and at steps that the seed decides."""
+    """Every possible kind in turn, in an order and at steps that the seed decides; several may come at one step."""
     rng = generator(seed, Stream.FAULT, 0)
     drawn = [possible[n % len(possible)] for n in rng.permutation(number)]
-    early = max(number, steps * 9 // 10)  # so that the run isn't over before the last
-    moments = sorted(rng.choice(early, number, replace=False).tolist())
+    moments = sorted(rng.integers(0, max(1, steps * 9 // 10), number).tolist())  # so that the run isn't over before the last
     return [Fault(moment, kind) for moment, kind in zip(moments, drawn, strict=True)]
 
 
@@ -108,6 +108,10 @@ class Runs:
         recorded = rows(self._folder("chaos") / METRICS)
         return recorded[-1]["step"] + 1 if recorded else 0
 
+    def finished(self, steps: int) -> bool:
+        """Whether there are no more steps than so many."""
+        return steps >= self._config.run.steps
+
     @property
     def weights(self) -> str:
         """The SHA-256 of the disturbed run's student."""
@@ -143,20 +147,26 @@ def disturbed(runs: Runs, faults: Sequence[Fault], say: Callable[[str], None]) -
     Raises:
         ConfigError: if the run ends otherwise than well; it has said why.
     """
-    survived = []
+    survived: list[Survived] = []
+    waiting = deque(faults)
     runs.clear()
     run = runs.disturbed()
+    target, reached, since = runs.target(run), 0, time.monotonic()
     try:
-        target = runs.target(run)
-        for fault in faults:
-            if not _until(lambda fault=fault: runs.steps >= fault.step and fault.kind.strike(target), run):
-                break
-            reached, began = runs.steps, time.monotonic()
-            say(f"chaos: after step {reached}, {fault.kind.name}")
-            if not _until(lambda reached=reached: runs.steps > reached, run) and runs.steps <= reached:
-                break  # the run has ended
-            survived.append(Survived(fault, time.monotonic() - began))
-        status = run.wait()
+        while (status := run.poll()) is None:
+            if (steps := runs.steps) > reached:
+                reached, since = steps, time.monotonic()
+            while waiting and reached >= waiting[0].step:
+                began = time.monotonic()
+                if not waiting[0].kind.strike(target):
+                    break  # nobody is there yet who can be struck
+                since = began
+                survived.append(Survived(waiting.popleft()))
+                say(f"chaos: after step {reached}, {survived[-1].fault.kind.name}")
+            for last in survived:
+                if last.fault.step == survived[-1].fault.step and not runs.finished(reached):
+                    last.pause_s = max(last.pause_s, time.monotonic() - since)
+            time.sleep(_POLL_S)
     finally:
         if run.poll() is None:
             kill_with_descendants(run.pid)
@@ -167,21 +177,12 @@ def disturbed(runs: Runs, faults: Sequence[Fault], say: Callable[[str], None]) -
 
 
 def fault_table(survived: Sequence[Survived], possible: Sequence[Kind]) -> Table:
-    """Each kind of fault with its number, and the seconds until the run went on."""
-    table = Table(title="What happened, and the seconds until the next new step")
+    """Each kind of fault with its number, and how long the run stood still for it."""
+    table = Table(title="What happened, and the longest pause between new steps after it")
     for column in ("fault", "times", "median s", "longest s"):
         table.add_column(column, justify="left" if column == "fault" else "right")
     for kind in possible:
-        seconds = [each.seconds for each in survived if each.fault.kind == kind]
+        seconds = [each.pause_s for each in survived if each.fault.kind == kind]
         if seconds:
             table.add_row(kind.name, str(len(seconds)), f"{statistics.median(seconds):.0f}", f"{max(seconds):.0f}")
     return table
-
-
-def _until(condition: Callable[[], bool], run: "subprocess.Popen[bytes]") -> bool:
-    """True once the condition holds; False if the run ends before."""
-    while run.poll() is None:
-        if condition():
-            return True
-        time.sleep(_POLL_S)
-    return False
