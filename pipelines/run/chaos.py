@@ -67,7 +67,7 @@ class Runs:
     @property
     def possible(self) -> Sequence[Kind]:
         """What can happen to the disturbed one."""
-        return kinds(self._nodes is not None, self._mirror is not None)
+        return kinds(self._nodes is not None, self._config.learner.ranks > 1, self._mirror is not None)
 
     @property
     def _mirror(self) -> Path | None:

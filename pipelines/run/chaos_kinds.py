@@ -14,7 +14,7 @@ import psutil
 from pipelines.run.chaos_nodes import HEAD, OTHER, Nodes
 
 _REPLACED_AFTER_S = 5.0  # until another machine, or the storage, is there
-_WORKER, _LEARNER = r"ray::RolloutWorker", r"ray::Learner(\.|$)"
+_WORKER, _LEARNER, _RANK = r"ray::RolloutWorker", r"ray::Learner(\.|$)", r"ray::LearnerRank"
 _EXPERT, _ENCODER = r"ray::ServeReplica:.*-(?!encoder)\w+:", r"ray::ServeReplica:.*-encoder:"
 
 
@@ -111,14 +111,20 @@ _WITH_NODES = (
     Kind("a node is lost, and replaced", partial(_node_lost, OTHER)),
     Kind("the head is lost with all nodes, and replaced", partial(_node_lost, HEAD)),
 )
+_WITH_RANKS = (
+    Kind("a rank of the learner is killed", partial(_signalled, _RANK, signal.SIGKILL)),
+    Kind("a rank of the learner is frozen", partial(_signalled, _RANK, signal.SIGSTOP)),
+)
 _WITH_A_MIRROR = (Kind("the mirror cannot be written for a while", _mirror_away),)
 
 
-def kinds(nodes: bool, mirror: bool) -> Sequence[Kind]:
+def kinds(nodes: bool, ranks: bool, mirror: bool) -> Sequence[Kind]:
     """What can happen to a run.
 
     Args:
         nodes: whether it joins a cluster of two nodes, or starts its own.
+        ranks: whether its learner has several.
         mirror: whether it is copied to a folder of this machine.
     """
-    return (*_ANYWHERE, *(_WITH_NODES if nodes else _WITH_A_CLUSTER_OF_ITS_OWN), *(_WITH_A_MIRROR if mirror else ()))
+    cluster = _WITH_NODES if nodes else _WITH_A_CLUSTER_OF_ITS_OWN
+    return (*_ANYWHERE, *cluster, *(_WITH_RANKS if ranks else ()), *(_WITH_A_MIRROR if mirror else ()))

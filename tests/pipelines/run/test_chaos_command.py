@@ -9,7 +9,7 @@ from pipelines.chaos import main
 from pipelines.run.chaos import planned_faults
 from pipelines.run.chaos_kinds import kinds
 
-KINDS = kinds(nodes=False, mirror=True)
+KINDS = kinds(nodes=False, ranks=False, mirror=True)
 
 
 def test_the_seed_decides_what_happens_and_when():
