@@ -91,6 +91,14 @@ class Mirror:
             if (folder / name).is_file():
                 self._put(folder / name, self._root / name)
 
+    def fetch_record(self, folder: Path) -> bool:
+        """Bring what stands beside the checkpoints into a folder, as it is now; whether there is any."""
+        folder.mkdir(parents=True, exist_ok=True)
+        there = [name for name in RECORD if self._files.get_file_info(str(self._root / name)).type == FileType.File]
+        for name in there:
+            self._get(self._root / name, folder / name)
+        return bool(there)
+
     def restore(self, folder: Path, above: int) -> Path | None:
         """Bring the newest complete checkpoint of more steps than `above` into a run's folder, with its record.
 

@@ -13,6 +13,7 @@ from pipelines.cluster.connect import Say
 from pipelines.cluster.demands import Demand, RunDemands
 from pipelines.cluster.fingerprint import fingerprint
 from pipelines.config.errors import ConfigError
+from pipelines.config.location import uri_of
 from pipelines.config.run import ENCODER, RunConfig
 
 _PATIENCE_S = 60.0  # for a worker process to start; the task asks for no CPU, so that it starts on a busy node too
@@ -31,7 +32,7 @@ def check_node_files(config: RunConfig, say: Say) -> None:
         ConfigError: names the key, the path, the node and what is wrong; or the process that no node has room for.
     """
     wanted, folder = _by_node(config), _existing(config.folder.absolute())
-    prints = {key: fingerprint(path) for files in wanted.values() for key, path in files.items() if path.exists()}
+    prints = {key: fingerprint(path) for files in wanted.values() for key, path in files.items() if _of_this_machine(path)}
     demands = RunDemands.of(config)
     writers = {node for demand in (demands.learner, demands.ranks) if demand for node in _candidates(demand)}
     try:
@@ -51,6 +52,11 @@ def check_node_files(config: RunConfig, say: Say) -> None:
         more = f"; and {len(problems) - 1} more such files" if len(problems) > 1 else ""
         raise ConfigError(f"{problems[0]}; every node that runs a process must see what that reads{more}")
     say(f"{len(asked)} node{'s' * (len(asked) != 1)} can read what the run's processes will read there")
+
+
+def _of_this_machine(path: Path) -> bool:
+    """Whether other nodes have to see a path: what lies in object storage each of them fetches."""
+    return path.exists() and uri_of(path) is None
 
 
 def _by_node(config: RunConfig) -> dict[str, Files]:

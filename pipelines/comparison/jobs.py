@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines.config.comparison import Comparison, Variant
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
+from pipelines.config.location import fetched
 from pipelines.config.recipe import recipe as run_recipe
 from pipelines.config.run import RunConfig
 
@@ -78,6 +79,7 @@ def weights_digest(config: RunConfig) -> str:
 @cache
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
+    fetched(path)
     for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from fields.registry import FAMILIES
 from pipelines.config.base import Section
+from pipelines.config.location import Location, fetched
 from pipelines.config.quantization import Quantized
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ class ModelConfig(Section):
     """The frozen base that student and experts share; its quantization is of learner and rollout workers, not of experts."""
 
     family: str = Field(default="scene", description="kind of model; docs/add-a-family.md lists them")
-    path: Path = Field(default=Path("fields/scene/weights/base"), description="folder of the base, or its id on the model hub")
+    path: Location = Field(
+        default=Path("fields/scene/weights/base"), description="folder or URI of the base, or its id on the model hub"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="in which networks compute")
     quantization: Quantized = "none"
     width: PositiveInt | None = Field(
@@ -54,4 +57,4 @@ class ModelConfig(Section):
         import torch
 
         size = None if self.width is None or self.height is None else (self.width, self.height)
-        return FAMILIES[self.family](self.path, getattr(torch, self.dtype), size, device)
+        return FAMILIES[self.family](fetched(self.path), getattr(torch, self.dtype), size, device)

@@ -14,6 +14,7 @@ from pipelines.config import method as m
 from pipelines.config.base import Name, Section
 from pipelines.config.evaluation import EvaluationConfig
 from pipelines.config.frozen_weights import check_frozen_weights
+from pipelines.config.location import Location, is_uri
 from pipelines.config.model import ModelConfig
 from pipelines.config.numerics import NumericsConfig, check_compilation
 from pipelines.config.operators import SELF, references
@@ -37,7 +38,9 @@ class RouteConfig(Section):
     """One kind of task: who answers it, and the rows it is trained on."""
 
     expert: str = Field(description="name of the expert that answers")
-    data: Path = Field(description="Parquet file with the columns uid, task, prompt and, for edits, source_image")
+    data: Location = Field(
+        description="path or URI of a Parquet file with the columns uid, task, prompt and, for edits, source_image"
+    )
     weight: Weight = Field(default=1.0, description="how often the route is drawn")
     weight_changes: dict[PositiveInt, Weight] = Field(default={}, description="other weights from given optimizer steps on")
 
@@ -74,6 +77,9 @@ class RunConfig(Section):
     def _expand_preset(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
+        if isinstance(run := content.get("run"), dict) and is_uri(uri := run.get("dir")):
+            checkpoint = {"mirror": uri} | (content.get("checkpoint") or {})
+            content = content | {"run": {name: value for name, value in run.items() if name != "dir"}, "checkpoint": checkpoint}
         if isinstance(student := content.get("student"), dict):  # so that `student.rank=8` alone says what it means
             content = content | {"student": {"type": "lora", **student}}
         return expand(content)

@@ -1,12 +1,12 @@
 """Experts and the encoder in the configuration: what they are, and what their services get of the cluster."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.base import Section
+from pipelines.config.location import Location
 from pipelines.config.operators import SELF, Operator
 from pipelines.config.quantization import Quantized
 from services.resources import Resources
@@ -87,8 +87,10 @@ class ExpertConfig(ServiceConfig):
         "in the same bits",
     )
 
-    checkpoint: Path | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
-    adapter: Path | None = Field(default=None, description="LoRA over the base or the checkpoint, a folder or a file")
+    checkpoint: Location | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
+    adapter: Location | None = Field(
+        default=None, description="LoRA over the base or the checkpoint: a folder, a file or a URI"
+    )
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
     operator: Operator = SELF
     quantization: Quantized = "none"

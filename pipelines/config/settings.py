@@ -12,7 +12,10 @@ class RunSettings(Section):
     """What is run, where it is written."""
 
     name: Name = Field(default="scene", description="of the run's folder, actors and applications")
-    dir: Path = Field(default=Path("runs"), description="parent of the run's folder; every node must see it")
+    dir: Path = Field(
+        default=Path("runs"),
+        description="parent of the run's folder, which the learner's nodes must see; a URI is put into checkpoint.mirror",
+    )
     services: Name | None = Field(
         default=None, description="standing services that the run uses (pipelines.serve_experts); none deploys its own"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from pipelines.config.base import Section
+from pipelines.config.location import Location
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,7 +122,7 @@ class StartAtAdapterConfig(Section):
     """The student starts as an adapter of a file."""
 
     type: Literal["adapter"]
-    adapter: Path = Field(description="LoRA over the base, a folder or a file")
+    adapter: Location = Field(description="LoRA over the base: a folder, a file or a URI")
     ignore_keys: tuple[str, ...] = Field(default=(), description="shell patterns of the adapter's keys that may be left out")
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":

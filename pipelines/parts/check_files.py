@@ -12,6 +12,7 @@ from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
 from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
+from pipelines.config.location import fetched
 from pipelines.config.run import RunConfig
 from pipelines.parts.check_rows import checked_rows
 from pipelines.parts.consolidation import consolidate
@@ -35,7 +36,8 @@ def checked_parts(config: RunConfig) -> RunParts:
     rows = {}
     for name, route in config.routes.items():
         wanted = tuple(unread.columns_of_route(name).items())
-        rows[name] = _named(f"routes.{name}.data", checked_rows, route.data, config.model, wanted)
+        data = _named(f"routes.{name}.data", fetched, route.data)
+        rows[name] = _named(f"routes.{name}.data", checked_rows, data, config.model, wanted)
     _named("student", _check_student, unread)
     parts = RunParts(config, rows)
     _named("routes", lambda: parts.plan)
@@ -60,9 +62,11 @@ def check_models(parts: RunParts) -> None:
         _named(f"experts.{name}.quantization", maker, expert.quantization)
         _named(f"experts.{name}.operator", parts.experts.expression, name)
         if expert.checkpoint is not None:
+            _named(f"experts.{name}.checkpoint", fetched, expert.checkpoint)
             _named(f"experts.{name}.checkpoint", consolidate, expert.checkpoint)
         transformer = _named(f"experts.{name}.checkpoint", _expert_network, parts, expert.checkpoint, base)
         if expert.adapter is not None:
+            _named(f"experts.{name}.adapter", fetched, expert.adapter)
             adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
             _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
 

@@ -13,6 +13,7 @@ from fields.lora.formats import load_adapter
 from fields.operators import Expression, Network
 from fields.ranks.ranks import Ranks
 from fields.shared_field import Member, SharedField
+from pipelines.config.location import fetched
 from pipelines.config.operators import SELF, expression
 from pipelines.config.services import ExpertConfig
 from pipelines.parts.device import device
@@ -35,7 +36,7 @@ class ExpertNetworks:
     def adapter(self, name: str, transformer: nn.Module) -> Adapter | None:
         """An expert's adapter, read for this network; None if it has none."""
         expert = self._experts[name]
-        return load_adapter(expert.adapter, transformer, expert.ignore_keys) if expert.adapter else None
+        return load_adapter(fetched(expert.adapter), transformer, expert.ignore_keys) if expert.adapter else None
 
     def network(self, name: str) -> tuple[nn.Module, Adapter | None]:
         """An expert's bare network as it answers, the base or its own checkpoint, and its adapter."""
@@ -46,7 +47,8 @@ class ExpertNetworks:
         return self._load(name, "none")
 
     def _load(self, name: str, quantization: Quantization) -> tuple[nn.Module, Adapter | None]:
-        transformer = self._family.load_transformer(self._experts[name].checkpoint or self._base, quantization)
+        checkpoint = self._experts[name].checkpoint
+        transformer = self._family.load_transformer(fetched(checkpoint) if checkpoint else self._base, quantization)
         return transformer, self.adapter(name, transformer)
 
     def expression(self, name: str, network: Callable[[str], Network] = Network) -> Expression:

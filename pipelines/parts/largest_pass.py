@@ -8,7 +8,8 @@ from fields.data.columns import SIZES
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.memory.cost import Pass
-from pipelines.config.run import RunConfig
+from pipelines.config.location import fetched
+from pipelines.config.run import RouteConfig, RunConfig
 
 
 def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
@@ -21,7 +22,7 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
         family: of its base.
         branches: velocities of each sample whose graphs the learner keeps together.
     """
-    files = [route.data for route in config.routes.values() if route.data.is_file()]
+    files = [path for path in map(_here, config.routes.values()) if path.is_file()]
     absent = len(files) < len(config.routes)
     edits = family.source != "none" and (absent or any("source_image" in pq.read_schema(path).names for path in files))
     samples = min(config.rollout.group_size, config.learner.batch_size)
@@ -29,6 +30,13 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     if absent:
         sizes.add(family.default_size)
     return Pass(samples, max(sizes, key=lambda size: (size[0] * size[1], size)), edits, branches)
+
+
+def _here(route: RouteConfig) -> Path:
+    try:
+        return fetched(route.data)
+    except ValueError:
+        return route.data
 
 
 def _sizes(path: Path) -> set[Size | None]:

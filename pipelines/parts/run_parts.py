@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from fields.scene.exam import Exam
 from fields.shared_field import SharedField
 from fields.student import LoraStudent, Student
 from fields.versions import Merged, Unmerged, Versions
+from pipelines.config.location import fetched
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
@@ -56,8 +58,9 @@ class RunParts:
         self.config = config
         self.rows = rows or {}
 
-    def __reduce__(self) -> tuple[type["RunParts"], tuple[RunConfig, Mapping[str, int]]]:
-        return RunParts, (self.config, self.rows)
+    def __reduce__(self) -> tuple[Any, tuple[Mapping[str, Any], Mapping[str, int]]]:
+        # as it is written: another machine has other folders for what lies in object storage
+        return _elsewhere, (self.config.model_dump(mode="json"), self.rows)
 
     @cached_property
     def family(self) -> Family:
@@ -82,7 +85,7 @@ class RunParts:
     @cached_property
     def buckets(self) -> dict[str, Bucket]:
         """Route -> its rows."""
-        return {name: Bucket(route.data) for name, route in self.config.routes.items()}
+        return {name: Bucket(fetched(route.data)) for name, route in self.config.routes.items()}
 
     @cached_property
     def plan(self) -> SamplePlan:
@@ -125,7 +128,7 @@ class RunParts:
     @cached_property
     def _bucket(self):
         """Opens a route's bucket at its first row: a plan can be made before the data is there."""
-        return cache(lambda route: Bucket(self.config.routes[route].data))
+        return cache(lambda route: Bucket(fetched(self.config.routes[route].data)))
 
     @cached_property
     def solver(self) -> Solver | None:
@@ -282,3 +285,7 @@ class RunParts:
 
     def _start_from(self, sources: ConfiguredSources) -> Tensors | None:
         return self.config.student.start_tensors(sources, self._default_targets)
+
+
+def _elsewhere(config: Mapping[str, Any], rows: Mapping[str, int]) -> RunParts:
+    return RunParts(RunConfig.model_validate(config), rows)

@@ -15,6 +15,7 @@ from fields.lora.formats import load_adapter
 from fields.lora.merge import common_modules, merged_network
 from fields.lora.regmean import Sample, regression_merge
 from fields.method.plan import Stream, noise
+from pipelines.config.location import fetched
 from pipelines.config.run import RouteConfig, RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
@@ -54,7 +55,7 @@ class ConfiguredSources:
 
     def file_adapter(self, path: Path, ignore_keys: Sequence[str]) -> Adapter:
         """The adapter of a file."""
-        return load_adapter(path, self.transformer, ignore_keys)
+        return load_adapter(fetched(path), self.transformer, ignore_keys)
 
     def regression(self, rows: int, shape: LoraShape) -> Tensors:
         """The merge of the routes' experts, each run on the first rows of its route that are of one size; on the learner's

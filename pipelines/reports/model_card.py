@@ -28,7 +28,7 @@ def model_card(config: RunConfig, run: Path, summary: Mapping[str, Any], place: 
         place: where the student will be found: a folder, or a name on the hub.
         licence: an identifier, such as `apache-2.0`; None leaves it open.
     """
-    student, base = config.student, str(config.model.path)
+    student, base = config.student, config.model.model_dump()["path"]
     skills = summary["skills"]
     measure = _measure(skills)
     front = {

@@ -8,11 +8,14 @@ RUNS = Path("runs")
 
 
 def find_run(name: str | None) -> Path:
-    """The folder of a run: `name` is a path or a name below `RUNS`; None is the run whose files were written last.
+    """The folder of a run: `name` is a path, a name below `RUNS`, or the URI of a run's mirror, whose record is brought here
+    as it is now; None is the run whose files were written last.
 
     Raises:
-        ConfigError: if there is no such run; names those that there are.
+        ConfigError: if there is no such run; names those that there are, or what the storage said.
     """
+    if name and "://" in name:
+        return _mirrored(name)
     known = sorted(path.parent for path in RUNS.glob("*/config.yaml"))
     if name is None and known:
         return max(known, key=lambda folder: max(path.stat().st_mtime for path in folder.glob("*")))
@@ -20,6 +23,24 @@ def find_run(name: str | None) -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(f"no run {name or ''!r}; {RUNS} has: {', '.join(folder.name for folder in known) or 'none'}")
+
+
+def _mirrored(uri: str) -> Path:
+    """A folder with the record of a run's mirror."""
+    from pyarrow import ArrowException  # here: the supervisor uses this file, and imports no torch
+
+    from actors.mirror import Mirror
+    from pipelines.config.location import cache_root
+
+    place, mark, options = uri.partition("?")
+    runs, _, run = place.rstrip("/").rpartition("/")
+    folder = cache_root() / "records" / runs.replace("://", "/") / run
+    try:
+        if Mirror(f"{runs}{mark}{options}", run).fetch_record(folder):
+            return folder
+    except (OSError, ValueError, ArrowException) as error:
+        raise ConfigError(f"{uri}: {str(error).splitlines()[0]}") from error
+    raise ConfigError(f"{uri}: there is no run's record")
 
 
 def newest_state(folder: Path) -> Path | None:

@@ -10,6 +10,8 @@ from waiting import LIMIT_S
 
 from actors.mirror import Mirror
 from pipelines.run_folder.find import newest_step
+from pipelines.run_folder.outcome import write_config
+from pipelines.status import main as status
 from runs import reference, trained_ids
 
 
@@ -41,6 +43,19 @@ def test_a_run_whose_folder_is_lost_continues_from_the_mirror(config_file: Path,
     run("run.steps=4", "--resume", "never")
     assert copied.steps() == [4], "what another student left would be taken for this one's"
     assert s3.get_object(Bucket="runs", Key="ours/mirrored/metrics.jsonl")["Body"].read().count(b"\n") == 4
+
+
+def test_the_status_of_a_run_is_read_from_its_mirror(make_config, s3, s3_server, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FIELDWEAVE_CACHE", str(tmp_path / "cache"))
+    config = make_config("run.name=far", "run.steps=4")
+    write_config(config)
+    reference(config)
+    options = f"?endpoint_override={s3_server}&scheme=http"
+    Mirror(f"s3://runs/ours{options}", "far").store(config.folder / "checkpoints" / "step-000004")
+    assert status([f"s3://runs/ours/far{options}"]) == 0
+    assert "step 4 of 4" in capsys.readouterr().out
+    assert status([f"s3://runs/ours/nowhere{options}"]) == 2
+    assert capsys.readouterr().err == f"error: s3://runs/ours/nowhere{options}: there is no run's record\n"
 
 
 @pytest.mark.parametrize(

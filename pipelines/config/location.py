@@ -1,0 +1,112 @@
+"""Paths that may lie in object storage: written as URIs, and read from copies on the machine that needs them."""
+
+import fcntl
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+from pydantic import BeforeValidator, PlainSerializer
+
+from fields.atomic import replacing, write_text
+
+_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+
+
+def cache_root() -> Path:
+    """Where this machine keeps its copies: FIELDWEAVE_CACHE, or a folder in the user's own cache."""
+    return Path(os.environ.get("FIELDWEAVE_CACHE") or "~/.cache/fieldweave").expanduser()
+
+
+def is_uri(value: Any) -> bool:
+    """Whether a value of the configuration names something in object storage."""
+    return isinstance(value, str) and value.partition("://")[0] in _SCHEMES and "://" in value
+
+
+def _local(value: Any) -> Any:
+    """Where the copy of what a URI names stands here; anything else as it is."""
+    if not is_uri(value):
+        return value
+    scheme, _, rest = value.partition("://")
+    name, _, options = rest.partition("?")
+    if ".." in PurePosixPath(name).parts:
+        raise ValueError(f"{value}: a URI has no '..'")
+    return str(cache_root() / scheme / (f"?{options}" if options else "") / name.strip("/"))
+
+
+def uri_of(path: Path) -> str | None:
+    """The URI whose copy stands at a path; None for a path of this machine's own."""
+    if not path.is_relative_to(root := cache_root()) or path == root:
+        return None
+    scheme, *parts = path.relative_to(root).parts
+    options = parts.pop(0) if parts and parts[0].startswith("?") else ""
+    return f"{scheme}://{'/'.join(parts)}{options}"
+
+
+def _as_written(path: Path) -> str:
+    return uri_of(path) or str(path)
+
+
+Location = Annotated[Path, BeforeValidator(_local), PlainSerializer(_as_written, return_type=str)]
+
+
+def fetched(path: Path) -> Path:
+    """A path whose content is here: of one that stands for a URI, the copy is made first, or again if the original is another
+    by the names, sizes and times of its files.
+
+    Processes of one machine make one copy. If the storage doesn't answer, an earlier copy is good enough.
+
+    Raises:
+        ValueError: if there is nothing at the URI, or the storage doesn't let it be read; says what that said.
+    """
+    uri = uri_of(path)
+    if uri is None:
+        return path
+    try:
+        files, root = FileSystem.from_uri(uri)
+        with _alone(path):
+            _copy(files, root, path)
+    except (ArrowException, OSError) as error:
+        if path.exists() and not isinstance(error, FileNotFoundError):
+            return path
+        raise ValueError(f"{uri}: {str(error).splitlines()[0]}") from error
+    return path
+
+
+def _copy(files: FileSystem, root: str, path: Path) -> None:
+    infos = _listed(files, root)
+    originals = {info.path: [info.size, info.mtime_ns] for info in infos}
+    manifest = path.with_name(f".{path.name}.json")
+    if path.exists() and manifest.is_file() and json.loads(manifest.read_text()) == originals:
+        return
+    with replacing(path) as temporary:
+        for info in infos:
+            to = temporary / PurePosixPath(info.path).relative_to(root) if info.path != root else temporary
+            to.parent.mkdir(parents=True, exist_ok=True)
+            copy_files(info.path, str(to), source_filesystem=files, destination_filesystem=LocalFileSystem(), use_threads=False)
+    write_text(manifest, json.dumps(originals))
+
+
+def _listed(files: FileSystem, root: str) -> list[FileInfo]:
+    """The file of that name, or all files below it."""
+    found: FileInfo = files.get_file_info(root)
+    if found.type == FileType.File:
+        return [found]
+    listed = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+    below = [info for info in listed if info.type == FileType.File and ".." not in PurePosixPath(info.path).parts]
+    if not below:
+        raise FileNotFoundError("no such file or folder")
+    return below
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """While no other process of this machine is in here with the same path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
