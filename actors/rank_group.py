@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.distributed import DistError
 
 from actors.example_reference import ExampleReference
+from actors.hang_limit import HangLimit
 from actors.learner_rank import LearnerRank
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Weights
@@ -31,6 +34,7 @@ P = ParamSpec("P")
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
 
+_UPDATE = "update"
 _GRACE_S = 5.0  # after one rank failed, for the others to say what they know
 _APART_S = 900.0  # between the first and the last answer to what all are asked
 _SILENT_S = 60.0  # after which it is said that nobody answers
@@ -101,11 +105,20 @@ class RankGroup:
         ranks: by number.
         over_queries: whether the loss of a sample is the mean or the sum over its queries.
         shards: whether they share weights, which they gather by exchanges of PyTorch's own.
+        watchdog_s: an update that takes longer than this, and ten times longer than any has, hangs.
     """
 
-    def __init__(self, ranks: "Sequence[RankHandle | RankHere]", over_queries: Reduction, shards: bool = False):
+    def __init__(
+        self,
+        ranks: "Sequence[RankHandle | RankHere]",
+        over_queries: Reduction,
+        shards: bool = False,
+        watchdog_s: float = inf,
+    ):
         self._ranks = ranks
         self._shards = shards
+        self._limit = HangLimit(watchdog_s, first_s=inf)  # the first may compile
+        self._hangs = False
         self._over_queries: Reduction = over_queries
 
     async def load(self) -> None:
@@ -131,12 +144,16 @@ class RankGroup:
     async def update(self, examples: Sequence[ExampleReference]) -> Update:
         """One optimizer step, for which every rank fetches its own examples; raises as `Distiller.learn` does."""
         shares = Share.all([example.outline for example in examples], len(self._ranks), self._over_queries)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         answers = await self._all(
             [
                 rank.update.remote(share, [examples[place] for place in share.places])
                 for rank, share in zip(self._ranks, shares, strict=True)
-            ]
+            ],
+            within_s=self._limit.seconds(_UPDATE),
         )
+        self._limit.answered(_UPDATE, loop.time() - began)
         return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
 
     def weights(self, version: int) -> "asyncio.Future[Weights]":
@@ -157,29 +174,34 @@ class RankGroup:
         await self._all([rank.save.remote(folder, step, published, recipe) for rank in self._ranks], bounded=False)
 
     def end(self) -> None:
-        """End the ranks that have processes of their own, whatever they are doing."""
+        """End the ranks that have processes of their own, whatever they are doing; a thread that hangs takes this one along."""
         for rank in self._ranks:
             if not isinstance(rank, RankHere):
                 ray.kill(cast(ActorHandle[Any], rank))
+            elif self._hangs:
+                _log.error("an update hangs in this process, which therefore ends")
+                os._exit(1)
 
     @property
     def _first(self) -> RankHandle | RankHere:
         return self._ranks[0]
 
-    async def _all(self, calls: Sequence[Awaitable[A]], bounded: bool = True) -> list[A]:
+    async def _all(self, calls: Sequence[Awaitable[A]], bounded: bool = True, within_s: float = inf) -> list[A]:
         """Everybody's answer.
 
         Args:
             calls: one to each rank.
             bounded: whether the last has to come soon after the first; one that reads or writes files may take longer.
+            within_s: in which the first has to come, and then the last.
 
         Raises:
             RanksLost: names the ranks that have ended, or did not come while others waited for them.
             Exception: whatever else a rank raised.
         """
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await _one(tasks)
-        await asyncio.wait(tasks, timeout=_APART_S if bounded else None, return_when=asyncio.FIRST_EXCEPTION)
+        self._hangs = not await _one(tasks, within_s)
+        if not self._hangs:
+            await asyncio.wait(tasks, timeout=min(_APART_S, within_s) if bounded else None, return_when=asyncio.FIRST_EXCEPTION)
         if all(task.done() and task.exception() is None for task in tasks):
             return [task.result() for task in tasks]
         await asyncio.wait(tasks, timeout=_GRACE_S)
@@ -202,12 +224,16 @@ async def _first_of(answers: "Awaitable[list[A]]") -> A:
     return (await answers)[0]
 
 
-async def _one(tasks: "Sequence[asyncio.Task[A]]") -> None:
-    """Returns once one rank has answered; how long that takes depends on what all compute, so it has no limit, but is told."""
-    began = asyncio.get_running_loop().time()
-    while not (await asyncio.wait(tasks, timeout=_SILENT_S, return_when=asyncio.FIRST_COMPLETED))[0]:
-        waited = asyncio.get_running_loop().time() - began
+async def _one(tasks: "Sequence[asyncio.Task[A]]", within_s: float) -> bool:
+    """True once one rank has answered, False if none has in so many seconds. What takes long is told."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while (left := began + within_s - loop.time()) > 0:
+        if (await asyncio.wait(tasks, timeout=min(_SILENT_S, left), return_when=asyncio.FIRST_COMPLETED))[0]:
+            return True
+        waited = loop.time() - began
         _log.warning("no learner rank has answered for %.0f s: they compute, or have no place on the cluster's nodes", waited)
+    return False
 
 
 def _ends(failure: BaseException) -> bool:

@@ -59,8 +59,10 @@ class ClusterLearnerParts:
         """The processes that hold the student, started: the learner's own for one, actors for more."""
         size, reduction = self._config.learner.ranks, self._parts.objective.over_queries
         if size == 1:
-            return RankGroup([RankHere(LearnerRank(self._distiller, Alone(), self.numerics, self.run))], reduction)
-        return RankGroup([self._start_rank(rank, size) for rank in range(size)], reduction, self._config.learner.shard)
+            ranks = [RankHere(LearnerRank(self._distiller, Alone(), self.numerics, self.run))]
+        else:
+            ranks = [self._start_rank(rank, size) for rank in range(size)]
+        return RankGroup(ranks, reduction, self._config.learner.shard, self._config.run.watchdog_s)
 
     def _start_rank(self, rank: int, size: int) -> Actor:
         """A rank in its reserved bundle. It isn't restarted by itself: the others would not know."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 import ray
 import torch
 from ray import cloudpickle
+from waiting import LIMIT_S
 
 from actors.example_reference import AnswerReference, ExampleReference, GroupReference, fetched
+from actors.hang_limit import HangLimit
 from actors.learner_rank import LearnerRank
 from actors.rank_group import RankGroup, RankHere, RanksLost
 from fields.carriers import Outline, Sealed, SealedQueries, Target
@@ -109,6 +112,44 @@ def test_a_rank_that_hangs_is_named(ranks, shards):
 
     with pytest.raises(RanksLost, match=r"ended: none, that did not come: \[1\]"):
         asyncio.run(learn())
+
+
+def test_an_update_that_hangs_everywhere_is_given_up(ranks):
+    """The other rank waits for the frozen one longer than the watchdog does."""
+
+    async def learn() -> None:
+        group = RankGroup(ranks, "mean", watchdog_s=1.0)
+        await group.load()
+        await group.update([example(0, 1), example(2)])
+        group._limit = HangLimit(1.0, first_s=1.0)
+        os.kill(ray.get(ranks[1].pid.remote()), signal.SIGSTOP)
+        os.kill(ray.get(ranks[0].pid.remote()), signal.SIGSTOP)
+        await group.update([example(0, 1), example(2)])
+
+    with pytest.raises(RanksLost, match=r"ended: none, that did not come: \[0, 1\]"):
+        asyncio.run(learn())
+
+
+def test_a_process_whose_update_hangs_ends_itself(monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr("actors.rank_group.os._exit", ended.append)
+    monkeypatch.setattr("actors.rank_group._GRACE_S", 0.1)
+    released = threading.Event()
+
+    class Hanging:
+        def __getattr__(self, name: str):
+            return lambda *arguments: released.wait(LIMIT_S)
+
+    async def learn() -> None:
+        group = RankGroup([RankHere(Hanging())], "mean")  # pyright: ignore[reportArgumentType]
+        group._limit = HangLimit(0.1, first_s=0.1)
+        with pytest.raises(RanksLost, match="did not come"):
+            await group.update([])
+        group.end()
+        released.set()
+
+    asyncio.run(learn())
+    assert ended == [1]
 
 
 @pytest.mark.slow
