@@ -41,9 +41,9 @@ bench: setup
 
 # Breaks a run of the scene world at every kind of process, and compares its student with an undisturbed one's.
 chaos: setup
-	$(BIN)/python -m pipelines.chaos pipelines/configs/scene.yaml run.name=broken run.steps=100 learner.batch_size=16 \
+	$(BIN)/python -m pipelines.chaos pipelines/configs/scene.yaml run.name=broken run.steps=200 learner.batch_size=16 \
 	    rollout.group_size=4 checkpoint.every=8 learner.lag=2 checkpoint.mirror=$(CURDIR)/runs/mirror \
-	    'student.start={type: expert, expert: local_edit}' --faults 13 --seed 7
+	    'student.start={type: expert, expert: local_edit}' --nodes --faults 22 --seed 7
 
 # The curves and pictures of every run in runs/, also while it goes on.
 tensorboard: setup

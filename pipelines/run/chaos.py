@@ -44,7 +44,7 @@ def planned_faults(seed: int, number: int, steps: int, possible: Sequence[Kind])
     """Every possible kind in turn, in an order and at steps that the seed decides; several may come at one step."""
     rng = generator(seed, Stream.FAULT, 0)
     drawn = [possible[n % len(possible)] for n in rng.permutation(number)]
-    moments = sorted(rng.integers(0, max(1, steps * 9 // 10), number).tolist())  # so that the run isn't over before the last
+    moments = sorted(rng.integers(0, max(1, steps * 3 // 4), number).tolist())  # so that the run isn't over before the last
     return [Fault(moment, kind) for moment, kind in zip(moments, drawn, strict=True)]
 
 

@@ -14,7 +14,7 @@ import psutil
 from pipelines.run.chaos_nodes import HEAD, OTHER, Nodes
 
 _REPLACED_AFTER_S = 5.0  # until another machine, or the storage, is there
-_WORKER, _LEARNER, _RANK = r"ray::RolloutWorker", r"ray::Learner(\.|$)", r"ray::LearnerRank"
+_WORKER, _LEARNER, _RANK = r"ray::RolloutWorker", r"ray::Learner(?!Rank)", r"ray::LearnerRank"
 _EXPERT, _ENCODER = r"ray::ServeReplica:.*-(?!encoder)\w+:", r"ray::ServeReplica:.*-encoder:"
 
 
@@ -41,8 +41,14 @@ class Target:
         """Those of the run whose command line begins so, the oldest first."""
         above = [psutil.Process(pid) for pid in self.nodes.pids] if self.nodes else self.drivers
         everyone = [process for one in above for process in one.children(recursive=True)]
-        found = [process for process in everyone if re.match(name, " ".join(process.cmdline()))]
-        return sorted(found, key=lambda process: process.pid)
+        return sorted((one for one in everyone if re.match(name, _command(one))), key=lambda process: process.pid)
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line; nothing of one that has ended, which its parent may not have noticed yet."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +104,11 @@ def _mirror_away(target: Target) -> bool:
 
 _ANYWHERE = (
     Kind("a rollout worker is killed", partial(_signalled, _WORKER, signal.SIGKILL)),
-    Kind("a rollout worker is frozen", partial(_signalled, _WORKER, signal.SIGSTOP)),
     Kind("an expert's replica is killed", partial(_signalled, _EXPERT, signal.SIGKILL)),
-    Kind("an expert's replica is frozen", partial(_signalled, _EXPERT, signal.SIGSTOP)),
     Kind("the encoder's replica is killed", partial(_signalled, _ENCODER, signal.SIGKILL)),
     Kind("the learner is killed", partial(_signalled, _LEARNER, signal.SIGKILL)),
+    Kind("a rollout worker is frozen", partial(_signalled, _WORKER, signal.SIGSTOP)),
+    Kind("an expert's replica is frozen", partial(_signalled, _EXPERT, signal.SIGSTOP)),
     Kind("the learner is frozen", partial(_signalled, _LEARNER, signal.SIGSTOP)),
 )
 _WITH_A_CLUSTER_OF_ITS_OWN = (Kind("the driver is killed, and its cluster with it", _driver_killed),)

@@ -121,6 +121,7 @@ def test_a_learner_that_is_lost_again_and_again_ends_the_run(on_standing):
     assert len(learners("cursed")) == 4
 
 
+@pytest.mark.slow  # the pool has a quick test of the same
 def test_a_frozen_worker_is_named_and_replaced(on_standing, make_config):
     """Neither Ray nor the learner notices it; the call's time does."""
     settings = ("run.watchdog_s=5", "run.steps=12")
