@@ -1,6 +1,7 @@
 """A long run whose processes are measured while it goes on: memory, open files and threads of each must stay as they are."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pipelines.reports.page import template
 _EVERY_S = 5.0
 _SHARED = Path("/dev/shm")
 _STORE = "object store"
+_RAYS_RECORD = "RAY_task_events_max_num_task_in_gcs"  # of the last tasks: 100,000, which a run of minutes doesn't fill
 _MIB = 2**20
 _PARTIES = (
     (re.compile(r"ray::Learner(?!Rank)"), "learner"),
@@ -69,7 +71,7 @@ def soak(config: RunConfig, path: Path, overrides: Sequence[str]) -> tuple[int, 
     """Run a configuration from its beginning and measure it; the exit status, and what was measured in the order of time."""
     measured: list[Measured] = []
     command = [sys.executable, "-m", "pipelines.distill", str(path), *overrides, "--resume", "never"]
-    run = subprocess.Popen(command)
+    run = subprocess.Popen(command, env={**os.environ, _RAYS_RECORD: "1000"})
     try:
         while run.poll() is None:
             if recorded := rows(config.folder / METRICS):
