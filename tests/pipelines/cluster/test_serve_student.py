@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,9 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import httpx2
 import openai
+import psutil
 import pytest
-from waiting import LIMIT_S
+from siege import Siege
+from waiting import LIMIT_S, wait_for
 
 from fields import checkpoint
 from fields.carriers import Weights
@@ -165,6 +169,42 @@ def test_the_openai_client_asks_the_experts_too_and_crowds(served):
     assert asyncio.run(crowd(patient, 2 * QUEUE)) == ["image"] * 2 * QUEUE
     served.command.send_signal(signal.SIGTERM)
     assert served.command.wait(LIMIT_S) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", [["--without-experts"]], indirect=True)
+def test_two_hundred_clients_of_which_forty_mean_ill(served):
+    """For a minute: whoever asks properly gets a picture or is told when to come back, and nothing piles up."""
+    port = int(served.url.split(":")[2].split("/")[0])
+    client = openai.OpenAI(base_url=served.url, api_key=TOKEN, max_retries=20)
+    asked = {"prompt": "a red circle on white", "extra_body": {"seed": 3}}
+    before_pictures = client.images.generate(**asked).data[0].b64_json
+    asyncio.run(Siege(port, TOKEN, seconds=10).run())  # what the first crowd takes
+    before = memory_of_endpoint(served.command.pid)
+    siege = Siege(port, TOKEN, seconds=60)
+    asyncio.run(siege.run())
+    after = memory_of_endpoint(served.command.pid)
+    answers = {
+        kind: {status for who, status in siege.answers if who == kind} for kind in ("decent", "watcher", "large", "noise")
+    }
+    assert answers["decent"] == {"HTTP/1.1 200 OK", "HTTP/1.1 503 Service Unavailable"}
+    assert answers["watcher"] == {"HTTP/1.1 200 OK"}
+    assert not [status for statuses in answers.values() for status in statuses if " 500 " in status], siege.answers
+    assert siege.answers["decent", "HTTP/1.1 200 OK"] > 60, siege.answers
+    assert siege.longest_s < 30, "that it lives is said at once"
+    assert after < before + 40, f"MiB of proxy and endpoint: {before:.0f}, {after:.0f}"
+    health = f"http://127.0.0.1:{port}/healthz"
+    wait_for(lambda: httpx2.get(health).json()["taken"] == 0, "an empty queue")
+    assert client.images.generate(**asked).data[0].b64_json == before_pictures
+
+
+def memory_of_endpoint(command: int) -> float:
+    """MiB that the processes between the socket and the student have for themselves."""
+    named = re.compile(r"ray::(ProxyActor|ServeReplica:.*endpoint)")
+    processes = [one for one in psutil.Process(command).children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+    found = [one for one in processes if named.match(" ".join(one.cmdline()))]
+    assert len(found) >= 2
+    return sum(one.memory_full_info().uss for one in found) / 2**20
 
 
 @pytest.fixture
