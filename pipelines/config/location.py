@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from fields.atomic import replacing, write_text
 
@@ -27,10 +27,31 @@ def is_uri(value: Any) -> bool:
     return isinstance(value, str) and value.partition("://")[0] in _SCHEMES and "://" in value
 
 
+def without_credentials(uri: str) -> str:
+    """A URI as it is.
+
+    Raises:
+        ValueError: if it holds what lets somebody in; doesn't repeat it.
+    """
+    scheme, _, rest = uri.partition("://")
+    place, _, options = rest.partition("?")
+    names = {name.lower() for name, _, _ in (option.partition("=") for option in options.split("&"))}
+    if "@" in place.partition("/")[0] or any(word in name for name in names for word in ("key", "token", "secret", "password")):
+        raise ValueError(
+            f"{scheme}://...: it holds credentials, and a configuration is stored with its run; allowed: a URI without them, "
+            "and what the storage's own tools read, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(without_credentials)]
+
+
 def _local(value: Any) -> Any:
     """Where the copy of what a URI names stands here; anything else as it is."""
     if not is_uri(value):
         return value
+    without_credentials(value)
     scheme, _, rest = value.partition("://")
     name, _, options = rest.partition("?")
     if ".." in PurePosixPath(name).parts:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pipelines.config.base import Section
 from pipelines.config.gpus import known_gpu
+from pipelines.config.location import Uri
 from pipelines.config.services import Cpus, Gpus, NodeLabels, check_ranks
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class CheckpointConfig(Section):
         default=None,
         description="optimizer steps, a multiple of checkpoint.every, whose checkpoints stay for good; none keeps none",
     )
-    mirror: str | None = Field(
+    mirror: Uri | None = Field(
         default=None,
         description="s3://, gs://, abfs:// or path of a folder to which checkpoints and the record are copied, and from which "
         "a run continues whose own folder has no newer one; none copies nothing",

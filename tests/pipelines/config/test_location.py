@@ -115,6 +115,14 @@ def test_a_bucket_that_is_not_there_and_a_path_that_leaves_its_folder(refuse, s3
     assert "a URI has no '..'" in refuse("experts.local_edit.adapter=s3://runs/../../etc/passwd")
 
 
+@pytest.mark.parametrize("key", ["checkpoint.mirror", "run.dir", "experts.local_edit.adapter", "routes.local_edit.data"])
+@pytest.mark.parametrize("uri", ["s3://AKIA:hidden@runs/x", "s3://runs/x?secret_key=hidden&scheme=http"])
+def test_credentials_are_refused_and_not_repeated(refuse, key, uri):
+    said = refuse(f"{key}={uri}")
+    assert "s3://...: it holds credentials" in said
+    assert "hidden" not in said
+
+
 def test_a_folder_of_runs_in_the_storage_is_a_mirror(make_config, uri, s3, config_file, capsys):
     config: RunConfig = make_config(f"run.dir={uri('mine')}")
     assert (config.run.dir, config.checkpoint.mirror) == (Path("runs"), uri("mine"))

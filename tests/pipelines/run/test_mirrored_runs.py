@@ -14,9 +14,13 @@ from pipelines.run_folder.outcome import write_config
 from pipelines.status import main as status
 from runs import reference, trained_ids
 
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "WANDB_API_KEY")
+
 
 @pytest.mark.slow  # two starts of everything; tests/actors/test_mirror.py has the parts
-def test_a_run_whose_folder_is_lost_continues_from_the_mirror(config_file: Path, make_config, s3, s3_server: str):
+def test_a_run_whose_folder_is_lost_continues_from_the_mirror(config_file: Path, make_config, s3, s3_server: str, monkeypatch):
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"secret-{name}")
     mirror = f"s3://runs/ours?endpoint_override={s3_server}&scheme=http"
     settings = "learner.lag=1", "rollout.workers=1", "run.name=mirrored", f"checkpoint.mirror={mirror}"
 
@@ -24,15 +28,18 @@ def test_a_run_whose_folder_is_lost_continues_from_the_mirror(config_file: Path,
         command = [sys.executable, "-m", "pipelines.distill", str(config_file), *settings, *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stderr
+        said.append(done.stdout + done.stderr)
         return done.stdout
+
+    said: list[str] = []
 
     folder = make_config(*settings).folder
     run("run.steps=4")
     assert newest_step(folder) == 4
     shutil.rmtree(folder)
-    said = run("run.steps=8")
-    assert f"the checkpoint after step 4 was brought from {mirror}" in said
-    assert "mirrored: steps 4 to 8" in said
+    resumed = run("run.steps=8")
+    assert f"the checkpoint after step 4 was brought from {mirror}" in resumed
+    assert "mirrored: steps 4 to 8" in resumed
     expected = reference(make_config("learner.lag=1", "run.name=reference"))
     assert f'"weights_sha256": "{expected.weights.checksum}"' in (folder / "summary.json").read_text()
     assert trained_ids(folder) == trained_ids(folder.parent / "reference")
@@ -43,6 +50,12 @@ def test_a_run_whose_folder_is_lost_continues_from_the_mirror(config_file: Path,
     run("run.steps=4", "--resume", "never")
     assert copied.steps() == [4], "what another student left would be taken for this one's"
     assert s3.get_object(Bucket="runs", Key="ours/mirrored/metrics.jsonl")["Body"].read().count(b"\n") == 4
+    logs = Path("/tmp/ray/session_latest").resolve() / "logs"  # of the last of these runs
+    files = [path for place in (folder, logs) for path in place.rglob("*") if path.is_file()]
+    assert any(path.name == "gcs_server.out" for path in files)
+    told = [str(path) for path in files if b"secret-" in path.read_bytes()]
+    assert not told, "secrets stand in the run's record or in Ray's logs"
+    assert not any("secret-" in text for text in said)
 
 
 def test_the_status_of_a_run_is_read_from_its_mirror(make_config, s3, s3_server, capsys, monkeypatch, tmp_path):
