@@ -5,6 +5,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,16 +30,24 @@ def kill_with_descendants(pid: int) -> None:
 class Nodes:
     """A head and another node, each with this machine's processors; a context manager, at whose end they are gone.
 
+    Args:
+        redis: HOST:PORT of a Redis server, in which the head keeps what it knows: with it the other node outlives the head.
+        within: a command that runs each node's, so that it takes itself to be alone on its machine.
+
     Attributes:
         address: of the cluster, also of the next head's.
         environment: of the processes that join it, with the token that it asks for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redis: str | None = None, within: Sequence[str] = ()) -> None:
+        self._within = within
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.address = f"{socket.gethostbyname(socket.gethostname())}:{self._port}"
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._outlives = redis is not None
+        if redis:
+            self.environment |= {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": self.address}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -57,11 +66,13 @@ class Nodes:
     def _started(self, role: str, where: list[str]) -> "subprocess.Popen[bytes]":
         ray = str(Path(sys.executable).with_name("ray"))
         options = ["--block", "--disable-usage-stats", f"--num-cpus={os.cpu_count()}", f"--labels={ROLE}={role}"]
-        return subprocess.Popen([ray, "start", *where, *options], env=self.environment, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*self._within, ray, "start", *where, *options], env=self.environment, stdout=subprocess.DEVNULL
+        )
 
     def lose(self, role: str) -> None:
-        """Kill all processes of a node; with the head all nodes go, as the others have no cluster any more."""
-        for lost in [HEAD, OTHER] if role == HEAD else [OTHER]:
+        """Kill all processes of a node; with a head that kept what it knows to itself all nodes go: they have no cluster."""
+        for lost in [role] if self._outlives or role == OTHER else [HEAD, OTHER]:
             node = self._running.pop(lost)
             kill_with_descendants(node.pid)
             node.wait()
@@ -71,5 +82,6 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._running:
-            self.lose(HEAD)
+        for role in list(self._running):
+            if role in self._running:
+                self.lose(role)
