@@ -116,11 +116,28 @@ class Journal:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that a dying process left unfinished is dropped."""
+    """The rows of a JSON-lines file; what a dying process or machine left unfinished at its end is dropped.
+
+    Raises:
+        ValueError: if a line before its end is no row; names file and line.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return parsed_rows(path.read_bytes().rstrip(b"\0").split(b"\n")[:-1], path)
+
+
+def parsed_rows(lines: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
+    """Rows of JSON, each a mapping; raises ValueError as `rows` does."""
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: line {number} is no row: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: line {number} is no row, but {type(row).__name__}")
+        parsed.append(row)
+    return parsed
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from fields import shards
@@ -32,6 +32,7 @@ from fields.carriers import Tensors, Weights
 from fields.distiller import Distiller
 from fields.families.base import Family
 from fields.keeping import Keeping
+from fields.lora.peft_files import read_tensors
 from fields.numerics import device_name
 from fields.student import Student, read_student
 
@@ -75,13 +76,13 @@ class Checkpoint:
     @cached_property
     def optimizer(self) -> Tensors:
         """AdamW's moments, as `Distiller.optimizer_tensors` calls them."""
-        return shards.read(self.path / _SHARDS, "optimizer/") if self.sharded else load_file(self.path / _OPTIMIZER)
+        return shards.read(self.path / _SHARDS, "optimizer/") if self.sharded else read_tensors(self.path / _OPTIMIZER)
 
     @cached_property
     def published(self) -> Mapping[int, Weights]:
         """The versions that coming steps roll out with."""
         return {
-            version: Weights.verified(version, load_file(_version_file(self.path, version)), checksum)
+            version: Weights.verified(version, read_tensors(_version_file(self.path, version)), checksum)
             for version, checksum in self.checksums.items()
         }
 
@@ -151,7 +152,7 @@ def read(path: Path) -> Checkpoint:
     """
     if problem := _damage(path):
         raise ValueError(f"{path} is no complete checkpoint: {problem}")
-    state = json.loads((path / _STATE).read_text())
+    state = _state(path)
     return Checkpoint(
         path=path,
         step=state["step"],
@@ -192,7 +193,7 @@ def consolidate(path: Path, student: Student, family: Family, transformer: nn.Mo
     read(path)
     student.save(path, family, transformer, shards.read(path / _SHARDS, "student/"))
     student.save(path / _EMA, family, transformer, shards.read(path / _SHARDS, "ema/"))
-    state = json.loads((path / _STATE).read_text())
+    state = _state(path)
     files = _digests(path) | state["files"]
     for name in files.keys() - state["files"].keys():
         flush(path / name)
@@ -200,11 +201,15 @@ def consolidate(path: Path, student: Student, family: Family, transformer: nn.Mo
 
 
 def lacks_models(path: Path) -> bool:
-    """Whether a folder is a checkpoint of shards that nobody has consolidated."""
+    """Whether a folder is a checkpoint of shards that nobody has consolidated; raises ValueError if its state is damaged."""
     if not (path / _SHARDS).is_dir() or not (path / _STATE).is_file():
         return False
-    files = json.loads((path / _STATE).read_text())["files"]
-    return not any(name.startswith(f"{_EMA}/") for name in files)
+    return not any(name.startswith(f"{_EMA}/") for name in _state(path)["files"])
+
+
+def averaged_files(path: Path) -> list[Path]:
+    """The files of a complete checkpoint's moving average."""
+    return [path / name for name in sorted(_state(path)["files"]) if name.startswith(f"{_EMA}/")]
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -254,16 +259,37 @@ def _by_age(folder: Path) -> list[Path]:
 def _damage(path: Path, hashed: bool = True) -> str | None:
     """What is wrong with a checkpoint, by the sizes of its files and, if they are hashed, by every byte; None if nothing is."""
     try:
-        state = json.loads((path / _STATE).read_text())
-        files, sizes = state["files"].items(), state.get("sizes", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        state = _state(path)
+    except (OSError, ValueError):
         return f"{_STATE} is missing or damaged"
-    for name, digest in files:
+    sizes = state.get("sizes", {})
+    for name, digest in state["files"].items():
         if not (path / name).is_file():
             return f"{name} is missing"
         if sizes.get(name, size := (path / name).stat().st_size) != size or (hashed and _digest(path / name) != digest):
             return f"{name} is damaged"
     return None
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        OSError: if it says nothing.
+        ValueError: if that is damaged, or of another step than the folder's name.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        kinds = {"step": int, "trained": list, "checksums": dict, "recipe": dict, "files": dict}
+        whole = all(type(state[key]) is kind for key, kind in kinds.items()) and isinstance(state.get("sizes", {}), dict)
+        inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in state["files"])
+        versions = {int(version) for version in state["checksums"]}
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path / _STATE} is damaged") from error
+    named = path.name.startswith("step-") and path.name.removeprefix("step-").isdecimal()
+    if not whole or not inside or min({state["step"], *versions}) < 0 or (named and steps_of(path) != state["step"]):
+        raise ValueError(f"{path / _STATE} is damaged")
+    return state
 
 
 def _digest(path: Path) -> str:

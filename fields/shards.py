@@ -40,10 +40,12 @@ def read_into(folder: Path, tensors: Tensors) -> None:
     """
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    from fields.shard_reader import ShardReader
+
     found = _shapes(_stored(folder))
     check_shapes({name: shape for name, shape in found.items() if name in tensors}, shapes(tensors), str(folder))
     # Alone: each process knows what it lacks, and they may lack different tensors.
-    load(dict(tensors), checkpoint_id=folder, no_dist=True)
+    load(dict(tensors), storage_reader=ShardReader(folder), no_dist=True)
 
 
 def read(folder: Path, prefix: str) -> Tensors:
@@ -55,10 +57,11 @@ def read(folder: Path, prefix: str) -> Tensors:
 
 
 def _stored(folder: Path) -> "Mapping[str, TensorStorageMetadata]":
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    entries = FileSystemReader(folder).read_metadata().state_dict_metadata.items()
+    from fields.shard_reader import ShardReader
+
+    entries = ShardReader(folder).read_metadata().state_dict_metadata.items()
     return {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
 
 

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.lora.adapter import Adapter, LoraShape, adapted_modules, linear_modules
-from fields.lora.peft_files import PREFIX, WEIGHTS, checked_config, config_arguments, peft_shape, read_config, read_tensors
+from fields.lora.peft_files import (
+    PREFIX,
+    WEIGHTS,
+    checked_config,
+    config_arguments,
+    peft_shape,
+    rank_of,
+    read_config,
+    read_tensors,
+)
 from fields.tensors import enumerated
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -67,6 +76,8 @@ def load_adapter(path: Path, transformer: nn.Module, ignore: Sequence[str] = ())
             f"{file}: {len(foreign)} keys are of no linear module of {type(transformer).__name__}: {enumerated(foreign)}; "
             "patterns of ignored keys can leave them out"
         )
+    if infinite := [name for name, tensor in named.items() if tensor.is_complex() or not tensor.float().isfinite().all()]:
+        raise ValueError(f"{file}: {len(infinite)} tensors have values that are no finite numbers: {enumerated(infinite)}")
     tensors = {name: tensor.float() for name, tensor in named.items() if not name.endswith(".alpha")}
     shape = peft_shape(config, tensors, file) if config else _shape(named, file)
     return Adapter(replace(shape, targets=()) if ignore else shape, tensors)
@@ -98,8 +109,10 @@ def _config(file: Path) -> dict[str, Any] | None:
     try:
         with safe_open(file, framework="pt") as opened:
             said = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(said, dict):
+        raise ValueError(f"{file} is damaged: what it says of its adapter is no mapping")
     config = {name.removeprefix(_DIFFUSERS): value for name, value in said.items() if name.startswith(_DIFFUSERS)}
     return checked_config({"peft_type": "LORA"} | config, file) if config else None
 
@@ -136,6 +149,6 @@ def _shape(named: Tensors, file: Path) -> LoraShape:
     modules = adapted_modules(named)
     if not modules:
         raise ValueError(f"{file}: the adapter has no tensors")
-    ranks = {module: len(named[f"{module}.lora_A.weight"]) for module in modules}
+    ranks = {module: rank_of(named[f"{module}.lora_A.weight"], module, file) for module in modules}
     alphas = {module: float(named.get(f"{module}.alpha", torch.tensor(ranks[module]))) for module in modules}
     return LoraShape.of(ranks, alphas, ())

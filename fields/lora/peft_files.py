@@ -21,6 +21,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
+_MOST = 1e9  # of ranks and alphas
+_TAKES_FOR_EVER = re.compile(r"\)[*+{]")  # a regular expression that repeats a group may
+
 
 def read_adapter(path: Path) -> Adapter:
     """Read a PEFT LoRA folder, with patterns of rank and alpha and with rank-stabilised scales.
@@ -46,7 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} is no PEFT adapter: it has no {name}")
     try:
         config = json.loads((path / CONFIG).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path / CONFIG} is no JSON: {error}") from error
     return checked_config(config, path / CONFIG)
 
@@ -55,13 +58,30 @@ def checked_config(config: Any, path: Path) -> dict[str, Any]:
     """The same configuration.
 
     Raises:
-        ValueError: if it is not of a LoRA.
+        ValueError: if it is not of a LoRA, or its numbers and patterns are none.
     """
     if not isinstance(config, dict) or not {"peft_type", "r", "lora_alpha", "target_modules"} <= config.keys():
         raise ValueError(f"{path} is no adapter configuration")
+    _check_numbers(config, path)
+    if isinstance(targets := config["target_modules"], list) and not all(isinstance(target, str) for target in targets):
+        raise ValueError(f"{path}: target_modules are names of modules")
     if config["peft_type"] != "LORA" or config.get("use_dora"):
         raise ValueError(f"{path}: only LoRA is supported, not {'DoRA' if config.get('use_dora') else config['peft_type']}")
     return config
+
+
+def _check_numbers(config: Mapping[str, Any], path: Path) -> None:
+    numbers = {key: config[key] for key in ("r", "lora_alpha")}
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(patterns := config.get(key) or {}, dict):
+            raise ValueError(f"{path}: {key} is no mapping of modules to numbers")
+        numbers |= {f"{key} {pattern!r}": value for pattern, value in patterns.items()}
+        for pattern in patterns:
+            if _TAKES_FOR_EVER.search(pattern):
+                raise ValueError(f"{path}: {key} {pattern!r} repeats a group, which is not read from a file")
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+            raise ValueError(f"{path}: {key} is {str(value)[:40]}; allowed are numbers above 0 and below {_MOST:g}")
 
 
 def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraShape:
@@ -76,7 +96,7 @@ def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraS
     ranks, alphas = {}, {}
     for module in adapted_modules(tensors):
         rank = ranks[module] = int(_own(rank_pattern, module, config["r"]))
-        if (found := len(tensors[f"{module}.lora_A.weight"])) != rank:
+        if (found := rank_of(tensors[f"{module}.lora_A.weight"], module, path)) != rank:
             raise ValueError(f"{path}: {module}.lora_A.weight has rank {found}; the configuration says {rank}")
         alpha = float(_own(alpha_pattern, module, config["lora_alpha"]))
         alphas[module] = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
@@ -87,13 +107,29 @@ def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraS
     return LoraShape.of(ranks, alphas, tuple(sorted(targets)) if says_all else ())
 
 
+def rank_of(lora_a: Shaped[Tensor, "..."], module: str, path: Path) -> int:
+    """The rank that an adapter's first matrix has.
+
+    Raises:
+        ValueError: if it is no matrix of floating-point numbers, or empty; names the file.
+    """
+    if lora_a.ndim < 2 or not len(lora_a) or not lora_a.is_floating_point():
+        raise ValueError(f"{path}: {module}.lora_A.weight is no matrix of a LoRA: {lora_a.dtype}, shape {list(lora_a.shape)}")
+    return len(lora_a)
+
+
 def _own(patterns: Mapping[str, int | float], module: str, otherwise: int | float) -> int | float:
     """The value of the first pattern that a module's name, or its end after a dot, matches in full.
 
     This is PEFT's rule; reading an adapter does not import PEFT, which imports transformers.
     """
-    matching = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
-    return next(matching, otherwise)
+    for pattern, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no pattern of modules: {error}") from error
+    return otherwise
 
 
 def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
@@ -104,7 +140,7 @@ def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
     """
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

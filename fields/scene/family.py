@@ -26,6 +26,7 @@ from fields.tensors import check_shapes, shapes
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_MOST = {"width": 4096, "depth": 64, "heads": 64}  # of a network that a file describes
 
 
 class SceneFamily(Family):
@@ -63,7 +64,8 @@ class SceneFamily(Family):
     def blueprint(self, path: Path, quantization: Quantization = "none") -> SceneTransformer:
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} is no scene model: it has no {CONFIG}")
-        network = SceneTransformer(**json.loads((path / CONFIG).read_text())).to(torch.device("meta"))
+        with torch.device("meta"):
+            network = _network(path)
         quantize(network, quantization)
         return network.eval().requires_grad_(False)
 
@@ -74,10 +76,10 @@ class SceneFamily(Family):
         for name in (CONFIG, WEIGHTS):
             if not (path / name).is_file():
                 raise ValueError(f"{path} is no scene model: it has no {name}")
+        transformer = _network(path)
         try:
-            transformer = SceneTransformer(**json.loads((path / CONFIG).read_text()))
             tensors = load_file(path / WEIGHTS)
-        except (TypeError, SafetensorError) as error:
+        except SafetensorError as error:
             raise ValueError(f"{path} is no scene model: {error}") from error
         check_shapes(shapes(tensors), shapes(transformer.state_dict()), str(path / WEIGHTS))
         transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
@@ -123,6 +125,23 @@ class SceneFamily(Family):
 
     def decode(self, x_0: Float[Tensor, "batch 3 24 24"]) -> Float[np.ndarray, "batch 3 24 24"]:
         return ((x_0.float() + 1) / 2).cpu().numpy()
+
+
+def _network(path: Path) -> SceneTransformer:
+    """A fresh network of the sizes in a folder's configuration.
+
+    Raises:
+        ValueError: if they are no sizes of a scene model.
+    """
+    try:
+        sizes = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        within = {name: 0 < sizes.get(name, 1) <= most for name, most in _MOST.items()}
+        width, heads = sizes.get("width", 128), sizes.get("heads", 4)
+        if not all(within.values()) or width % heads or width % 4:
+            raise ValueError(f"its {CONFIG} says {str(sizes)[:100]}; allowed are at most {_MOST}, and a width of whole heads")
+        return SceneTransformer(**sizes)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no scene model: {error}") from error
 
 
 def _words(uid: str, prompt: str) -> np.ndarray:

@@ -1,6 +1,11 @@
 """What is wrong with a configuration, and how every command says it."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from rich.console import Console
+
+_MOST_SHOWN = 2000  # characters of a line
 
 
 class ConfigError(ValueError):
@@ -8,5 +13,18 @@ class ConfigError(ValueError):
 
 
 def complain(error: Exception) -> None:
-    """One line on standard error, as it is written."""
-    Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+    """One line on standard error, as it is written, whatever names of files and keys stand in it."""
+    line = " ".join(f"error: {error}".split())
+    line = line if len(line) <= _MOST_SHOWN else f"{line[:_MOST_SHOWN]}..."
+    Console(stderr=True).print(line, style="red", highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def input_refused() -> Generator[None]:
+    """Within it, what reading input raises becomes a `ConfigError`: a file is damaged, of another kind, or out of reach."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(str(error) or type(error).__name__) from error

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
-from pipelines.config.base import Name, Section
+from pipelines.config.base import MOST_STEPS, Name, Section, Shift
 
 if TYPE_CHECKING:
     from fields.evaluation.metrics import Metric
@@ -49,7 +49,9 @@ class EvaluationConfig(Section):
     )
     every: int = Field(default=200, ge=0, description="optimizer steps; 0 is no evaluation, before and after included")
     samples: PositiveInt = Field(default=24, description="questions per category, or rows per route")
-    steps: PositiveInt | None = Field(default=None, description="Euler steps of an answer; none is the rollout's")
-    shift: PositiveFloat | None = Field(default=None, description="of their time grid; none is the rollout's")
+    steps: PositiveInt | None = Field(
+        default=None, le=MOST_STEPS, description="Euler steps of an answer; none is the rollout's"
+    )
+    shift: Shift | None = Field(default=None, description="of their time grid; none is the rollout's")
     seed: int = Field(default=1, ge=0, lt=2**64, description="of questions and noise")
     metrics: dict[Name, MetricConfig] = Field(default={}, description="taken of the grids of every route")

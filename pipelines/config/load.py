@@ -15,6 +15,10 @@ from pipelines.config.run import RunConfig
 
 S = TypeVar("S", bound=Section)
 
+_MOST_BYTES = 2**20
+_MOST_SHOWN = 200  # characters of a value
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError)  # dates that are none, numbers of 5000 digits, depth
+
 
 def load_config(path: Path, overrides: Sequence[str]) -> RunConfig:
     """Read a run's YAML file and apply `dotted.key=value` overrides; values are YAML.
@@ -40,12 +44,10 @@ def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
     Raises:
         ConfigError: as `load_config`.
     """
+    text = _text(path)
     try:
-        text = path.read_text()
         content = deepcopy(_parsed(text))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of sections, not {type(content).__name__}")
@@ -60,10 +62,48 @@ def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
         raise ConfigError(f"{path}:{line}: {message}" if line else message) from error
 
 
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file")
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ConfigError(f"{path} has {size} bytes; a configuration has {_MOST_BYTES} at most")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values. A key that comes twice is an error, as one of the two would be lost. What an alias stands for holds
+    no alias itself: with such a text a kilobyte stands for gigabytes."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._inside_anchors = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and self._inside_anchors:
+            raise yaml.MarkedYAMLError(problem="an alias within what an alias stands for", problem_mark=event.start_mark)
+        anchored = not isinstance(event, yaml.AliasEvent) and getattr(event, "anchor", None) is not None
+        self._inside_anchors += anchored
+        node = super().compose_node(parent, index)
+        self._inside_anchors -= anchored
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise yaml.MarkedYAMLError(problem=f"the key {repeated[0]!r} comes twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 @cache
 def _parsed(text: str) -> Any:
     """A YAML text; a comparison reads its base once a run."""
-    return yaml.safe_load(text)
+    return yaml.load(text, _Loader)  # a loader of plain values
 
 
 def _split(override: str) -> tuple[str, Any]:
@@ -71,8 +111,8 @@ def _split(override: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{override!r}: an override is written dotted.key=value")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key, yaml.load(value, _Loader)
+    except _NOT_YAML as error:
         raise ConfigError(f"{override!r}: the value is not YAML") from error
 
 
@@ -104,6 +144,11 @@ def put(content: dict[str, Any], key: str, value: Any) -> None:
     section[last] = value
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def _first_error(error: ValidationError, kind: type[Section]) -> tuple[str, str]:
     """Pydantic's first error: the dotted key, and one line with the key, what is wrong, what is allowed."""
     first = error.errors()[0]
@@ -115,7 +160,7 @@ def _first_error(error: ValidationError, kind: type[Section]) -> tuple[str, str]
         return key, f"{key}: this key is required"
     if first["type"] == "value_error":
         return (key, f"{key}: {message}") if key else (message.partition(":")[0], message)
-    return key, f"{key}: {message} (got {first['input']!r})"
+    return key, f"{key}: {message} (got {_shown(first['input'])})"
 
 
 def _allowed_keys(location: tuple[int | str, ...], kind: type[Section]) -> list[str]:

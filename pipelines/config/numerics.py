@@ -25,7 +25,9 @@ class NumericsConfig(Section):
         default="none",
         description="regional compiles the networks' repeated blocks into fewer kernels, at every process's start",
     )
-    threads: PositiveInt = Field(default=1, description="torch threads of every process; part of what makes runs equal")
+    threads: PositiveInt = Field(
+        default=1, le=4096, description="torch threads of every process; part of what makes runs equal"
+    )
 
     @property
     def promise(self) -> str:

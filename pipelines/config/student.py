@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
-from pipelines.config.base import Section
+from pipelines.config.base import Finite, Positive, Section
 from pipelines.config.location import Location
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class StartAtMergeConfig(Section):
     """The student starts at a weighted sum of experts, a LoRA cut to its own rank."""
 
     type: Literal["merge"]
-    experts: dict[str, float] = Field(min_length=1, description="expert -> weight")
+    experts: dict[str, Finite] = Field(min_length=1, description="expert -> weight")
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
         from fields.lora.adapter import adapted_modules
@@ -104,7 +104,7 @@ class StartAtRegressionConfig(Section):
     """The student starts at the least-squares merge of the routes' experts, on their own activations (RegMean)."""
 
     type: Literal["regression"]
-    rows: PositiveInt = Field(default=96, description="rows of each route that its expert is run on")
+    rows: PositiveInt = Field(default=96, le=10**6, description="rows of each route that its expert is run on")
 
     def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
         from fields.lora.adapter import adapted_modules
@@ -149,8 +149,8 @@ class LoraStudentConfig(Section):
     """An adapter is trained, over the frozen base."""
 
     type: Literal["lora"] = "lora"
-    rank: PositiveInt = Field(default=64, description="of every adapted module")
-    alpha: PositiveFloat = Field(default=64.0, description="the adapter is scaled by alpha / rank")
+    rank: PositiveInt = Field(default=64, le=2**16, description="of every adapted module")
+    alpha: Positive = Field(default=64.0, le=1e6, description="the adapter is scaled by alpha / rank")
     targets: tuple[str, ...] | None = Field(default=None, description="names of linear modules; none is the family's default")
     start: Start = StartAtBaseConfig()
     starts_from_weights: ClassVar[bool] = False  # whether a start may be computed from the values of the base's weights

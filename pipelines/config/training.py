@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from pipelines.config.base import Section
+from pipelines.config.base import MOST_STEPS, Beta, Positive, Section, Shift
 from pipelines.config.gpus import known_gpu
 from pipelines.config.location import Uri
 from pipelines.config.services import Cpus, Gpus, NodeLabels, check_ranks
@@ -23,9 +23,9 @@ class WorkerAutoscaling(Section):
 class RolloutConfig(Section):
     """How rollouts are solved, and the workers that solve the student's."""
 
-    steps: PositiveInt = Field(default=16, description="steps from noise to clean")
+    steps: PositiveInt = Field(default=16, le=MOST_STEPS, description="steps from noise to clean")
     solver: Literal["euler", "heun"] = Field(default="euler", description="of the ODE; heun takes two forwards per step")
-    shift: PositiveFloat | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
+    shift: Shift | None = Field(default=None, description="of the time grid; none is the model's own, 1 is uniform")
     workers: PositiveInt = Field(
         default=2, description="processes that solve the student's rollouts; with autoscaling the least"
     )
@@ -83,8 +83,8 @@ class LearnerConfig(Section):
     """How the student is updated."""
 
     batch_size: PositiveInt = Field(default=32, description="samples of an optimizer step")
-    learning_rate: PositiveFloat = Field(default=2e-4, description="of AdamW, without weight decay")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
+    learning_rate: Positive = Field(default=2e-4, description="of AdamW, without weight decay")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="of AdamW")
     warmup_steps: int = Field(default=0, ge=0, description="first steps, over which the rate rises linearly")
     decay: tuple[int, int] | None = Field(
         default=None, description="[first, last] steps over which the rate falls linearly to 0; none keeps it constant"

@@ -105,5 +105,5 @@ def _named(key: str, function: Callable[P, T], *arguments: P.args, **options: P.
         return function(*arguments, **options)
     except ConfigError:  # names its key
         raise
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{key}: {error}") from error

@@ -14,22 +14,23 @@ from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.config.services import ExpertConfig
 from pipelines.config.student import LoraStudentConfig
 from pipelines.reports.page import template
+from pipelines.run_folder.summary import CategorySkills, Summary
 
 _TASK = "text-to-image"
 
 
-def model_card(config: RunConfig, run: Path, summary: Mapping[str, Any], place: str, licence: str | None) -> str:
+def model_card(config: RunConfig, run: Path, summary: Summary, place: str, licence: str | None) -> str:
     """README.md, with the front matter that the hub reads.
 
     Args:
         config: of the finished run, with the experts that came while it learned.
         run: its folder, wherever that is now.
-        summary: content of its summary.json.
+        summary: of it.
         place: where the student will be found: a folder, or a name on the hub.
         licence: an identifier, such as `apache-2.0`; None leaves it open.
     """
     student, base = config.student, config.model.model_dump()["path"]
-    skills = summary["skills"]
+    skills = summary.skills
     measure = _measure(skills)
     front = {
         "base_model": base,
@@ -48,7 +49,7 @@ def model_card(config: RunConfig, run: Path, summary: Mapping[str, Any], place: 
         family=config.model.family,
         experts=config.experts,
         summary=summary,
-        checksum=summary["weights_sha256"],
+        checksum=summary.weights_sha256,
         place=place,
         routes=_routes(config, run),
         skills={category: _row(values, measure) for category, values in skills.items()},
@@ -56,20 +57,20 @@ def model_card(config: RunConfig, run: Path, summary: Mapping[str, Any], place: 
         measure=measure,
         evaluation=config.evaluation_type,
         recipe=yaml.safe_dump(recipe(config), sort_keys=False).rstrip(),
-        versions=", ".join(f"{package} {version}" for package, version in summary["versions"].items()),
+        versions=", ".join(f"{package} {version}" for package, version in summary.versions.items()),
         licence=licence,
     )
 
 
-def _measure(skills: Mapping[str, Any]) -> str:
+def _measure(skills: Mapping[str, CategorySkills]) -> str:
     """What the table shows of a skill: its grade where there is one."""
-    measures = next(iter(skills.values()))[AFTER] if skills else {}
+    measures = next(iter(skills.values())).after if skills else {}
     return "graded" if "graded" in measures else next(iter(measures), "")
 
 
-def _row(values: Mapping[str, Any], measure: str) -> dict[str, str]:
-    skills = {**values["experts"], **{model: values[model] for model in (BASE, BEFORE, AFTER)}}
-    return {model: f"{measures[measure]:.3f}" for model, measures in skills.items()}
+def _row(values: CategorySkills, measure: str) -> dict[str, str]:
+    skills = {**values.experts, BASE: values.base, BEFORE: values.before, AFTER: values.after}
+    return {model: f"{measures[measure]:.3f}" if measure in measures else "" for model, measures in skills.items()}
 
 
 def _routes(config: RunConfig, run: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from actors.mirror import Mirror
 from fields import checkpoint
-from pipelines.config.errors import ConfigError
+from pipelines.config.errors import ConfigError, input_refused
 from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.check_files import checked_parts
@@ -87,6 +87,11 @@ def check(planned: RunConfig, options: Options, console: Console) -> Checked:
     Raises:
         ConfigError: names the key, the value and what is allowed, or what the cluster lacks.
     """
+    with input_refused():
+        return _checked(planned, options, console)
+
+
+def _checked(planned: RunConfig, options: Options, console: Console) -> Checked:
     if options.reference and planned.run.profile is not None:
         raise ConfigError(
             f"run.profile: {planned.run.profile} is for traces of a distributed run's processes; allowed with --reference: none"

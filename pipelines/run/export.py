@@ -1,16 +1,16 @@
 """A finished run's student, copied to where others load it from."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
 
 from fields import checkpoint
 from fields.atomic import replacing
-from pipelines.config.errors import ConfigError
+from pipelines.config.errors import ConfigError, input_refused
 from pipelines.parts.consolidation import consolidate
 from pipelines.reports.model_card import model_card
 from pipelines.run_folder.changes import recorded_config
+from pipelines.run_folder.summary import read_summary
 
 _HUB = "hub:"
 
@@ -27,10 +27,9 @@ def export(run: Path, to: str, licence: str | None, private: bool) -> str:
     Raises:
         ConfigError: if the run isn't finished, its checkpoint isn't complete, the folder exists, or the hub refuses.
     """
-    if not (run / "summary.json").is_file():
+    if (summary := read_summary(run)) is None:
         raise ConfigError(f"{run} is not finished: it has no summary.json; the command that started it continues it")
-    summary = json.loads((run / "summary.json").read_text())
-    path = checkpoint.folder_of(run / "checkpoints", summary["steps"])
+    path = checkpoint.folder_of(run / "checkpoints", summary.steps)
     try:
         checkpoint.read(path)
     except ValueError as error:
@@ -42,18 +41,23 @@ def export(run: Path, to: str, licence: str | None, private: bool) -> str:
     if to.startswith(_HUB):
         with tempfile.TemporaryDirectory() as folder:
             _write(path, run, card, Path(folder))
-            return _upload(Path(folder), place, private, f"{config.run.name}, {summary['steps']} steps")
-    if Path(to).exists():
-        raise ConfigError(f"--to: {to} exists; allowed is a folder that doesn't, or hub:OWNER/NAME")
-    with replacing(Path(to)) as folder:
-        folder.mkdir()
-        _write(path, run, card, folder)
+            return _upload(Path(folder), place, private, f"{config.run.name}, {summary.steps} steps")
+    with input_refused():
+        if Path(to).exists():
+            raise ConfigError(f"--to: {to} exists; allowed is a folder that doesn't, or hub:OWNER/NAME")
+        with replacing(Path(to)) as folder:
+            folder.mkdir()
+            _write(path, run, card, folder)
     return to
 
 
 def _write(saved: Path, run: Path, card: str, folder: Path) -> None:
-    shutil.copytree(saved / "ema", folder, dirs_exist_ok=True)
-    shutil.copy(run / "report.html", folder)
+    """The files of the moving average that the checkpoint vouches for, and no others that may lie there."""
+    for source in checkpoint.averaged_files(saved):
+        to = folder / source.relative_to(saved / "ema")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, to)
+    shutil.copyfile(run / "report.html", folder / "report.html")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

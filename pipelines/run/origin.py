@@ -41,7 +41,11 @@ def _fitting(config: RunConfig, path: Path) -> checkpoint.Checkpoint:
         saved = checkpoint.read(path)
     except ValueError as error:
         raise ConfigError(f"--resume: {error}") from error
-    if differences := recipe_differences(recipe(config), saved.recipe, saved.step):
+    try:
+        differences = recipe_differences(recipe(config), saved.recipe, saved.step)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path} is no complete checkpoint: its recipe is damaged") from error
+    if differences:
         raise ConfigError(
             f"{path} was written with other settings: {'; '.join(differences)}. Restore them, name another run, "
             "or start over with --resume never"

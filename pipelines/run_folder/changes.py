@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.journal import CHANGES, rows
-from pipelines.config.errors import ConfigError
+from pipelines.config.errors import ConfigError, input_refused
 from pipelines.config.load import load_config, put, validated
 from pipelines.config.method import SoftRoutingConfig
 from pipelines.config.run import RunConfig
@@ -33,11 +33,16 @@ def with_recorded_changes(config: RunConfig, folder: Path) -> RunConfig:
         ConfigError: if one doesn't fit the configuration as it is now.
     """
     record = folder / CHANGES
-    for row in rows(record):
+    with input_refused():
+        recorded = rows(record)
+    for row in recorded:
+        step, settings = row.get("step"), row.get("set")
+        if not isinstance(step, int) or not isinstance(settings, dict):
+            raise ConfigError(f"{record}: a change has a step and what is set, not {str(row)[:100]}")
         try:
-            config = changed(config, row["step"], row["set"])
+            config = changed(config, step, settings)
         except ConfigError as error:
-            raise ConfigError(f"{record}, step {row['step']}: {error}") from error
+            raise ConfigError(f"{record}, step {step}: {error}") from error
     return config
 
 

@@ -45,10 +45,15 @@ def _mirrored(uri: str) -> Path:
 
 def newest_state(folder: Path) -> Path | None:
     """The state of the newest checkpoint in a run's folder, None without one; checkpoints are renamed into place whole."""
-    return max(folder.glob("checkpoints/step-*/state.json"), default=None)
+    states = [state for state in folder.glob("checkpoints/step-*/state.json") if _step_of(state).isdecimal()]
+    return max(states, key=lambda state: int(_step_of(state)), default=None)
+
+
+def _step_of(state: Path) -> str:
+    return state.parent.name.removeprefix("step-")
 
 
 def newest_step(folder: Path) -> int | None:
     """The optimizer steps after which a run's newest checkpoint was written; None without one."""
     state = newest_state(folder)
-    return None if state is None else int(state.parent.name.removeprefix("step-"))
+    return None if state is None else int(_step_of(state))

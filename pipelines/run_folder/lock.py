@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from pipelines.config.errors import ConfigError
 
@@ -19,10 +20,9 @@ def only_driver(folder: Path) -> Generator[None]:
     which a run that starts over deletes. A file system without locks gives none, and nothing is refused there.
 
     Raises:
-        ConfigError: if another driver writes the folder; names its process and machine.
+        ConfigError: if another driver writes the folder, with its process and machine; or if it cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("a+") as file:
+    with _lock_file(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -39,3 +39,11 @@ def only_driver(folder: Path) -> Generator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
         file.flush()
         yield
+
+
+def _lock_file(folder: Path) -> TextIO:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return folder.with_name(f".{folder.name}.lock").open("a+")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"run.dir: {folder} cannot be written: {error}") from error

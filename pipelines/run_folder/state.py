@@ -1,15 +1,16 @@
 """Where a run is, from the files of its folder alone: for a run that goes on, has ended, or died."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.journal import METRICS
+from actors.journal import METRICS, parsed_rows
+from pipelines.config.errors import input_refused
 from pipelines.config.run import RunConfig
 from pipelines.run_folder.changes import recorded_config
 from pipelines.run_folder.find import newest_state, newest_step
+from pipelines.run_folder.summary import read_summary
 
 RECENT = 50  # steps that rates and losses are averaged over
 _TAIL_BYTES = 1 << 20  # of metrics.jsonl: a long run's file is not read whole every two seconds
@@ -61,10 +62,11 @@ def read_run(folder: Path, now: float) -> RunState:
         ConfigError: if the folder's configuration is missing or damaged.
     """
     config = recorded_config(folder)
-    rows = _recent_rows(folder / METRICS)
+    with input_refused():
+        rows = _recent_rows(folder / METRICS)
     pace = _pace(rows)
     saved = newest_state(folder)
-    summary = folder / "summary.json"
+    summary = read_summary(folder)
     return RunState(
         config=config,
         step=rows[-1]["step"] + 1 if rows else 0,
@@ -77,7 +79,7 @@ def read_run(folder: Path, now: float) -> RunState:
         checkpoint=newest_step(folder),
         checkpoint_age_s=now - saved.stat().st_mtime if saved else 0.0,
         quiet_s=now - (folder / METRICS).stat().st_mtime if rows else None,
-        finished=summary.is_file() and json.loads(summary.read_text())["steps"] >= config.run.steps,
+        finished=summary is not None and summary.steps >= config.run.steps,
     )
 
 
@@ -90,7 +92,7 @@ def _recent_rows(path: Path) -> Rows:
         file.seek(start)
         lines = file.read().split(b"\n")
     whole = lines[1:-1] if start else lines[:-1]
-    return [json.loads(line) for line in whole[-RECENT:]]
+    return parsed_rows(whole[-RECENT:], path)
 
 
 def _pace(rows: Rows) -> float | None:

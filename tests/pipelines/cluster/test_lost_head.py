@@ -15,7 +15,6 @@ from waiting import LIMIT_S, wait_for
 from pipelines.run.chaos_nodes import HEAD, OTHER, ROLE, Nodes
 from runs import reference
 
-
 OWN_MACHINE = ("unshare", "--pid", "--fork", "--mount-proc")  # `ray start` refuses a head whose address a raylet here uses
 
 
