@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from actors.journal import METRICS, SKILLS, rows
 from actors.mirror import Mirror
 from fields import checkpoint
 from pipelines.config.errors import ConfigError, input_refused
@@ -103,6 +104,8 @@ def _checked(planned: RunConfig, options: Options, console: Console) -> Checked:
     if mirror and options.resume == "auto" and not options.dry_run and (step := restore(planned, mirror)):
         say(f"the checkpoint after step {step} was brought from {planned.checkpoint.mirror}")
     config = planned if options.resume == "never" else with_recorded_changes(planned, planned.folder)
+    for record in (METRICS, SKILLS) if options.resume != "never" else ():
+        rows(config.folder / record)  # what the journal will continue
     prepare_missing(config)
     parts = checked_parts(config)
     origin = Origin.find(parts.config, options.resume)  # with `auto` settled, as the checkpoint's recipe has it

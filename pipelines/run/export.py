@@ -37,7 +37,8 @@ def export(run: Path, to: str, licence: str | None, private: bool) -> str:
     consolidate(path)
     place = to.removeprefix(_HUB)
     config = recorded_config(run)
-    card = model_card(config, run, summary, place, licence)
+    with input_refused():
+        card = model_card(config, run, summary, place, licence)
     if to.startswith(_HUB):
         with tempfile.TemporaryDirectory() as folder:
             _write(path, run, card, Path(folder))

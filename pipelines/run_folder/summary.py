@@ -24,10 +24,10 @@ class Summary(BaseModel):
     """The part of a summary that others build on."""
 
     steps: int
-    samples: int
-    weights_sha256: str
-    skills: dict[str, CategorySkills]
-    versions: dict[str, str]
+    samples: int = 0
+    weights_sha256: str = ""
+    skills: dict[str, CategorySkills] = {}
+    versions: dict[str, str] = {}
 
 
 def read_summary(folder: Path) -> Summary | None:

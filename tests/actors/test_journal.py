@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from actors.journal import CHANGES, METRICS, Journal, rows
 from fields.update import Update
 
@@ -25,6 +27,19 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     path = tmp_path / METRICS
     path.write_text(json.dumps({"step": 0}) + '\n{"step": 1, "lo')
     assert rows(path) == [{"step": 0}]
+
+
+def test_what_a_machine_that_lost_power_left_is_dropped(tmp_path):
+    (tmp_path / METRICS).write_bytes(b'{"step": 0}\n' + b"\0" * 4096)
+    assert rows(tmp_path / METRICS) == [{"step": 0}]
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"", b"[]", b"5", b"null", b"[" * 100_000, b"\xff", b"\0\0"])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    path = tmp_path / METRICS
+    path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=rf"{METRICS}: line 2 is no row"):
+        rows(path)
 
 
 def test_a_change_that_was_cut_while_it_was_written_never_was_and_swallows_no_other(tmp_path):

@@ -38,7 +38,8 @@ def saved(tmp_path: Path) -> Callable[[int], Path]:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        (folder / "state.json").write_text(json.dumps({"files": sums, "step": step}))
+        state = {"files": sums, "step": step, "trained": [], "checksums": {}, "recipe": {}}
+        (folder / "state.json").write_text(json.dumps(state))
         (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\n' * step)
         return folder
 

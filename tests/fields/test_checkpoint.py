@@ -263,6 +263,41 @@ def test_prune_counts_no_checkpoint_whose_files_have_other_sizes_and_hashes_none
     assert not saved[0].exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 9},  # of another checkpoint
+        {"step": -1},
+        {"step": "10"},
+        {"step": True},
+        {"trained": 5},
+        {"checksums": {"x": "y"}},
+        {"checksums": []},
+        {"recipe": None},
+        {"files": []},
+        {"files": {"../../elsewhere": "0"}},
+        {"files": {"/etc/passwd": "0"}},
+        {"sizes": 7},
+    ],
+)
+def test_a_state_that_says_something_else_is_of_no_checkpoint(saved, change):
+    state = json.loads((saved[2] / "state.json").read_text())
+    (saved[2] / "state.json").write_text(json.dumps(state | change))
+    with pytest.raises(ValueError, match="is no complete checkpoint"):
+        checkpoint.read(saved[2])
+    assert checkpoint.newest(saved[2].parent) == saved[1]
+    for key in ("step", "trained", "checksums", "recipe", "files"):
+        (saved[2] / "state.json").write_text(json.dumps({name: value for name, value in state.items() if name != key}))
+        with pytest.raises(ValueError, match="is no complete checkpoint"):
+            checkpoint.read(saved[2])
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"null", b"[" * 100_000, b"\xff", b'{"step": 10}'])
+def test_a_state_that_is_none(saved, content):
+    (saved[2] / "state.json").write_bytes(content)
+    assert checkpoint.newest(saved[2].parent) == saved[1]
+
+
 def test_a_checkpoint_of_before_sizes_were_recorded_is_read(saved):
     state = json.loads((saved[2] / "state.json").read_text())
     assert state.pop("sizes").keys() == state["files"].keys()

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,39 @@ def test_a_damaged_or_foreign_configuration_is_refused(tmp_path, content):
     write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
     (tmp_path / "adapter_config.json").write_text(content)
     with pytest.raises(ValueError, match=r".+"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"r": None}, "r is None; allowed are numbers above 0"),
+        ({"r": []}, "r is []"),
+        ({"r": -4}, "r is -4"),
+        ({"r": True}, "r is True"),
+        ({"r": 10**10}, "r is 10000000000; allowed are numbers above 0 and below 1e+09"),
+        ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"rank_pattern": 5}, "rank_pattern is no mapping"),
+        ({"rank_pattern": {"m": "x"}}, "rank_pattern 'm' is x"),
+        ({"rank_pattern": {"(": 4}}, "'(' is no pattern of modules"),
+        ({"rank_pattern": {"(([a-z_.0-9]+)+)+!": 4}}, "repeats a group, which is not read from a file"),
+        ({"target_modules": ["m", 5]}, "target_modules are names of modules"),
+    ],
+)
+def test_a_configuration_with_other_values_is_refused(tmp_path, change, said):
+    write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": {}} | change))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_adapter(tmp_path)
+
+
+def test_a_configuration_that_is_nested_without_end_is_refused(tmp_path):
+    write_adapter(tmp_path, random_adapter(LoraShape(4, 4.0, ("m",)), 0))
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is no JSON"):
         read_adapter(tmp_path)
 
 
