@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fields.data.rows import Row
-from fields.data.shown import one_line, shown
+from fields.data.shown import shown
 from pipelines.data.shards import image_bytes, shard_paths, shard_rows
 from pipelines.data.writer import RowWriter, with_size
 
@@ -76,7 +76,9 @@ def _route(task: Any, routes: Mapping[str, str], where: str) -> str:
         raise ValueError(f"{where}: task is {shown(task)}; it must be text")
     if task is None or task not in routes:
         known = ", ".join(f"{name} ({route})" for name, route in routes.items())
-        raise ValueError(f"{where}: unknown task {shown(task)}; known: {known}; add it with --map {one_line(task)}=ROUTE")
+        name = shown(task)
+        bare = name.strip("'")
+        raise ValueError(f"{where}: unknown task {name}; known: {known}; add it with --map {bare}=ROUTE")
     return routes[task]
 
 

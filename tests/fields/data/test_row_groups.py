@@ -149,21 +149,14 @@ def test_a_group_in_many_batches_has_its_rows_in_order(path, tmp_path, monkeypat
     assert rows == table.to_pylist()
 
 
-@pytest.mark.parametrize("place", range(4, 400, 9))
-def test_damage_is_one_line(path, place):
+def test_damage_is_one_line(path):
+    """Behind the file's first four bytes is the header of a page, about which pyarrow has two lines to say."""
     data = bytearray(path.read_bytes())
-    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    data[footer + place] ^= 0x55
+    data[4] ^= 0x55
     path.write_bytes(data)
-    message = "none"
-    try:
-        groups = RowGroups(path)
-        for n in range(len(groups)):
-            groups.row(n, ["uid", "image"])
-    except (IndexError, ValueError) as error:
-        message = str(error)
-    assert len(message.splitlines()) == 1
-    assert message == "none" or str(path) in message
+    with pytest.raises(ValueError, match=r"b\.parquet: row group 0 is damaged: .*header failed") as refusal:
+        RowGroups(path).row(0, ["uid"])
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_a_text_that_is_not_utf_8_names_its_row(tmp_path):

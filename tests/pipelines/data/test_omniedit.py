@@ -125,7 +125,7 @@ def test_a_wrong_row_names_file_and_row(tmp_path, source, entries, refused, chan
     line = refused(*run(source, tmp_path))
     assert line.startswith(f"{source} row 1 ('task_1'): ")
     assert message in line
-    assert len(line) < 2000
+    assert len(line) < 1000
 
 
 @pytest.mark.parametrize("task", [["style"], {"name": "style"}, 3])
