@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 
 
@@ -14,6 +15,10 @@ def replacing(path: Path) -> Generator[Path]:
     What stood at `path` is replaced. If the block raises, `path` is as it was and what was written is gone. The content is on
     disk before the name changes, so that a machine that loses power has the old content or the new one; a process that is
     killed leaves the temporary name behind, which begins with a dot.
+
+    Raises:
+        IsADirectoryError: if `path` is a folder and what was written is a file; the folder is as it was. A folder makes way for
+            a folder alone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,6 +29,8 @@ def replacing(path: Path) -> Generator[Path]:
             if file.is_file():
                 flush(file)
         if path.is_dir():  # a file is replaced by the renaming itself, a folder isn't
+            if not temporary.is_dir():
+                raise IsADirectoryError(EISDIR, "a folder stands where the file would go", str(path))
             shutil.rmtree(path)
         temporary.replace(path)
     finally:

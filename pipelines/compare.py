@@ -38,11 +38,11 @@ def main(arguments: Sequence[str]) -> int:
         for config in configs.values():
             prepare_missing(config)
         parts = {key: checked_parts(config) for key, config in configs.items()}
+        output = options.output or Path("runs") / f"compare-{comparison.name}"
+        store = Store(output / "compare.json", comparison)
     except ConfigError as error:
         complain(error)
         return 2
-    output = options.output or Path("runs") / f"compare-{comparison.name}"
-    store = Store(output / "compare.json", comparison)
     missing = jobs if options.rerun else [job for job in jobs if not store.has(job)]
     console.print(f"{len(jobs)} runs, {len(missing)} to do; results: {store.path}")
     differing = []

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.jsonl"
 DTYPES = ("float32", "bfloat16", "float16")
+MOST_STEPS = 10_000  # a model is trained on 1000 noise levels, and more than ten times that only takes memory and time
+MOST_GUIDANCE = 1000.0  # far beyond any use; a scale near the end of the numbers makes none
 MOST_IMAGES = 1000  # of a prompt; its numbers of noise start at a multiple of this, so more images leave the earlier ones
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         count = _generate(options)
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # the first for a folder that cannot be written
         complain(error)
         return 2
     print(f"{options.out}: {count} images, listed in {MANIFEST}")
@@ -95,10 +96,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--images is {options.images}; it must be from 1 to {MOST_IMAGES}")
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit is {options.limit}; it must be at least 1")
-    if options.steps < 1:
-        raise ValueError(f"--steps is {options.steps}; it must be at least 1")
-    if options.guidance is not None and not 0 < options.guidance < inf:
-        raise ValueError(f"--guidance is {options.guidance}; it must be above 0 and finite")
+    if not 1 <= options.steps <= MOST_STEPS:
+        raise ValueError(f"--steps is {options.steps}; it must be at least 1 and at most {MOST_STEPS}")
+    if options.guidance is not None and not 0 < options.guidance <= MOST_GUIDANCE:
+        raise ValueError(f"--guidance is {options.guidance}; it must be above 0 and finite, at most {MOST_GUIDANCE:g}")
     if not 0 <= options.seed < 2**64:
         raise ValueError(f"--seed is {options.seed}; it must be from 0 to 2^64 - 1")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         paths = options.write(options)
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # the first for an output that cannot be written
         complain(error)
         return 2
     for path in paths:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_columns
-from fields.data.images import read_image_file
+from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
 from fields.data.rows import Row
+from fields.data.shown import shown
 from fields.data.size import Size
 
 
@@ -16,7 +17,8 @@ class Bucket:
     `height` are optional, others are ignored. An image column holds encoded images, or paths relative to the file's folder.
 
     Raises:
-        ValueError: if the file is missing, is not Parquet, lacks a required column, has one of a wrong type, or has no rows.
+        ValueError: if the file is missing, is not Parquet, lacks a required column, has one twice or of a wrong type, or has no
+            rows.
     """
 
     def __init__(self, path: Path | str):
@@ -34,10 +36,10 @@ class Bucket:
 
         Raises:
             IndexError: if there is no such row.
-            ValueError: names the file, the row and the column that is empty, or whose image is not there.
+            ValueError: names the file, the row and the column that is empty or too long, or whose image is not there.
         """
         values = self._groups.row(number, self._columns)
-        where = f"{self.path} row {number} ({values['uid']!r})"
+        where = f"{self.path} row {number} ({shown(values['uid'])})"
         if empty := [name for name in REQUIRED if values[name] is None]:
             raise ValueError(f"{where}: {empty[0]} is empty")
         for name in SIZES:
@@ -45,8 +47,11 @@ class Bucket:
                 raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
         for name in IMAGES:
             if isinstance(values.get(name), str):
-                values[name] = read_image_file(self.path.parent, values[name], f"{where}: {name}")
-        return Row(**values)
+                values[name] = read_inside(self.path.parent, values[name], f"{where}: {name}")
+        try:
+            return Row(**values)
+        except ValueError as error:  # names the row
+            raise ValueError(f"{where}: {error}") from error
 
     def size(self, number: int) -> Size | None:
         """Width and height in pixels that a row asks for, if it does; a file without such columns is not read."""

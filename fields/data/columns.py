@@ -1,8 +1,11 @@
 """The columns of a data set: their names, which of them must be there, and their types."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+
+from fields.data.shown import listed, one_line
 
 REQUIRED = ("uid", "task", "prompt")
 TEXTS = (*REQUIRED, "negative_prompt")
@@ -16,15 +19,32 @@ def check_columns(path: Path, schema: pa.Schema) -> list[str]:
     """The columns of a file that a data set reads, in the order of COLUMNS; others are ignored.
 
     Raises:
-        ValueError: if a required column is missing or one has a wrong type.
+        ValueError: if a required column is missing, or one comes twice or has a wrong type.
     """
-    if missing := [name for name in REQUIRED if name not in schema.names]:
-        raise ValueError(f"{path} lacks column {missing[0]!r}; it has {', '.join(schema.names)}")
     columns = [name for name in COLUMNS if name in schema.names]
+    check_names(path, schema.names, (*REQUIRED, *columns))
     for name in columns:
         if not _fits(name, found := schema.field(name).type):
-            raise ValueError(f"{path}: column {name!r} is {found}; it must be {_wanted(name)}")
+            raise ValueError(f"{path}: column {name!r} is {one_line(found)}; it must be {_wanted(name)}")
     return columns
+
+
+def check_names(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Check that a file has every column that is wanted of it, once.
+
+    Args:
+        path: of the file.
+        names: of its columns.
+        wanted: names of the columns that are read.
+
+    Raises:
+        ValueError: for the first that is missing or comes twice.
+    """
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"{path} lacks column {name!r}; it has {listed(names)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{path} has {names.count(name)} columns {name!r}; every name must be one column's")
 
 
 def _fits(name: str, found: pa.DataType) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,14 +10,23 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from fields.data.shown import one_line, shown
+
 T = TypeVar("T")
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM")  # Pillow's other decoders are hardly used or tried
+MOST_PIXELS = 64_000_000  # of an image; decoded it takes up to 16 bytes a pixel, and a file of 200 kB can claim any number
+MOST_BYTES = 256 * 2**20  # of a file; 64 megapixels of RGBA have fewer, even uncompressed
 
 
 # What Pillow raises for damaged files, headers and EXIF blocks; an unknown format is an OSError.
-_UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+_UNREADABLE = (OSError, SyntaxError, TypeError, ValueError, struct.error)
+
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow prints it from 89 megapixels on; here they are refused
 
 
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 exchange width and height
@@ -26,28 +36,41 @@ def image_files(folder: Path) -> list[Path]:
     """The images in a folder and the folders below, in the order of their names.
 
     Raises:
-        ValueError: if there is no such folder, or none in it.
+        ValueError: if there is no such folder, or none in it, or one of them is no file: a folder, a pipe, a link to nowhere.
     """
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise ValueError(f"{folder} has no images; they are found by {', '.join(IMAGE_SUFFIXES)}")
+    if wrong := [path for path in images if not path.is_file()]:
+        raise ValueError(f"{wrong[0]} is named like an image, but is no file")
     return images
 
 
-def read_image_file(folder: Path, name: str, where: str) -> bytes:
-    """The bytes of an image that a data set names by its path, relative to the data set's folder.
+def read_inside(folder: Path, name: str, where: str) -> bytes:
+    """The bytes of a file that a data set names by its path, relative to the data set's folder.
+
+    Args:
+        folder: of the data set.
+        name: the file's path in it.
+        where: names file, row and column in messages.
 
     Raises:
-        ValueError: if the path leaves the folder or there is no such file; `where` names file and row.
+        ValueError: if the path leaves the folder, be it by a link, or there is no such file, or it cannot be read, or it has
+            more than MOST_BYTES bytes.
     """
     path = folder / name
-    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{where} {name!r} leaves the folder {folder}")
-    if not path.is_file():
-        raise ValueError(f"{where} {name!r} does not exist in {folder}")
-    return path.read_bytes()
+    try:
+        if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{where} {shown(name)} leaves the folder {folder}")
+        if not path.is_file():
+            raise ValueError(f"{where} {shown(name)} does not exist in {folder}")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"{where} {shown(name)} has {size / 2**20:.0f} MiB; at most {MOST_BYTES >> 20} are read")
+        return path.read_bytes()
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # the second for a link to itself
+        raise ValueError(f"{where} {shown(name)} cannot be read: {one_line(error)}") from error
 
 
 def decode_image(data: bytes, uid: str) -> np.ndarray:
@@ -56,7 +79,7 @@ def decode_image(data: bytes, uid: str) -> np.ndarray:
     Turned upright by its EXIF orientation, transparency laid over white, 16 bits cut to 8.
 
     Raises:
-        ValueError: if the bytes are no image; names the row.
+        ValueError: if the bytes are no image, or one of more than MOST_PIXELS; names the row.
     """
     image = _read(data, uid, lambda image: _as_rgb(ImageOps.exif_transpose(image)))
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
@@ -66,7 +89,7 @@ def image_size(data: bytes, uid: str) -> tuple[int, int]:
     """Width and height of an encoded image, upright, from its header alone.
 
     Raises:
-        ValueError: if the bytes are no image; names the row.
+        ValueError: if the bytes are no image, or one of more than MOST_PIXELS; names the row.
     """
     return _read(data, uid, _upright_size)
 
@@ -77,11 +100,17 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _read(data: bytes, uid: str, read: Callable[[Image.Image], T]) -> T:
-    """What `read` makes of the opened image."""
+    """What `read` makes of the opened image, of which only the header was read so far."""
+    where = f"row {shown(uid)}: the image of {len(data)} bytes"
     try:
-        return read(Image.open(io.BytesIO(data)))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        return read(image)
+    except _BOMBS as error:
+        raise ValueError(f"{where} has more than {MOST_PIXELS} pixels") from error
     except _UNREADABLE as error:
-        raise ValueError(f"row {uid!r}: the image of {len(data)} bytes does not decode") from error
+        raise ValueError(f"{where} does not decode") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

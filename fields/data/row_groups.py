@@ -5,7 +5,7 @@ about ten thousand rows of prompts, or a few dozen rows with images. `pipelines.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cachetools import LRUCache
 
+from fields.data.shown import one_line
+
 CACHE_BYTES = 64 * 2**20
+MOST_DECODED = 2**30  # bytes of a row group; a file of five kilobytes can hold gigabytes, as one value may stand for many rows
+
+_DAMAGE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for files that are damaged, or made to look so
 
 
 class RowGroups:
@@ -25,7 +30,7 @@ class RowGroups:
         cache_bytes: how much of decoded row groups is kept, least recently used out first; the newest always is.
 
     Raises:
-        ValueError: if the file is missing or is not Parquet.
+        ValueError: if the file is missing or is not Parquet; like every error here it is one line.
     """
 
     def __init__(self, path: Path, cache_bytes: int = CACHE_BYTES):
@@ -33,8 +38,9 @@ class RowGroups:
             raise ValueError(f"no such file: {path}")
         try:
             self._file = pq.ParquetFile(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
-            raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+            self.schema: pa.Schema = self._file.schema_arrow  # the columns and their types
+        except _DAMAGE as error:
+            raise ValueError(f"{path} cannot be read as Parquet: {one_line(error)}") from error
         self._path = path
         metadata = self._file.metadata
         sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -44,11 +50,6 @@ class RowGroups:
             return min(table.nbytes, cache_bytes)
 
         self._cache: LRUCache[int, pa.Table] = LRUCache(cache_bytes, getsizeof=size)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The file's columns and their types."""
-        return self._file.schema_arrow
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -62,20 +63,46 @@ class RowGroups:
 
         Raises:
             IndexError: if there is no such row.
-            ValueError: if its row group is damaged.
+            ValueError: if its row group is damaged, or decodes to more than MOST_DECODED bytes.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"{self._path} has {len(self)} rows; there is no row {number}")
         group = bisect_right(self._ends, number)
         start = self._ends[group - 1] if group else 0
-        return self._group(group, columns).slice(number - start, 1).to_pylist()[0]
+        table = self._group(group, columns)
+        try:
+            return table.slice(number - start, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:  # pyarrow doesn't look into texts before
+            raise ValueError(f"{self._path} row {number} has a text that is not UTF-8") from error
 
     def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
         if group in self._cache:
             return self._cache[group]
+        batches = list[pa.RecordBatch]()
+        decoded = 0
         try:
-            table = self._file.read_row_group(group, columns=list(columns), use_threads=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self._path}: row group {group} is damaged: {error}") from error
-        self._cache[group] = table
+            for batch in self._batches(group, columns):
+                batches.append(batch)
+                decoded += batch.nbytes
+                if decoded > MOST_DECODED:
+                    break
+        except _DAMAGE as error:
+            raise ValueError(f"{self._path}: row group {group} is damaged: {one_line(error)}") from error
+        if decoded > MOST_DECODED:
+            raise ValueError(f"{self._path}: row group {group} decodes to more than {MOST_DECODED >> 20} MiB")
+        self._cache[group] = table = pa.Table.from_batches(batches)
         return table
+
+    def _batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """A row group in batches of so many rows as surely stay below an eighth of the limit.
+
+        No value is longer than all that its columns store, but a dictionary can give it to every row. Columns that decode to
+        dictionaries become plain, because every batch would hold its own copy of the dictionary.
+        """
+        metadata = self._file.metadata.row_group(group)
+        chunks = [metadata.column(n) for n in range(metadata.num_columns)]
+        stored = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+        rows = max(1, min(metadata.num_rows, MOST_DECODED // 8 // max(stored, 1)))
+        for batch in self._file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False):
+            plain = [a.dictionary_decode() if isinstance(a, pa.DictionaryArray) else a for a in batch.columns]
+            yield pa.RecordBatch.from_arrays(plain, names=batch.schema.names)

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fields.data.shown import shown
+
+LONGEST_TEXT = 100_000  # characters; encoders read some hundred words, so beyond it a text is a mistake or an attack
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -16,6 +20,9 @@ class Row:
         target_image: an image that would be right, encoded.
         negative_prompt: what an operator with a negative prompt leads away from.
         width, height: of the image to make, in pixels; None leaves it to the model family.
+
+    Raises:
+        ValueError: for a text of more than LONGEST_TEXT characters; names the row, and doesn't show the text.
     """
 
     uid: str
@@ -27,6 +34,11 @@ class Row:
     width: int | None = None
     height: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("uid", "task", "prompt", "negative_prompt"):
+            if len(text := getattr(self, name) or "") > LONGEST_TEXT:
+                raise ValueError(f"row {shown(self.uid)}: {name} has {len(text)} characters; at most {LONGEST_TEXT} are read")
+
 
 def target_images(rows: Sequence[Row]) -> list[bytes]:
     """The encoded target image of every row.
@@ -36,5 +48,5 @@ def target_images(rows: Sequence[Row]) -> list[bytes]:
     """
     for row in rows:
         if row.target_image is None:
-            raise ValueError(f"row {row.uid!r} has no target_image")
+            raise ValueError(f"row {shown(row.uid)} has no target_image")
     return [row.target_image for row in rows if row.target_image is not None]

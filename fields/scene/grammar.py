@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fields.data.shown import shown
 from fields.scene.world import ALL_THINGS, BACKGROUNDS, CELLS, COLOURS, SHAPES, STYLES, Scene, Thing
 
 T = TypeVar("T")
@@ -190,9 +191,10 @@ def tokenize(prompt: str) -> np.ndarray:
     """
     words = prompt.split()
     if unknown := [word for word in words if word not in _TOKEN]:
-        raise ValueError(f"prompt {prompt!r}: the scene world doesn't know {unknown[0]!r}; it knows: {' '.join(VOCABULARY)}")
+        words_known = " ".join(VOCABULARY)
+        raise ValueError(f"prompt {shown(prompt)}: the scene world doesn't know {shown(unknown[0])}; it knows: {words_known}")
     if len(words) > TEXT_LENGTH:
-        raise ValueError(f"prompt {prompt!r} has {len(words)} words; the scene world reads at most {TEXT_LENGTH}")
+        raise ValueError(f"prompt {shown(prompt)} has {len(words)} words; the scene world reads at most {TEXT_LENGTH}")
     ids = np.full(TEXT_LENGTH, PADDING, dtype=np.int64)
     ids[: len(words)] = [_TOKEN[word] for word in words]
     return ids

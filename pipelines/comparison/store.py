@@ -7,6 +7,7 @@ from typing import Any
 from fields.atomic import write_text
 from pipelines.comparison.jobs import Job
 from pipelines.config.comparison import Comparison
+from pipelines.config.errors import ConfigError
 from pipelines.run_folder.outcome import package_versions
 
 
@@ -15,12 +16,16 @@ class Store:
 
     Args:
         path: of the file; read if it exists.
+        comparison: whose results they are.
+
+    Raises:
+        ConfigError: if the file exists and is no such file; names it.
     """
 
     def __init__(self, path: Path, comparison: Comparison):
         self.path = path
         empty: dict[str, Any] = {"name": comparison.name, "versions": package_versions(), "experts": {}, "runs": {}}
-        self.content = json.loads(path.read_text()) if path.exists() else empty
+        self.content = _read(path) if path.exists() else empty
 
     def has(self, job: Job) -> bool:
         """Whether there is a result of the job with all its guidance scales."""
@@ -39,3 +44,14 @@ class Store:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         write_text(self.path, json.dumps(self.content, indent=1, sort_keys=True) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = [result for by_seed in content["runs"].values() for result in by_seed.values()]
+        if not all("skills" in found for found in results) or not {"versions", "experts"} <= content.keys():
+            raise KeyError
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} holds no results of a comparison; move it away to begin anew") from error
+    return content

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, REQUIRED, SIZES, TEXTS
-from fields.data.images import read_image_file
+from fields.data.images import read_inside
 from fields.data.rows import Row
+from fields.data.shown import shown
 from pipelines.data.writer import with_size
 
 
@@ -19,14 +20,14 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
     """
     given = {name: value for name, value in entry.items() if value is not None}
     if unknown := [name for name in given if name not in COLUMNS]:
-        raise ValueError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(COLUMNS)}")
+        raise ValueError(f"{where}: unknown field {shown(unknown[0])}; allowed: {', '.join(COLUMNS)}")
     if missing := [name for name in REQUIRED if name not in given]:
         raise ValueError(f"{where}: {missing[0]} is missing; there is {', '.join(given) or 'nothing'}")
     for name, value in given.items():
         _require_type(name, value, where)
     for name in IMAGES:
         if name in given:
-            given[name] = read_image_file(folder, given[name], f"{where}: {name}")
+            given[name] = read_inside(folder, given[name], f"{where}: {name}")
     try:
         return with_size(Row(**given))
     except ValueError as error:  # names the row
@@ -36,7 +37,7 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
 def _require_type(name: str, value: Any, where: str) -> None:
     if name in SIZES:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_SIDE:
-            raise ValueError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {LONGEST_SIDE}")
+            raise ValueError(f"{where}: {name} is {shown(value)}; it must be a whole number from 1 to {LONGEST_SIDE}")
     elif not isinstance(value, str):
         wanted = "text" if name in TEXTS else "the path of an image"
-        raise ValueError(f"{where}: {name} is {value!r}; it must be {wanted}")
+        raise ValueError(f"{where}: {name} is {shown(value)}; it must be {wanted}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fields.data.rows import Row
+from fields.data.shown import shown
 from pipelines.data.prompts import read_prompts
 from pipelines.data.shards import image_bytes, shard_rows
 
@@ -58,12 +59,13 @@ def _geneval_row(line: str, where: str) -> Row:
     try:
         metadata = json.loads(line)
         tag, prompt = metadata["tag"], metadata["prompt"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{where} is no GenEval metadata: it must be an object with `tag`, `include` and `prompt`") from error
     return Row(where.rpartition(" ")[2], str(tag), str(prompt))
 
 
 _GEDIT_NAMES = ("task_type", "instruction_language", "key")  # become names of folders and files
+_LONGEST_NAME = 200  # bytes; file systems take 255, and the source image's file adds some
 _GEDIT_COLUMNS = ("key", "task_type", "instruction", "instruction_language", "input_image")
 
 
@@ -80,7 +82,7 @@ def gedit(prompts: Path, count: int) -> Iterator[Plate]:
     for where, values in shard_rows(prompts, _GEDIT_COLUMNS):
         task, language, key = (_file_name(values[name], f"{where}: {name}") for name in _GEDIT_NAMES)
         if not isinstance(instruction := values["instruction"], str):
-            raise ValueError(f"{where}: instruction is {instruction!r}; it must be text")
+            raise ValueError(f"{where}: instruction is {shown(instruction)}; it must be text")
         source = image_bytes(values["input_image"], f"{where}: input_image")
         folder = Path("fullset") / task / language
         yield Plate(
@@ -92,7 +94,9 @@ def gedit(prompts: Path, count: int) -> Iterator[Plate]:
 
 def _file_name(value: object, where: str) -> str:
     if not isinstance(value, str) or not value or value.startswith(".") or "/" in value or "\0" in value:
-        raise ValueError(f"{where} is {value!r}; it becomes the name of a file and must be one")
+        raise ValueError(f"{where} is {shown(value)}; it becomes the name of a file and must be one")
+    if len(value.encode()) > _LONGEST_NAME:
+        raise ValueError(f"{where} is {shown(value)}; it becomes the name of a file and has more than {_LONGEST_NAME} bytes")
     return value
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from fields.data.images import image_files
+from fields.data.images import image_files, read_inside
 from fields.data.rows import Row
 from pipelines.data.writer import RowWriter, with_size
 
@@ -21,23 +21,28 @@ def import_folder(folder: Path, output: Path, task: str, role: Role, area: int |
         area: of the buckets that images are brought to, in pixels; None leaves their sizes.
 
     Raises:
-        ValueError: names the folder without images, or the image without a prompt or that does not decode.
+        ValueError: names the folder without images, or the image without a prompt or that does not decode, or the file that
+            is a link out of the folder.
     """
     images = image_files(folder)
-    with RowWriter(output, area) as writer:
+    with RowWriter(output, area, inputs=[*images, *map(_caption, images)]) as writer:
         for path in images:
             writer.write(_row(folder, path, task, role))
     return [output]
 
 
+def _caption(path: Path) -> Path:
+    return path.with_suffix(".txt")
+
+
 def _row(folder: Path, path: Path, task: str, role: Role) -> Row:
-    caption = path.with_suffix(".txt")
+    caption = _caption(path)
     if not caption.is_file():
         raise ValueError(f"{path} has no prompt: there is no {caption.name} beside it")
     uid = path.relative_to(folder).as_posix()
     try:
-        prompt = " ".join(caption.read_text(encoding="utf-8").split())
-        data = path.read_bytes()
+        prompt = " ".join(read_inside(folder, caption.relative_to(folder).as_posix(), "caption").decode().split())
+        data = read_inside(folder, uid, "image")
         return with_size(Row(uid, task, prompt, **{f"{role}_image": data}))  # type: ignore[arg-type]
     except ValueError as error:  # a caption that is not UTF-8, or a file that is not an image
         raise ValueError(f"{path}: {error}") from error

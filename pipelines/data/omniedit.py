@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fields.data.rows import Row
-from pipelines.data.shards import image_bytes, shard_rows
+from fields.data.shown import shown
+from pipelines.data.shards import image_bytes, shard_paths, shard_rows
 from pipelines.data.writer import RowWriter, with_size
 
 LOCAL, GLOBAL = "local_edit", "global_edit"
@@ -63,7 +64,7 @@ def import_omniedit(
                 continue
             if route not in writers:
                 path = output.with_name(f"{output.stem}.{route}{output.suffix}")
-                writers[route] = stack.enter_context(RowWriter(path, area))
+                writers[route] = stack.enter_context(RowWriter(path, area, inputs=shard_paths(source)))
             writers[route].write(_row(values, where))
         if not writers:
             raise ValueError(f"{source} has no rows" + (f" of a score of at least {min_score:g}" if counts else ""))
@@ -71,26 +72,30 @@ def import_omniedit(
 
 
 def _route(task: Any, routes: Mapping[str, str], where: str) -> str:
-    if task not in routes:
+    if task is not None and not isinstance(task, str):
+        raise ValueError(f"{where}: task is {shown(task)}; it must be text")
+    if task is None or task not in routes:
         known = ", ".join(f"{name} ({route})" for name, route in routes.items())
-        raise ValueError(f"{where}: unknown task {task!r}; known: {known}; add it with --map {task}=ROUTE")
+        name = shown(task)
+        bare = name.strip("'")
+        raise ValueError(f"{where}: unknown task {name}; known: {known}; add it with --map {bare}=ROUTE")
     return routes[task]
 
 
 def _score(values: Mapping[str, Any], where: str) -> float:
     score = values[SCORE]
     if score is not None and not isinstance(score, int | float):
-        raise ValueError(f"{where}: {SCORE} is {score!r}; it must be a number")
+        raise ValueError(f"{where}: {SCORE} is {shown(score)}; it must be a number")
     return float("nan") if score is None else score  # NaN is below every score
 
 
 def _row(values: Mapping[str, Any], where: str) -> Row:
     prompts = values["edited_prompt_list"]
     if not (isinstance(prompts, list) and prompts and isinstance(prompts[0], str)):
-        raise ValueError(f"{where}: edited_prompt_list is {prompts!r}; it must be a list of prompts")
+        raise ValueError(f"{where}: edited_prompt_list is {shown(prompts)}; it must be a list of prompts")
     uid = values["omni_edit_id"]
     if not isinstance(uid, str):
-        raise ValueError(f"{where}: omni_edit_id is {uid!r}; it must be text")
+        raise ValueError(f"{where}: omni_edit_id is {shown(uid)}; it must be text")
     source, target = (image_bytes(values[name], f"{where}: {name}") for name in ("src_img", "edited_img"))
     try:
         return with_size(Row(uid, values["task"], prompts[0], source, target))

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fields.data.columns import check_names
 from fields.data.row_groups import RowGroups
+from fields.data.shown import shown
 
 
 def shard_rows(source: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -15,18 +17,26 @@ def shard_rows(source: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict
         columns: which are read; the first names the row in messages.
 
     Raises:
-        ValueError: if there is no such file, it is not Parquet, or it lacks a column; names it.
+        ValueError: if there is no such file, it is not Parquet, or it lacks a column or has it twice; names it.
+    """
+    for path in shard_paths(source):
+        groups = RowGroups(path)
+        check_names(path, groups.schema.names, columns)
+        for number in range(len(groups)):
+            values = groups.row(number, columns)
+            yield f"{path} row {number} ({shown(values[columns[0]])})", values
+
+
+def shard_paths(source: Path) -> list[Path]:
+    """The Parquet files of a folder in the order of their names, or the one file.
+
+    Raises:
+        ValueError: if the folder has none.
     """
     paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not paths:
         raise ValueError(f"{source} has no Parquet files")
-    for path in paths:
-        groups = RowGroups(path)
-        if missing := [name for name in columns if name not in groups.schema.names]:
-            raise ValueError(f"{path} lacks column {missing[0]!r}; it has {', '.join(groups.schema.names)}")
-        for number in range(len(groups)):
-            values = groups.row(number, columns)
-            yield f"{path} row {number} ({values[columns[0]]!r})", values
+    return paths
 
 
 def image_bytes(value: Any, where: str) -> bytes:

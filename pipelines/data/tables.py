@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fields.data.columns import REQUIRED, SIZES
+from fields.data.columns import REQUIRED, SIZES, check_names
 from fields.data.rows import Row
 from pipelines.data.entries import row_of
 from pipelines.data.writer import RowWriter
@@ -20,7 +20,7 @@ def import_table(source: Path, output: Path, area: int | None = None) -> list[Pa
     Raises:
         ValueError: names the file, the line (of JSON: the entry) and what is wrong; nothing is written then.
     """
-    with RowWriter(output, area) as writer:
+    with RowWriter(output, area, inputs=[source]) as writer:
         for row in read_table(source):
             writer.write(row)
     return [output]
@@ -39,6 +39,8 @@ def read_table(source: Path) -> Iterator[Row]:
     try:
         for where, entry in _READERS[source.suffix](source):
             yield row_of(entry, source.parent, where)
+    except RecursionError as error:
+        raise ValueError(f"{source} has lists or objects in one another, deeper than can be read") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8: {error.reason} at byte {error.start}") from error
 
@@ -64,8 +66,7 @@ def _csv(source: Path) -> Entries:
         reader = csv.DictReader(lines, strict=True)
         try:
             header = reader.fieldnames or []
-            if missing := [name for name in REQUIRED if name not in header]:
-                raise ValueError(f"{source} lacks column {missing[0]!r}; it has {', '.join(header) or 'none'}")
+            check_names(source, header, [*REQUIRED, *header])
             for cells in reader:
                 where = f"{source} line {reader.line_num}"
                 if None in cells or None in cells.values():
@@ -79,13 +80,13 @@ def _cell(name: str, cell: str) -> str | int | None:
     """A cell's value; an empty cell is None, but an empty prompt is a prompt."""
     if cell == "" and name not in REQUIRED:
         return None
-    return int(cell) if name in SIZES and cell.isdecimal() else cell
+    return int(cell) if name in SIZES and cell.isdecimal() and len(cell) < 10 else cell
 
 
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
         raise ValueError(f"{where} is not JSON: {error}") from error
 
 

@@ -1,5 +1,6 @@
 """Writing a data set: Parquet with row groups small enough that a row at random is quick, whole or not at all."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,12 +28,17 @@ class RowWriter:
     Args:
         path: Parquet file.
         area: in pixels; a row that has a size gets the bucket of this area that is nearest to it. None leaves sizes alone.
+        inputs: files that the rows come from, none of which `path` may be.
 
     Raises:
-        ValueError: at the end, if nothing was written.
+        ValueError: if `path` is a folder or an input; at the end, if nothing was written.
     """
 
-    def __init__(self, path: Path, area: int | None = None):
+    def __init__(self, path: Path, area: int | None = None, inputs: Sequence[Path] = ()):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a folder or a device; a data set is written as a file")
+        if path.exists() and any(source.exists() and path.samefile(source) for source in inputs):
+            raise ValueError(f"{path} is read for this data set; write it as another file")
         self.path = path
         self.area = area
         self.rows = 0

@@ -31,6 +31,19 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert [file.relative_to(path) for file in path.rglob("*") if file.is_file()] == [Path("inner/file")]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_never_makes_way_for_a_file(tmp_path, link):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "precious").write_text("old")
+    if link:
+        (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "link" if link else folder, "new")
+    assert (folder / "precious").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == (["data", "link"] if link else ["data"])
+
+
 def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")

@@ -185,7 +185,9 @@ def refuse(tmp_path, capsys):
         (("--limit", 0), "--limit is 0; it must be at least 1"),
         (("--seed", -1), "--seed is -1; it must be from 0 to 2^64 - 1"),
         (("--guidance", "nan"), "--guidance is nan; it must be above 0 and finite"),
+        (("--guidance", 1e308), "--guidance is 1e+308; it must be above 0 and finite, at most 1000"),
         (("--steps", 0), "--steps is 0; it must be at least 1"),
+        (("--steps", 10**9), "--steps is 1000000000; it must be at least 1 and at most 10000"),
         (("--family", "sd9"), "unknown family 'sd9'; allowed: scene"),
         (("--model", "nowhere"), "nowhere is no scene model"),
         (("--adapter", "nowhere"), "nowhere"),
@@ -199,11 +201,28 @@ def test_options(refuse, prompts, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/none", "n" * 300])
+def test_a_folder_that_cannot_be_written(refuse, prompts, tmp_path, out):
+    assert out in refuse(prompts, "--out", tmp_path / out)
+
+
+def test_metadata_nested_too_deep(refuse, prompts):
+    prompts.write_text("[" * 100_000)
+    assert "prompts.txt entry 1 is no GenEval metadata" in refuse(prompts, "--layout", "geneval")
+
+
 def test_prompts(refuse, prompts, tmp_path):
     prompts.write_text("\n")
     assert "prompts.txt has no prompts" in refuse(prompts)
     prompts.write_text("a blue elephant")
     assert "row 'line-1': prompt 'a blue elephant': the scene world doesn't know 'elephant'" in refuse(prompts)
+
+
+def test_prompts_without_end_are_not_shown(refuse, prompts):
+    prompts.write_text("elephant" * 20_000)
+    assert "row 'line-1': prompt has 160000 characters; at most 100000 are read" in refuse(prompts)
+    prompts.write_text("elephant" * 10_000)
+    assert len(refuse(prompts)) < 1000
 
 
 def test_a_folder_with_something_in_it(refuse, prompts, tmp_path):
@@ -216,6 +235,7 @@ def test_a_folder_with_something_in_it(refuse, prompts, tmp_path):
     ("changes", "message"),
     [
         ({"key": "../x"}, "row 0 ('../x'): key is '../x'; it becomes the name of a file and must be one"),
+        ({"key": "k" * 201}, "kkk'; it becomes the name of a file and has more than 200 bytes"),
         ({"task_type": None}, "row 0 ('key0'): task_type is None; it becomes the name of a file"),
         ({"input_image": None}, "row 0 ('key0'): input_image holds no encoded image"),
         ({"instruction": None}, "row 0 ('key0'): instruction is None; it must be text"),

@@ -107,6 +107,65 @@ def test_a_group_beyond_the_limit_is_still_read(path):
     assert [groups.row(n, ["uid"])["uid"] for n in (0, 4, 0)] == ["u0", "u4", "u0"]
 
 
+def repeated(path, length, rows, **options):
+    """A file of one group, a few kilobytes on disk, of one prompt that every row repeats."""
+    schema = pa.schema([("uid", pa.string()), ("prompt", pa.string())])
+    with pq.ParquetWriter(path, schema, compression="zstd", **options) as writer:
+        writer.write_table(pa.table({"uid": [str(n) for n in range(rows)], "prompt": ["a" * length] * rows}, schema))
+    return path
+
+
+# As above; 2000 prompts of a megabyte would be 2 GB.
+READ_REPEATED = """
+import resource, sys
+from pathlib import Path
+from fields.data import row_groups
+
+size = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1])
+resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + 2**28, size * 1024 + 2**28))
+row_groups.MOST_DECODED = 2**26
+try:
+    row_groups.RowGroups(Path(sys.argv[1])).row(0, ["uid", "prompt"])
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_group_that_decodes_to_more_than_the_limit_is_refused_within_memory(tmp_path):
+    path = repeated(tmp_path / "b.parquet", 500_000, 600, write_batch_size=10)
+    assert path.stat().st_size < 20_000
+    finished = subprocess.run([sys.executable, "-c", READ_REPEATED, str(path)], capture_output=True, text=True, timeout=LIMIT_S)
+    assert finished.stdout == f"{path}: row group 0 decodes to more than 64 MiB\n", finished.stderr
+
+
+def test_a_group_in_many_batches_has_its_rows_in_order(path, tmp_path, monkeypatch):
+    table = pq.read_table(path)
+    codes = pa.array([n % 3 for n in range(10)])
+    table = table.append_column("task", pa.DictionaryArray.from_arrays(codes, pa.array(["add", "remove", "style"])))
+    pq.write_table(table, tmp_path / "d.parquet")
+    monkeypatch.setattr("fields.data.row_groups.MOST_DECODED", 11_000)  # a little more than the rows take
+    groups = RowGroups(tmp_path / "d.parquet")
+    rows = [groups.row(n, ["uid", "image", "task"]) for n in range(10)]
+    assert rows == table.to_pylist()
+
+
+def test_damage_is_one_line(path):
+    """Behind the file's first four bytes is the header of a page, about which pyarrow has two lines to say."""
+    data = bytearray(path.read_bytes())
+    data[4] ^= 0x55
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"b\.parquet: row group 0 is damaged: .*header failed") as refusal:
+        RowGroups(path).row(0, ["uid"])
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_text_that_is_not_utf_8_names_its_row(tmp_path):
+    texts = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0])), pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"uid": texts}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet row 0 has a text that is not UTF-8"):
+        RowGroups(tmp_path / "b.parquet").row(0, ["uid"])
+
+
 def test_only_the_asked_columns_are_read(path):
     assert RowGroups(path).row(4, ["uid"]) == {"uid": "u4"}
 

@@ -203,6 +203,22 @@ def test_a_bad_comparison_is_refused_before_anything_runs(comparison_file, chang
     assert message in str(refused.value)
 
 
+RESULTS = [
+    *(b"garbage", b"", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000, b'{"runs": []}', b'{"runs": {}}'),
+    b'{"runs": {"k": {"0": {}}}, "versions": {}, "experts": {}}',
+]
+
+
+@pytest.mark.parametrize("content", RESULTS, ids=range(len(RESULTS)))
+def test_results_that_cannot_be_read_are_one_line(comparison_file, tmp_path, capsys, content):
+    path = tmp_path / "out" / "compare.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert compare.main([str(comparison_file), "--output", str(path.parent)]) == 2
+    assert capsys.readouterr().err == f"error: {path} holds no results of a comparison; move it away to begin anew\n"
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("seeds", ["0", "-1", "3"])
 def test_more_or_fewer_seeds_than_there_are_are_refused(comparison_file, capsys, seeds):
     assert compare.main([str(comparison_file), "--seeds", seeds]) == 2

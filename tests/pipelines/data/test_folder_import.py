@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
 from fields.data.rows import Row
+from pipelines.prepare import main
 
 
 @pytest.fixture
@@ -14,6 +17,13 @@ def folder(tmp_path, image):
     (folder / "deep" / "a.txt").write_text("ü")
     (folder / "notes.md").write_text("no image")
     return folder
+
+
+def relink(folder, path):
+    """Move a file out of the folder and leave a link to it."""
+    elsewhere = folder.parent / f"elsewhere{path.suffix}"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 def arguments(folder, output, *more):
@@ -53,12 +63,28 @@ def test_mixed_sizes_are_brought_to_the_buckets_of_an_area(folder, tmp_path, ima
         (lambda f: (f / "b.txt").unlink(), "b.JPG has no prompt: there is no b.txt beside it"),
         (lambda f: (f / "b.txt").write_bytes(b"\xff"), "b.JPG: 'utf-8' codec can't decode byte 0xff"),
         (lambda f: (f / "b.JPG").write_bytes(b"x"), "b.JPG: row 'b.JPG': the image of 1 bytes does not decode"),
+        (lambda f: (f / "c.png").mkdir(), "c.png is named like an image, but is no file"),
+        (lambda f: os.mkfifo(f / "c.png"), "c.png is named like an image, but is no file"),
+        (lambda f: (f / "c.png").symlink_to("none.png"), "c.png is named like an image, but is no file"),
+        (lambda f: (f / "c.png").symlink_to("c.png"), "c.png is named like an image, but is no file"),
+        (lambda f: relink(f, f / "b.txt"), "b.JPG: caption 'b.txt' leaves the folder"),
+        (lambda f: relink(f, f / "deep" / "a.png"), "a.png: image 'deep/a.png' leaves the folder"),
+        (lambda f: (f / "b.txt").write_text("a" * 100_001), "row 'b.JPG': prompt has 100001 characters; at most 100000"),
+        (lambda f: os.truncate(f / "b.JPG", 2**32), "b.JPG: image 'b.JPG' has 4096 MiB; at most 256 are read"),
         (lambda f: [p.unlink() for p in (f / "b.JPG", f / "deep" / "a.png")], "has no images; they are found by .png, .jpg"),
     ],
 )
 def test_what_is_wrong_is_named(folder, tmp_path, refused, damage, message):
     damage(folder)
     assert message in refused(*arguments(folder, tmp_path / "out.parquet"))
+
+
+@pytest.mark.parametrize("name", ["b.JPG", "b.txt"])
+def test_an_image_or_its_prompt_is_never_the_output(folder, capsys, name):
+    before = (folder / name).read_bytes()
+    assert main([str(argument) for argument in arguments(folder, folder / name)]) == 2
+    assert capsys.readouterr().err == f"error: {folder / name} is read for this data set; write it as another file\n"
+    assert (folder / name).read_bytes() == before
 
 
 def test_a_missing_folder_is_named(tmp_path, refused):

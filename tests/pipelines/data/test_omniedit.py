@@ -113,6 +113,8 @@ def test_without_a_least_score_none_is_needed(tmp_path, source, entries):
     [
         ({"task": "zoom"}, "unknown task 'zoom'; known: addition (local_edit), attribute_modification (local_edit), removal"),
         ({"task": None}, "unknown task None; known: "),
+        ({"task": "zoom" * 1000}, "unknown task 'zoomzoom"),
+        ({"edited_prompt_list": ["a" * 100_001]}, "row 'task_1': prompt has 100001 characters; at most 100000 are read"),
         ({"edited_prompt_list": []}, "edited_prompt_list is []; it must be a list of prompts"),
         ({"src_img": {"bytes": None, "path": "gone.png"}}, "src_img holds no encoded image"),
         ({"edited_img": {"bytes": b"none", "path": None}}, "row 'task_1': the image of 4 bytes does not decode"),
@@ -123,6 +125,22 @@ def test_a_wrong_row_names_file_and_row(tmp_path, source, entries, refused, chan
     line = refused(*run(source, tmp_path))
     assert line.startswith(f"{source} row 1 ('task_1'): ")
     assert message in line
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("task", [["style"], {"name": "style"}, 3])
+def test_a_task_of_a_wrong_type_is_shown(tmp_path, source, entries, refused, task):
+    write(source, [{**entries[0], "task": task}])
+    assert refused(*run(source, tmp_path)) == f"{source} row 0 ('task_0'): task is {task}; it must be text"
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path, source, entries, capsys):
+    source = source.with_name("edits.local_edit.parquet")
+    write(source, entries)
+    before = source.read_bytes()
+    assert main(["omniedit", "--input", str(source.parent), "--output", str(source.with_name("edits.parquet"))]) == 2
+    assert capsys.readouterr().err == f"error: {source} is read for this data set; write it as another file\n"
+    assert source.read_bytes() == before
 
 
 def test_an_unknown_task_says_how_to_add_it(tmp_path, source, entries, refused):
@@ -141,6 +159,13 @@ def test_a_missing_column_is_named(tmp_path, source, entries, refused, column, m
     write(source, [{name: value for name, value in entries[0].items() if name != column}])
     line = refused(*run(source, tmp_path, *more))
     assert line.startswith(f"{source} {message}; it has omni_edit_id, task, src_img")
+
+
+def test_a_column_that_comes_twice_is_named(tmp_path, source, entries, refused):
+    write(source, entries)
+    table = pq.read_table(source)
+    pq.write_table(table.append_column("task", table["task"]), source)
+    assert refused(*run(source, tmp_path)) == f"{source} has 2 columns 'task'; every name must be one column's"
 
 
 def test_scores_and_ids_of_a_wrong_type_are_named(tmp_path, source, entries, refused):

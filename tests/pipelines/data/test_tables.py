@@ -84,6 +84,11 @@ BAD = [
     ({**PLAIN, "height": 10**30}, "it must be a whole number from 1 to 100000"),
     ({**PLAIN, "source_image": ["x"]}, "line 2: source_image is ['x']; it must be the path of an image"),
     ({**PLAIN, "source_image": "images/no.png"}, "line 2: source_image 'images/no.png' does not exist in"),
+    ({**PLAIN, "source_image": "loop.png"}, "line 2: source_image 'loop.png' cannot be read: Symlink loop"),
+    ({**PLAIN, "source_image": "a" * 5000}, "aaa' cannot be read: [Errno 36] File name too long"),
+    ({**PLAIN, "prompt": "a" * 100_001}, "line 2: row 'a': prompt has 100001 characters; at most 100000 are read"),
+    ({**PLAIN, "prompt": ["a" * 1000] * 1000}, "it must be text"),
+    ({**PLAIN, "b" * 10_000: 1}, "line 2: unknown field 'bbb"),
     ({**PLAIN, "source_image": "../x.png"}, "line 2: source_image '../x.png' leaves the folder"),
     ({**PLAIN, "target_image": "images/none.png"}, "line 2: row 'a': the image of 8 bytes does not decode"),
     ([PLAIN], 'line 2 is [{"uid": "a", "task": "add", "prompt": "; it must be an object'),
@@ -93,10 +98,22 @@ BAD = [
 @pytest.mark.parametrize(("entry", "message"), BAD, ids=range(len(BAD)))
 def test_a_wrong_entry_names_file_and_line(folder, refused, entry, message):
     path = folder / "t.jsonl"
+    (folder / "loop.png").symlink_to("loop.png")
     path.write_text(json.dumps(PLAIN) + "\n" + json.dumps(entry) + "\n")
     line = refused("import", "--input", path, "--output", folder / "out.parquet")
     assert line.startswith(f"{path} ")
     assert message in line
+    assert len(line) < 2000
+
+
+@pytest.mark.parametrize("output", ["old", "t.csv", "/dev/null/x", "/proc/none/x", "n" * 300, "t.csv/x"])
+def test_an_output_that_cannot_be_is_one_line_and_deletes_nothing(folder, refused, output):
+    (folder / "t.csv").write_text(CSV, encoding="utf-8")
+    (folder / "old").mkdir()
+    (folder / "old" / "precious").write_text("old")
+    refused("import", "--input", folder / "t.csv", "--output", folder / output)
+    assert (folder / "old" / "precious").read_text() == "old"
+    assert (folder / "t.csv").read_text(encoding="utf-8") == CSV
 
 
 @pytest.mark.parametrize(
@@ -106,12 +123,17 @@ def test_a_wrong_entry_names_file_and_line(folder, refused, entry, message):
         ("t.json", b"{}", "t.json holds dict; it must be a list of objects"),
         ("t.json", b"[1]", "t.json entry 1 is 1; it must be an object"),
         ("t.json", b"[]", "there are no rows for"),
+        ("t.json", b"[" * 100_000, "t.json has lists or objects in one another, deeper than can be read"),
+        ("t.jsonl", b"[" * 100_000, "t.jsonl has lists or objects in one another, deeper than can be read"),
+        ("t.jsonl", b'{"uid": ' + b"1" * 5000 + b"}", "t.jsonl line 1 is not JSON: Exceeds the limit"),
         ("t.json", b"[{]", "t.json is not JSON: Expecting property name"),
         ("t.jsonl", b'{"uid": "a"', "t.jsonl line 1 is not JSON"),
         ("t.jsonl", b"", "there are no rows for"),
         ("t.jsonl", b"\xff\xfe", "t.jsonl is not UTF-8: invalid start byte at byte 0"),
         ("t.csv", b"", "t.csv lacks column 'uid'; it has none"),
         ("t.csv", b"uid,prompt\n", "t.csv lacks column 'task'; it has uid, prompt"),
+        ("t.csv", b"uid,task,prompt,prompt\n", "t.csv has 2 columns 'prompt'; every name must be one column's"),
+        ("t.csv", b"uid,task,prompt,width\na,b,c," + b"1" * 5000 + b"\n", "t.csv line 2: width is '111"),
         ("t.csv", b"uid,task,prompt\n", "there are no rows for"),
         ("t.csv", b"uid,task,prompt\na,b\n", "t.csv line 2 has not as many cells as the header, which has 3"),
         ("t.csv", b"uid,task,prompt\na,b,c,d\n", "t.csv line 2 has not as many cells as the header, which has 3"),

@@ -36,6 +36,14 @@ def group_sizes(path):
     return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
 
 
+def test_a_folder_is_never_replaced(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious").write_text("old")
+    with pytest.raises(ValueError, match="data is a folder or a device; a data set is written as a file"):
+        RowWriter(tmp_path / "data")
+    assert (tmp_path / "data" / "precious").read_text() == "old"
+
+
 def test_an_error_leaves_nothing(tmp_path):
     def write_and_fail() -> None:
         with RowWriter(tmp_path / "x.parquet") as writer:
