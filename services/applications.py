@@ -72,6 +72,17 @@ def listed() -> dict[str, str]:
     return {name: application.status.value for name, application in serve.status().applications.items()}
 
 
+def settle(names: Collection[str], timeout_s: float) -> None:
+    """Returns once none of these applications is just being deployed, or put together again by a controller that was lost, or
+    after so many seconds."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        standing = listed()
+        if not any(standing.get(name) == "DEPLOYING" for name in names):
+            return
+        time.sleep(_POLL_S)
+
+
 def identity(name: str) -> Identity:
     """What decides the answers of an application, as it was deployed."""
     return serve.get_app_handle(name).identity.remote().result(timeout_s=_ANSWER_S)

@@ -106,12 +106,13 @@ class RunServices:
         """Application -> the device of a replica of it, of services that stand."""
         return {name: applications.identity(name)["device"] for name in self.names}
 
-    def require_standing(self) -> None:
-        """Check that all services of a run stand that has none of its own.
+    def require_standing(self, wait: float = 0.0) -> None:
+        """Check that all services of a run stand that has none of its own; they may take so many seconds to come.
 
         Raises:
             ConfigError: if some don't, or answer otherwise than the run asks for.
         """
+        applications.settle(self.names, wait)
         if absent := self.missing():
             raise ConfigError(
                 f"run.services: no application {', '.join(self.application_name(name) for name in absent)} runs on this "

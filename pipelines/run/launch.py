@@ -71,7 +71,8 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
         check_demands(demands.started, *here)
     connect.join_or_start(address, say, options.wait)
     if config.run.services is not None:
-        RunServices(parts).require_standing()
+        with waiting_for(f"the services of {config.run.services} to stand", say):
+            RunServices(parts).require_standing(options.wait)
     if options.dry_run:
         total = ray.cluster_resources()
         check_demands(demands.started, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
