@@ -27,6 +27,11 @@ def kill_with_descendants(pid: int) -> None:
                 process.kill()
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 class Nodes:
     """A head and another node, each with this machine's processors; a context manager, at whose end they are gone.
 
@@ -41,8 +46,7 @@ class Nodes:
 
     def __init__(self, redis: str | None = None, within: Sequence[str] = ()) -> None:
         self._within = within
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port, self._dashboard_port = _free_port(), _free_port()
         self.address = f"{socket.gethostbyname(socket.gethostname())}:{self._port}"
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._outlives = redis is not None
@@ -59,7 +63,8 @@ class Nodes:
         """Start the nodes that don't run, the head first."""
         for role in (HEAD, OTHER):
             if role not in self._running:
-                where = ["--head", f"--port={self._port}"] if role == HEAD else [f"--address={self.address}"]
+                head = ["--head", f"--port={self._port}", f"--dashboard-port={self._dashboard_port}"]
+                where = head if role == HEAD else [f"--address={self.address}"]
                 self._running[role] = self._started(role, where)
                 open_within(self.address, _STARTS_S)
 
