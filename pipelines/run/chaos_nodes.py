@@ -2,9 +2,11 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +51,9 @@ class Nodes:
         self._port, self._dashboard_port = _free_port(), _free_port()
         self.address = f"{socket.gethostbyname(socket.gethostname())}:{self._port}"
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._folder = Path(
+            tempfile.mkdtemp(prefix="chaos-")
+        )  # or Ray records this cluster as the machine's, and others wait for it
         self._outlives = redis is not None
         if redis:
             self.environment |= {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": self.address}
@@ -63,7 +68,12 @@ class Nodes:
         """Start the nodes that don't run, the head first."""
         for role in (HEAD, OTHER):
             if role not in self._running:
-                head = ["--head", f"--port={self._port}", f"--dashboard-port={self._dashboard_port}"]
+                head = [
+                    "--head",
+                    f"--port={self._port}",
+                    f"--dashboard-port={self._dashboard_port}",
+                    f"--temp-dir={self._folder}",
+                ]
                 where = head if role == HEAD else [f"--address={self.address}"]
                 self._running[role] = self._started(role, where)
                 open_within(self.address, _STARTS_S)
@@ -90,3 +100,4 @@ class Nodes:
         for role in list(self._running):
             if role in self._running:
                 self.lose(role)
+        shutil.rmtree(self._folder, ignore_errors=True)
