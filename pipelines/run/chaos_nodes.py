@@ -51,9 +51,7 @@ class Nodes:
         self._port, self._dashboard_port = _free_port(), _free_port()
         self.address = f"{socket.gethostbyname(socket.gethostname())}:{self._port}"
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self._folder = Path(
-            tempfile.mkdtemp(prefix="chaos-")
-        )  # or Ray records this cluster as the machine's, and others wait for it
+        self._folder = Path(tempfile.gettempdir(), f"chaos-{self._port}")  # else Ray records it as the machine's cluster
         self._outlives = redis is not None
         if redis:
             self.environment |= {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": self.address}
@@ -68,12 +66,8 @@ class Nodes:
         """Start the nodes that don't run, the head first."""
         for role in (HEAD, OTHER):
             if role not in self._running:
-                head = [
-                    "--head",
-                    f"--port={self._port}",
-                    f"--dashboard-port={self._dashboard_port}",
-                    f"--temp-dir={self._folder}",
-                ]
+                own = {"port": self._port, "dashboard-port": self._dashboard_port, "temp-dir": self._folder}
+                head = ["--head", *(f"--{option}={value}" for option, value in own.items())]
                 where = head if role == HEAD else [f"--address={self.address}"]
                 self._running[role] = self._started(role, where)
                 open_within(self.address, _STARTS_S)
