@@ -64,8 +64,7 @@ class SceneFamily(Family):
     def blueprint(self, path: Path, quantization: Quantization = "none") -> SceneTransformer:
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} is no scene model: it has no {CONFIG}")
-        with torch.device("meta"):
-            network = _network(path)
+        network = _network(path).to(torch.device("meta"))
         quantize(network, quantization)
         return network.eval().requires_grad_(False)
 
