@@ -28,9 +28,11 @@ class HangLimit:
         return least * self._factor.get(kind, 1.0)
 
     def answered(self, kind: str, seconds: float) -> None:
-        """A call was answered after so many seconds."""
+        """A call was answered after so many seconds: from now on that is known, and no guess is needed."""
         self._longest_s[kind] = max(seconds, self._longest_s.get(kind, 0.0))
+        self._factor.pop(kind, None)
 
-    def reached(self, kind: str) -> None:
-        """A call was given up at its limit."""
-        self._factor[kind] = 2.0 * self._factor.get(kind, 1.0)
+    def reached(self, kind: str, limit_s: float) -> None:
+        """A call was given up after so many seconds, its limit. Of calls that reach one limit together the first doubles it."""
+        if limit_s >= self.seconds(kind):
+            self._factor[kind] = 2.0 * self._factor.get(kind, 1.0)

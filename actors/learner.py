@@ -109,6 +109,7 @@ class Learner:
     async def _recover(self, path: Path | None, step: int, stream: TargetStream) -> TargetStream:
         """Start the ranks anew, and return to a checkpoint and its step; the stream from there."""
         stream.cancel()
+        self._stream = None  # which cannot change while the record is written anew
         self._metrics.recovered()
         self._example = None
         await self._student.restart(path)

@@ -105,7 +105,7 @@ class RankGroup:
         ranks: by number.
         over_queries: whether the loss of a sample is the mean or the sum over its queries.
         shards: whether they share weights, which they gather by exchanges of PyTorch's own.
-        watchdog_s: an update that takes longer than this, and ten times longer than any has, hangs.
+        limit: of an update; None has none. Groups that follow one another in a learner share it.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class RankGroup:
         ranks: "Sequence[RankHandle | RankHere]",
         over_queries: Reduction,
         shards: bool = False,
-        watchdog_s: float = inf,
+        limit: HangLimit | None = None,
     ):
         self._ranks = ranks
         self._shards = shards
-        self._limit = HangLimit(watchdog_s, first_s=inf)  # the first may compile
+        self._limit = limit or HangLimit(inf, inf)
         self._hangs = False
         self._over_queries: Reduction = over_queries
 
@@ -146,13 +146,17 @@ class RankGroup:
         shares = Share.all([example.outline for example in examples], len(self._ranks), self._over_queries)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        answers = await self._all(
-            [
-                rank.update.remote(share, [examples[place] for place in share.places])
-                for rank, share in zip(self._ranks, shares, strict=True)
-            ],
-            within_s=self._limit.seconds(_UPDATE),
-        )
+        limit_s = self._limit.seconds(_UPDATE)
+        calls = [
+            rank.update.remote(share, [examples[place] for place in share.places])
+            for rank, share in zip(self._ranks, shares, strict=True)
+        ]
+        try:
+            answers = await self._all(calls, within_s=limit_s)
+        except RanksLost:
+            if self._hangs:
+                self._limit.reached(_UPDATE, limit_s)
+            raise
         self._limit.answered(_UPDATE, loop.time() - began)
         return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
 
@@ -205,6 +209,8 @@ class RankGroup:
         if all(task.done() and task.exception() is None for task in tasks):
             return [task.result() for task in tasks]
         await asyncio.wait(tasks, timeout=_GRACE_S)
+        if all(task.done() and task.exception() is None for task in tasks):
+            return [task.result() for task in tasks]
         failures = {rank: task.exception() for rank, task in enumerate(tasks) if task.done()}
         ended = [rank for rank, failure in failures.items() if failure is not None and _ends(failure)]
         hung = [rank for rank in range(len(tasks)) if rank not in failures]

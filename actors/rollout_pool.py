@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Gauge
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from fields.method.plan import Group
 from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
 
 _log = logging.getLogger(__name__)
+
+_COMES_BACK_S = 60.0
+_PAUSE_S = 0.2
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -81,6 +85,7 @@ class RolloutPool:
         self._limit = HangLimit(watchdog_s, first_s)
         self.rolled_out_s = 0.0
         self.waits = Waits()
+        self._returning: set[asyncio.Task[None]] = set()
         self._tags = {"run": run}
         self._calls = RepeatedCalls("field_rollout", self._tags, patience_s)
         self._size = Gauge("field_rollout_workers", "Workers that there should be.", ("run",))
@@ -172,6 +177,19 @@ class RolloutPool:
         x_0, _ = await self._call("generate", lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
         return x_0
 
+    async def _return(self, number: int, worker: WorkerHandle) -> None:
+        """Let a worker that was lost have calls again once it has loaded the base: no call's time is that of a start. One that
+        doesn't come has them all the same, and whoever makes one is told why."""
+        loop = asyncio.get_running_loop()
+        given_up = loop.time() + _COMES_BACK_S
+        while loop.time() < given_up:
+            try:
+                await _loaded(worker)
+                break
+            except LOST_CALL_ERRORS:
+                await asyncio.sleep(_PAUSE_S)
+        self._idle.put_nowait(number)
+
     async def _call(
         self,
         kind: str,
@@ -188,25 +206,31 @@ class RolloutPool:
         async def attempt() -> "tuple[A, ray.ObjectRef[A]]":
             number = await self._idle.get()
             loop = asyncio.get_running_loop()
-            began = loop.time()
+            began, limit_s = loop.time(), self._limit.seconds(kind)
             reference = request(worker := self._workers[number])
+            lost = False
             try:
                 with self._calls.timed(), self.waits.on(f"rollout worker {number}: {kind}"):
-                    answer = asyncio.wait_for(asyncio.wrap_future(reference.future()), self._limit.seconds(kind))
+                    answer = asyncio.wait_for(asyncio.wrap_future(reference.future()), limit_s)
                     answered = await answer, reference
                 self._limit.answered(kind, loop.time() - began)
                 return answered
-            except TimeoutError:
-                self._limit.reached(kind)
-                _log.warning("rollout worker %d has not answered for %.0f s: it is started anew", number, loop.time() - began)
-                ray.kill(cast(ActorHandle[Any], worker), no_restart=False)
-                raise
-            except (*LOST_CALL_ERRORS, asyncio.CancelledError):
-                ray.cancel(reference)
+            except (*LOST_CALL_ERRORS, asyncio.CancelledError) as error:
+                lost = isinstance(error, RayActorError | TimeoutError)
+                if isinstance(error, TimeoutError) and not isinstance(error, RayTaskError):  # nobody raised it: it hangs
+                    self._limit.reached(kind, limit_s)
+                    _log.warning("rollout worker %d has not answered for %.0f s: it is started anew", number, limit_s)
+                    ray.kill(cast(ActorHandle[Any], worker), no_restart=False)
+                else:
+                    ray.cancel(reference)
                 raise
             finally:
                 count(loop.time() - began)
-                self._idle.put_nowait(number)
+                if lost:
+                    self._returning.add(task := asyncio.create_task(self._return(number, worker)))
+                    task.add_done_callback(self._returning.discard)
+                else:
+                    self._idle.put_nowait(number)
 
         return await self._calls.answer(attempt)
 

@@ -10,8 +10,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 
 _DESCRIBING = {
     "torch.distributed.checkpoint.metadata": {
@@ -33,6 +35,14 @@ class _Unpickler(pickle.Unpickler):
         if global_name in _DESCRIBING.get(module_name, ()) or (module_name == "torch" and global_name in _DTYPES):
             return super().find_class(module_name, global_name)
         raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which is no part of one")
+
+
+class TensorPlanner(DefaultLoadPlanner):
+    """Fills tensors; what is stored otherwise torch would unpickle, whatever it is."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Nothing of ours is stored so."""
+        raise ValueError(f"{read_item.storage_index.fqn} is no tensor")
 
 
 class ShardReader(FileSystemReader):
@@ -57,11 +67,12 @@ class ShardReader(FileSystemReader):
             LookupError,
         ) as error:
             raise ValueError(f"{path} is no description of shards: {' '.join(str(error).split())}") from error
-        if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
+        if type(metadata) is not Metadata or type(metadata.storage_data) is not dict:
             raise ValueError(f"{path} is no description of shards")
         for shard in metadata.storage_data.values():
-            if Path(shard.relative_path).name != str(shard.relative_path):
-                raise ValueError(f"{path}: {str(shard.relative_path)!r} is no file of the folder")
+            name = str(getattr(shard, "relative_path", ""))
+            if not name or name == ".." or Path(name).name != name:
+                raise ValueError(f"{path}: {name!r} is no file of the folder")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata

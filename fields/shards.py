@@ -40,12 +40,12 @@ def read_into(folder: Path, tensors: Tensors) -> None:
     """
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    from fields.shard_reader import ShardReader
+    from fields.shard_reader import ShardReader, TensorPlanner
 
     found = _shapes(_stored(folder))
     check_shapes({name: shape for name, shape in found.items() if name in tensors}, shapes(tensors), str(folder))
     # Alone: each process knows what it lacks, and they may lack different tensors.
-    load(dict(tensors), storage_reader=ShardReader(folder), no_dist=True)
+    load(dict(tensors), storage_reader=ShardReader(folder), planner=TensorPlanner(), no_dist=True)
 
 
 def read(folder: Path, prefix: str) -> Tensors:
@@ -62,7 +62,7 @@ def _stored(folder: Path) -> "Mapping[str, TensorStorageMetadata]":
     from fields.shard_reader import ShardReader
 
     entries = ShardReader(folder).read_metadata().state_dict_metadata.items()
-    return {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
+    return {name: entry for name, entry in entries if type(entry) is TensorStorageMetadata}
 
 
 def _shapes(stored: "Mapping[str, TensorStorageMetadata]") -> Shapes:

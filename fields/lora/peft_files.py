@@ -80,8 +80,9 @@ def _check_numbers(config: Mapping[str, Any], path: Path) -> None:
             if _TAKES_FOR_EVER.search(pattern):
                 raise ValueError(f"{path}: {key} {pattern!r} repeats a group, which is not read from a file")
     for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
-            raise ValueError(f"{path}: {key} is {str(value)[:40]}; allowed are numbers above 0 and below {_MOST:g}")
+        least = 0 if key.startswith("r") else -_MOST  # an alpha of 0 or less switches a module off, or subtracts it
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < _MOST:
+            raise ValueError(f"{path}: {key} is {str(value)[:40]}; allowed are numbers above {least:g} and below {_MOST:g}")
 
 
 def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraShape:

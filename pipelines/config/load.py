@@ -17,6 +17,8 @@ S = TypeVar("S", bound=Section)
 
 _MOST_BYTES = 2**20
 _MOST_SHOWN = 200  # characters of a value
+_MOST_NODES = 10**5
+_MERGE = "tag:yaml.org,2002:merge"
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError)  # dates that are none, numbers of 5000 digits, depth
 
 
@@ -76,25 +78,26 @@ def _text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain values. A key that comes twice is an error, as one of the two would be lost. What an alias stands for holds
-    no alias itself: with such a text a kilobyte stands for gigabytes."""
+    """Reads plain values. A key that comes twice is an error, as one of the two would be lost; and so are aliases of aliases
+    with which a kilobyte stands for gigabytes."""
 
     def __init__(self, text: str):
         super().__init__(text)
-        self._inside_anchors = 0
+        self._sizes: dict[int, int] = {}  # of what a node stands for, with what its aliases stand for
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) and self._inside_anchors:
-            raise yaml.MarkedYAMLError(problem="an alias within what an alias stands for", problem_mark=event.start_mark)
-        anchored = not isinstance(event, yaml.AliasEvent) and getattr(event, "anchor", None) is not None
-        self._inside_anchors += anchored
+        mark = self.peek_event().start_mark
         node = super().compose_node(parent, index)
-        self._inside_anchors -= anchored
+        if node is not None and id(node) not in self._sizes:  # an alias is the node that it stands for
+            below = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+            parts = [part for item in below for part in (item if isinstance(item, tuple) else (item,))]
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
+            if self._sizes[id(node)] > _MOST_NODES:
+                raise yaml.MarkedYAMLError(problem=f"its aliases stand for more than {_MOST_NODES} values", problem_mark=mark)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
         if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
             raise yaml.MarkedYAMLError(problem=f"the key {repeated[0]!r} comes twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote, unquote
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
@@ -56,7 +57,7 @@ def _local(value: Any) -> Any:
     name, _, options = rest.partition("?")
     if ".." in PurePosixPath(name).parts:
         raise ValueError(f"{value}: a URI has no '..'")
-    return str(cache_root() / scheme / (f"?{options}" if options else "") / name.strip("/"))
+    return str(cache_root() / scheme / (f"?{quote(options, safe='')}" if options else "") / name.strip("/"))
 
 
 def uri_of(path: Path) -> str | None:
@@ -64,7 +65,7 @@ def uri_of(path: Path) -> str | None:
     if not path.is_relative_to(root := cache_root()) or path == root:
         return None
     scheme, *parts = path.relative_to(root).parts
-    options = parts.pop(0) if parts and parts[0].startswith("?") else ""
+    options = unquote(parts.pop(0)) if parts and parts[0].startswith("?") else ""
     return f"{scheme}://{'/'.join(parts)}{options}"
 
 

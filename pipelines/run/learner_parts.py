@@ -1,12 +1,14 @@
 """What the learner actor is made of on a cluster; everything is built in the actor's own process."""
 
 from functools import partial
+from math import inf
 from typing import Any
 
 import ray
 
 from actors.curriculum import Curriculum
 from actors.examiner import Examiner
+from actors.hang_limit import HangLimit
 from actors.learner_rank import LearnerRank
 from actors.mirror import Mirror
 from actors.pool_sizing import PoolSizing
@@ -28,6 +30,7 @@ from pipelines.parts.device import device, sharing_ranks
 from pipelines.parts.run_parts import RunParts
 from pipelines.parts.traced import traced
 
+_ALONE_S = 1800.0
 _EXCHANGE_S = 600.0  # ranks wait so long for one that computes
 
 Actor = Any  # a handle: the types that Ray gives know only methods marked by `ray.method`
@@ -50,6 +53,8 @@ class ClusterLearnerParts:
         self.loggers = parts.config.run.loggers
         self.recipe = recipe(parts.config)
         self.largest = parts.largest_pass
+        alone = parts.config.learner.ranks == 1  # a learner that ends itself remembers no limit, so its own is a long one
+        self._update_limit = HangLimit(max(parts.config.run.watchdog_s, _ALONE_S if alone else 0.0), first_s=inf)
 
     def schedule(self, start: int) -> Schedule:
         """When the run does what, from step `start` on."""
@@ -62,7 +67,7 @@ class ClusterLearnerParts:
             ranks = [RankHere(LearnerRank(self._distiller, Alone(), self.numerics, self.run))]
         else:
             ranks = [self._start_rank(rank, size) for rank in range(size)]
-        return RankGroup(ranks, reduction, self._config.learner.shard, self._config.run.watchdog_s)
+        return RankGroup(ranks, reduction, self._config.learner.shard, self._update_limit)
 
     def _start_rank(self, rank: int, size: int) -> Actor:
         """A rank in its reserved bundle. It isn't restarted by itself: the others would not know."""

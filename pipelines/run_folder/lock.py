@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -34,10 +34,10 @@ def only_driver(folder: Path) -> Generator[None]:
             ) from None
         except OSError:
             pass
-        file.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
-        file.flush()
+        with suppress(OSError):  # a full disk: then the next one cannot say who holds it
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
         yield
 
 

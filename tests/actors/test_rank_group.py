@@ -118,7 +118,7 @@ def test_an_update_that_hangs_everywhere_is_given_up(ranks):
     """The other rank waits for the frozen one longer than the watchdog does."""
 
     async def learn() -> None:
-        group = RankGroup(ranks, "mean", watchdog_s=1.0)
+        group = RankGroup(ranks, "mean")
         await group.load()
         await group.update([example(0, 1), example(2)])
         group._limit = HangLimit(1.0, first_s=1.0)

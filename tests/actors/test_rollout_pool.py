@@ -103,9 +103,13 @@ def test_the_limit_follows_the_longest_answer_of_a_kind_and_doubles_when_it_was_
     limit.answered("queries", 40.0)
     limit.answered("queries", 7.0)
     assert (limit.seconds("queries"), limit.seconds("generate")) == (400.0, 1800.0)
-    limit.reached("queries")
-    limit.reached("queries")
+    for _ in range(3):  # calls that were made together
+        limit.reached("queries", 400.0)
+    assert limit.seconds("queries") == 800.0
+    limit.reached("queries", 800.0)
     assert (limit.seconds("queries"), limit.seconds("generate")) == (1600.0, 1800.0)
+    limit.answered("queries", 900.0)
+    assert limit.seconds("queries") == 9000.0
 
 
 def test_a_worker_without_a_place_is_given_up(cluster):

@@ -1,5 +1,6 @@
 """Shards are read as they were written, and a folder that says something else executes nothing."""
 
+import io
 import os
 import pickle
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from fields import shards
+from fields.shard_reader import TensorPlanner
 
 
 @pytest.fixture
@@ -35,6 +37,18 @@ def test_code_in_a_description_is_not_executed(written, tmp_path):
     (written / ".metadata").write_bytes(pickle.dumps(_Executes(tmp_path / "executed")))
     with pytest.raises(ValueError, match=r"\.metadata is no description of shards: it names posix.system"):
         shards.read(written, "student/")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_is_stored_as_bytes_is_never_unpickled(tmp_path):
+    """torch itself would: `DefaultLoadPlanner.load_bytes` loads whatever it is."""
+    from torch.distributed.checkpoint.metadata import MetadataIndex
+    from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
+
+    index = MetadataIndex("student/a")
+    item = ReadItem(LoadItemType.BYTE_IO, index, torch.Size([0]), index, torch.Size([0]), torch.Size([1]))
+    with pytest.raises(ValueError, match="student/a is no tensor"):
+        TensorPlanner().load_bytes(item, io.BytesIO(pickle.dumps(_Executes(tmp_path / "executed"))))
     assert not (tmp_path / "executed").exists()
 
 

@@ -18,8 +18,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("content", "said"),
     [
         (b"run: {name: \xff}", "is no text in UTF-8"),
-        (BOMB.encode() + b"run: {name: *a9}\n", "an alias within what an alias stands for"),
-        (BOMB.encode() + b"run: {<<: [*a9, *a9]}\n", "an alias within what an alias stands for"),
+        (BOMB.encode() + b"run: {name: *a9}\n", "its aliases stand for more than 100000 values"),
+        (BOMB.encode() + b"run: {<<: [*a9, *a9]}\n", "its aliases stand for more than 100000 values"),
         (b"run: {steps: 1}\nrun: {steps: 2}\n", "the key 'run' comes twice"),
         (b"run: {steps: 1, steps: 2}\n", "the key 'steps' comes twice"),
         (b"run: " + b"[" * 5000, "is not YAML"),
@@ -52,6 +52,14 @@ def test_an_anchor_stands_for_what_it_names(config_file: Path):
     text = config_file.read_text().replace("num_cpus: 0.1", "num_cpus: &few 0.1", 1).replace("lag: 0", "lag: 0\n  clip: *few")
     config_file.write_text(text)
     assert load_config(config_file, []).learner.clip == 0.1
+
+
+def test_defaults_may_be_layered(config_file: Path):
+    layers = "{<<: &a {lag: 1, clip: 0.5}, <<: &b {num_cpus: 0.1}, batch_size: 12}"
+    text = config_file.read_text().split("learner:")
+    config_file.write_text(f"{text[0]}learner: {layers}\ncheckpoint:{text[1].split('checkpoint:')[1]}")
+    learner = load_config(config_file, []).learner
+    assert (learner.lag, learner.clip, learner.num_cpus) == (1, 0.5, 0.1)
 
 
 @pytest.mark.parametrize("override", ["x.y=[[[[" + "[" * 5000, "learner.lag=2020-13-45", "learner.lag=" + "9" * 5000])

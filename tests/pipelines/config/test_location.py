@@ -52,6 +52,12 @@ def test_the_student_is_the_same_and_the_record_names_the_uris(make_config, stor
     assert load_config(tmp_path / "again.yaml", []) == config
 
 
+def test_a_uri_comes_back_as_it_was_written(make_config):
+    uri = "s3://bucket/a/b?endpoint_override=http://localhost:9000/x&scheme=http"
+    config = make_config(f"experts.local_edit.adapter={uri}")
+    assert config.model_dump(mode="json")["experts"]["local_edit"]["adapter"] == uri
+
+
 def test_another_machine_fetches_for_itself(make_config, stored, tmp_path, monkeypatch):
     parts = checked_parts(make_config(*stored))
     sent = pickle.dumps(parts)
