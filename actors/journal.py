@@ -1,6 +1,7 @@
 """The written record of a run: metrics.jsonl with a row per optimizer step, skills.jsonl, changes.jsonl, and what the
 loggers keep."""
 
+import io
 import json
 import logging
 import os
@@ -141,16 +142,26 @@ def parsed_rows(lines: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line, whole or not at all: of one that found no room to its end nothing stays."""
+    """Add a line, whole or not at all: of one that found no room to its end nothing stays, or what stays is cut off before the
+    next."""
     line = (json.dumps(row) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
+    with path.open("a+b", buffering=0) as file:
+        before = _end_of_lines(file)
         try:
             while line:
                 line = line[file.write(line) :]
         except OSError:
             file.truncate(before)
             raise
+
+
+def _end_of_lines(file: io.FileIO) -> int:
+    """Cuts off what no line break ends; the length that is left."""
+    end = file.seek(0, os.SEEK_END)
+    while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+        end -= 1
+    file.truncate(end)
+    return file.seek(end)
 
 
 def _rewrite(path: Path, kept: Sequence[Mapping[str, Any]]) -> None:

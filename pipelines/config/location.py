@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -77,34 +77,50 @@ Location = Annotated[Path, BeforeValidator(_local), PlainSerializer(_as_written,
 
 
 def fetched(path: Path) -> Path:
-    """A path whose content is here: of one that stands for a URI, the copy is made first, or again if the original is another
-    by the names, sizes and times of its files.
+    """A path whose content is here: of one that stands for a URI, the copy is made first.
 
-    Processes of one machine make one copy. If the storage doesn't answer, an earlier copy is good enough.
+    Processes of one machine make one copy, and none is replaced: a run that goes on may read it. If the storage doesn't
+    answer, an earlier copy is good enough.
 
     Raises:
-        ValueError: if there is nothing at the URI, or the storage doesn't let it be read; says what that said.
+        ValueError: if there is nothing at the URI, the storage doesn't let it be read, or what is there is another than what
+            was copied, by the names, sizes and times of its files.
     """
     uri = uri_of(path)
     if uri is None:
         return path
     try:
-        files, root = FileSystem.from_uri(uri)
+        try:
+            files, root = FileSystem.from_uri(uri)
+            infos = _listed(files, root)
+        except FileNotFoundError:
+            raise
+        except (ArrowException, OSError):
+            if _manifest(path).is_file():
+                return path
+            raise
         with _alone(path):
-            _copy(files, root, path)
-    except (ArrowException, OSError) as error:
-        if path.exists() and not isinstance(error, FileNotFoundError):
-            return path
+            _copy(files, root, infos, path)
+    except (ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{uri}: {str(error).splitlines()[0]}") from error
     return path
 
 
-def _copy(files: FileSystem, root: str, path: Path) -> None:
-    infos = _listed(files, root)
+def _manifest(path: Path) -> Path:
+    """What was copied; written last, so a copy without it is none."""
+    return path.with_name(f".{path.name}.json")
+
+
+def _copy(files: FileSystem, root: str, infos: Sequence[FileInfo], path: Path) -> None:
     originals = {info.path: [info.size, info.mtime_ns] for info in infos}
-    manifest = path.with_name(f".{path.name}.json")
-    if path.exists() and manifest.is_file() and json.loads(manifest.read_text()) == originals:
-        return
+    manifest = _manifest(path)
+    if path.exists() and manifest.is_file():
+        if json.loads(manifest.read_text()) == originals:
+            return
+        raise ValueError(
+            f"it has changed since it was copied to {path}, which runs may read; delete {manifest} to have it copied anew, "
+            "or give the new one another name"
+        )
     with replacing(path) as temporary:
         for info in infos:
             to = temporary / PurePosixPath(info.path).relative_to(root) if info.path != root else temporary

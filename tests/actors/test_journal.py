@@ -29,6 +29,16 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     assert rows(path) == [{"step": 0}]
 
 
+def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
+    """Where not even taking it back has worked."""
+    journal = Journal(tmp_path, 0, [])
+    journal.record(0, UPDATE, policy_version=0, sample_ids=[0], seconds=1.0)
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 1, "lo')
+    journal.record(1, UPDATE, policy_version=1, sample_ids=[1], seconds=2.0)
+    assert [row["step"] for row in rows(tmp_path / METRICS)] == [0, 1]
+
+
 def test_what_a_machine_that_lost_power_left_is_dropped(tmp_path):
     (tmp_path / METRICS).write_bytes(b'{"step": 0}\n' + b"\0" * 4096)
     assert rows(tmp_path / METRICS) == [{"step": 0}]

@@ -1,6 +1,5 @@
 """Base, adapters and data that lie in object storage are read as those of this machine are."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def test_another_machine_fetches_for_itself(make_config, stored, tmp_path, monke
     assert there.config.model.path.is_dir()
 
 
-def test_an_original_that_changed_is_fetched_again_and_one_that_did_not_is_not(make_config, stored, s3):
+def test_a_copy_is_not_replaced_while_runs_may_read_it(make_config, stored, s3):
     path = make_config(*stored).experts["local_edit"].adapter
     assert path is not None
     assert fetched(path) == path
@@ -78,10 +77,13 @@ def test_an_original_that_changed_is_fetched_again_and_one_that_did_not_is_not(m
     fetched(path)
     assert (path / "adapter_model.safetensors").stat().st_ino == before
     s3.put_object(Bucket="runs", Key="adapters/local/README.md", Body=b"trained further")
-    fetched(path)
-    assert (path / "README.md").read_bytes() == b"trained further"
-    s3.delete_object(Bucket="runs", Key="adapters/local/README.md")
-    assert sorted(file.name for file in fetched(path).iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with pytest.raises(
+        ValueError, match="it has changed since it was copied to .*; delete .*local.json to have it copied anew"
+    ):
+        fetched(path)
+    assert not (path / "README.md").exists()
+    path.with_name(f".{path.name}.json").unlink()
+    assert (fetched(path) / "README.md").read_bytes() == b"trained further"
 
 
 def test_a_copy_is_good_enough_while_the_storage_is_away(make_config, stored, monkeypatch):
@@ -141,7 +143,6 @@ def test_a_folder_of_runs_in_the_storage_is_a_mirror(make_config, uri, s3, confi
 
 def test_a_copy_that_was_cut_is_made_again(make_config, stored):
     path = fetched(make_config(*stored).model.path)
-    manifest = path.with_name(f".{path.name}.json")
-    manifest.write_text(json.dumps({}))
+    path.with_name(f".{path.name}.json").unlink()
     (path / "config.json").unlink()
     assert (fetched(path) / "config.json").is_file()
