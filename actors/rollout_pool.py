@@ -182,12 +182,13 @@ class RolloutPool:
         doesn't come has them all the same, and whoever makes one is told why."""
         loop = asyncio.get_running_loop()
         given_up = loop.time() + _COMES_BACK_S
-        while loop.time() < given_up:
-            try:
-                await _loaded(worker)
-                break
-            except LOST_CALL_ERRORS:
-                await asyncio.sleep(_PAUSE_S)
+        with self.waits.on(f"rollout worker {number}: to load the base again"):
+            while loop.time() < given_up:
+                try:
+                    await _loaded(worker)
+                    break
+                except LOST_CALL_ERRORS:
+                    await asyncio.sleep(_PAUSE_S)
         self._idle.put_nowait(number)
 
     async def _call(

@@ -209,6 +209,8 @@ class Driver:
         """Show the progress until training ends, and report each exam that is taken meanwhile."""
         learner, display = self._learner, self._display
         reported, standstill = None, Standstill(self._config.run.watchdog_s)
+        if self._stop.is_set():  # asked of a learner that was lost since
+            await learner.stop.remote()
         training = asyncio.ensure_future(asyncio.wrap_future(learner.train.remote().future()))
         try:
             with stop_requests(self._stop):

@@ -78,7 +78,7 @@ def test_a_copy_is_not_replaced_while_runs_may_read_it(make_config, stored, s3):
     assert (path / "adapter_model.safetensors").stat().st_ino == before
     s3.put_object(Bucket="runs", Key="adapters/local/README.md", Body=b"trained further")
     with pytest.raises(
-        ValueError, match="it has changed since it was copied to .*; delete .*local.json to have it copied anew"
+        ValueError, match=r"it has changed since it was copied to .*; delete .*local\.json to have it copied anew"
     ):
         fetched(path)
     assert not (path / "README.md").exists()
