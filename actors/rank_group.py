@@ -45,6 +45,10 @@ class RanksLost(Exception):
     """Ranks have ended, or did not come; those that are left are of no use without them."""
 
 
+class RanksHang(RanksLost):
+    """None has answered in time."""
+
+
 class RankMethod(Protocol[P, A_co]):
     """A method of a rank, as its handle offers it."""
 
@@ -153,9 +157,9 @@ class RankGroup:
         ]
         try:
             answers = await self._all(calls, within_s=limit_s)
-        except RanksLost:
-            if self._hangs:
-                self._limit.reached(_UPDATE, limit_s)
+        except RanksHang:
+            self._hangs = True
+            self._limit.reached(_UPDATE, limit_s)
             raise
         self._limit.answered(_UPDATE, loop.time() - began)
         return Update.of(shares[0], [one for learned, _ in answers for one in learned], answers[0][1])
@@ -199,26 +203,25 @@ class RankGroup:
             within_s: in which the first has to come, and then the last.
 
         Raises:
-            RanksLost: names the ranks that have ended, or did not come while others waited for them.
+            RanksLost: names the ranks that have ended, or did not come while others waited for them; `RanksHang` if none came.
             Exception: whatever else a rank raised.
         """
         tasks = [asyncio.ensure_future(call) for call in calls]
-        self._hangs = not await _one(tasks, within_s)
-        if not self._hangs:
+        if came := await _one(tasks, within_s):
             await asyncio.wait(tasks, timeout=min(_APART_S, within_s) if bounded else None, return_when=asyncio.FIRST_EXCEPTION)
-        if all(task.done() and task.exception() is None for task in tasks):
-            return [task.result() for task in tasks]
-        await asyncio.wait(tasks, timeout=_GRACE_S)
-        if all(task.done() and task.exception() is None for task in tasks):
-            return [task.result() for task in tasks]
+        if not all(task.done() and task.exception() is None for task in tasks):
+            await asyncio.wait(tasks, timeout=_GRACE_S)
         failures = {rank: task.exception() for rank, task in enumerate(tasks) if task.done()}
         ended = [rank for rank, failure in failures.items() if failure is not None and _ends(failure)]
         hung = [rank for rank in range(len(tasks)) if rank not in failures]
         for failure in failures.values():
             if failure is not None and not ended and not self._may_follow(failure, hung):
                 raise failure  # where a rank has ended, whatever the others say may follow from that
+        if not ended and not hung and not any(failures.values()):
+            return [task.result() for task in tasks]
         said = "; ".join(first_line(failure) for failure in failures.values() if failure is not None)
-        raise RanksLost(f"learner ranks that ended: {ended or 'none'}, that did not come: {hung or 'none'} ({said})")
+        lost = RanksLost if came else RanksHang
+        raise lost(f"learner ranks that ended: {ended or 'none'}, that did not come: {hung or 'none'} ({said})")
 
     def _may_follow(self, failure: BaseException, hung: Sequence[int]) -> bool:
         """Whether a failure is what a rank says of others. An exchange of FSDP2 that lacks a rank raises torch's own error."""

@@ -59,7 +59,8 @@ class RolloutPool:
         run: name of the run, for the metrics.
         watchdog_s: a worker that takes longer than this, and ten times longer than any has for such a call, is taken to hang
             and started anew.
-        first_s: the limit before such a call was ever answered; a rollout of a large model takes minutes.
+        first_s: the limit before such a call was ever answered, as a rollout of a large model takes minutes, and of loading the
+            base again.
         patience_s: this long after the first loss the last error is raised.
 
     Attributes:
@@ -82,6 +83,7 @@ class RolloutPool:
         for number in self._workers:
             self._idle.put_nowait(number)
         self._resizing = asyncio.Lock()
+        self._first_s = first_s
         self._limit = HangLimit(watchdog_s, first_s)
         self.rolled_out_s = 0.0
         self.waits = Waits()
@@ -185,9 +187,12 @@ class RolloutPool:
         with self.waits.on(f"rollout worker {number}: to load the base again"):
             while loop.time() < given_up:
                 try:
-                    await _loaded(worker)
+                    await asyncio.wait_for(_loaded(worker), self._first_s)
                     break
-                except LOST_CALL_ERRORS:
+                except LOST_CALL_ERRORS as error:
+                    if isinstance(error, TimeoutError):
+                        given_up = loop.time() + _COMES_BACK_S
+                        ray.kill(cast(ActorHandle[Any], worker), no_restart=False)
                     await asyncio.sleep(_PAUSE_S)
         self._idle.put_nowait(number)
 

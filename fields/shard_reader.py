@@ -7,13 +7,16 @@ weights only.
 
 import io
 import pickle
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
+
+from fields.shown import one_line, shown
 
 _DESCRIBING = {
     "torch.distributed.checkpoint.metadata": {
@@ -29,12 +32,29 @@ _DESCRIBING = {
 _DTYPES = {"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 
 
-class _Unpickler(pickle.Unpickler):
+_DAMAGE = (
+    *(OSError, EOFError, MemoryError, pickle.UnpicklingError, struct.error),
+    *(ValueError, TypeError, AttributeError, LookupError),
+)
+_InPython: Any = pickle._Unpickler  # pyright: ignore[reportPrivateUsage]  # a part of the language that has no other name
+
+
+class _Unpickler(_InPython):  # the one in C sets attributes of classes, too, if a pickle asks for it
+    dispatch: ClassVar[dict[int, Any]] = dict(_InPython.dispatch)
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """A class that descriptions are made of."""
         if global_name in _DESCRIBING.get(module_name, ()) or (module_name == "torch" and global_name in _DTYPES):
             return super().find_class(module_name, global_name)
         raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which is no part of one")
+
+    def load_build(self) -> None:
+        """Fills an object, and nothing else."""
+        if callable(self.stack[-2]):
+            raise pickle.UnpicklingError(f"it changes {self.stack[-2]}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 class TensorPlanner(DefaultLoadPlanner):
@@ -57,22 +77,23 @@ class ShardReader(FileSystemReader):
         path = Path(self._get_metadata_path(kwargs.get("rank")))
         try:
             metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
-        except (
-            OSError,
-            pickle.UnpicklingError,
-            EOFError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            LookupError,
-        ) as error:
-            raise ValueError(f"{path} is no description of shards: {' '.join(str(error).split())}") from error
-        if type(metadata) is not Metadata or type(metadata.storage_data) is not dict:
-            raise ValueError(f"{path} is no description of shards")
-        for shard in metadata.storage_data.values():
-            name = str(getattr(shard, "relative_path", ""))
-            if not name or name == ".." or Path(name).name != name:
-                raise ValueError(f"{path}: {name!r} is no file of the folder")
+            _check(metadata)
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is no description of shards: {one_line(error)}") from error
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
+
+
+def _check(metadata: Any) -> None:
+    """Raises one of `_DAMAGE` for what torch's reader would stumble over, and for files outside the folder."""
+    if type(metadata) is not Metadata or not all(type(name) is str for name in metadata.state_dict_metadata):
+        raise ValueError("it describes something else")
+    for entry in metadata.state_dict_metadata.values():
+        whole = type(entry) is not TensorStorageMetadata or (entry.chunks and entry.properties.dtype.itemsize and entry.size)
+        if not whole:
+            raise ValueError("it describes a tensor without values")
+    for shard in metadata.storage_data.values():
+        name = str(shard.relative_path)
+        if not name or name == ".." or Path(name).name != name:
+            raise ValueError(f"{shown(name)} is no file of the folder")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fields.carriers import Tensors
+from fields.shown import one_line
 from fields.tensors import Shapes, check_shapes, shapes
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ def read_into(folder: Path, tensors: Tensors) -> None:
     """Fill tensors with what a folder has under their names: whole ones, or this process's shards of them.
 
     Raises:
-        ValueError: if the folder lacks a name, or has another shape under it; lists them.
+        ValueError: if the folder lacks a name, or has another shape under it; lists them. If it is damaged.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
     from fields.shard_reader import ShardReader, TensorPlanner
@@ -45,7 +47,10 @@ def read_into(folder: Path, tensors: Tensors) -> None:
     found = _shapes(_stored(folder))
     check_shapes({name: shape for name, shape in found.items() if name in tensors}, shapes(tensors), str(folder))
     # Alone: each process knows what it lacks, and they may lack different tensors.
-    load(dict(tensors), storage_reader=ShardReader(folder), planner=TensorPlanner(), no_dist=True)
+    try:
+        load(dict(tensors), storage_reader=ShardReader(folder), planner=TensorPlanner(), no_dist=True)
+    except CheckpointException as error:  # no Exception, as above
+        raise ValueError(f"{folder} is damaged: {one_line(next(iter(error.failures.values()))[0])}") from error
 
 
 def read(folder: Path, prefix: str) -> Tensors:

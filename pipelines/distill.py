@@ -9,11 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.cluster.address import named
 from pipelines.config.errors import ConfigError, complain
 from pipelines.run.supervisor import STOPPED
 
-_COMES_BACK_S = 600.0  # within which a cluster that a run lost is there again, and has room
+_COMES_BACK_S = 600.0  # within which the cluster or the disk that a run lost is there again, and has room
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +65,7 @@ def _supervised(given: argparse.Namespace, arguments: Sequence[str], console: Co
 
     driver = [sys.executable, "-m", "pipelines.distill", *arguments]
     say = partial(console.print, highlight=False, soft_wrap=True)
-    patient = ["--wait", str(max(given.wait, _COMES_BACK_S))] if named(given.address) else []
+    patient = ["--wait", str(max(given.wait, _COMES_BACK_S))]
     return supervise(driver, patient, ["--resume", "auto"], saved_step, say)
 
 
@@ -87,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="for a cluster that comes, grows or is busy; default: refuse at once",
+        help="for a cluster that comes, grows or is busy, or a disk that is full; default: refuse at once",
     )
     return parser
 

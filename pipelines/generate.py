@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.config.base import MOST_STEPS
 from pipelines.config.errors import complain
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.jsonl"
 DTYPES = ("float32", "bfloat16", "float16")
-MOST_STEPS = 10_000  # a model is trained on 1000 noise levels, and more than ten times that only takes memory and time
 MOST_GUIDANCE = 1000.0  # far beyond any use; a scale near the end of the numbers makes none
 MOST_IMAGES = 1000  # of a prompt; its numbers of noise start at a multiple of this, so more images leave the earlier ones
 

@@ -6,8 +6,8 @@ from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_col
 from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
 from fields.data.rows import Row
-from fields.data.shown import shown
 from fields.data.size import Size
+from fields.shown import shown
 
 
 class Bucket:

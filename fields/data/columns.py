@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fields.data.shown import listed, one_line
+from fields.shown import listed, one_line
 
 REQUIRED = ("uid", "task", "prompt")
 TEXTS = (*REQUIRED, "negative_prompt")

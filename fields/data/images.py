@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from fields.data.shown import one_line, shown
+from fields.shown import one_line, shown
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cachetools import LRUCache
 
-from fields.data.shown import one_line
+from fields.shown import one_line
 
 CACHE_BYTES = 64 * 2**20
 MOST_DECODED = 2**30  # bytes of a row group; a file of five kilobytes can hold gigabytes, as one value may stand for many rows

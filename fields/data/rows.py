@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fields.data.shown import shown
+from fields.shown import shown
 
 LONGEST_TEXT = 100_000  # characters; encoders read some hundred words, so beyond it a text is a mistake or an attack
 

@@ -34,6 +34,7 @@ from fields.lora.peft_files import (
     read_config,
     read_tensors,
 )
+from fields.shown import one_line
 from fields.tensors import enumerated
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -140,8 +141,7 @@ def _translated(tensors: Tensors, loader: str, file: Path) -> Tensors:
     try:
         return getattr(loaders, loader).lora_state_dict(dict(tensors))
     except (KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file}: diffusers' {loader} cannot translate it: {reason}") from error
+        raise ValueError(f"{file}: diffusers' {loader} cannot translate it: {one_line(error)}") from error
 
 
 def _shape(named: Tensors, file: Path) -> LoraShape:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fields.carriers import Tensors
 from fields.lora.adapter import Adapter, LoraShape, adapted_modules
+from fields.shown import shown
 from fields.tensors import enumerated
 
 CONFIG = "adapter_config.json"
@@ -82,7 +83,7 @@ def _check_numbers(config: Mapping[str, Any], path: Path) -> None:
     for key, value in numbers.items():
         least = 0 if key.startswith("r") else -_MOST  # an alpha of 0 or less switches a module off, or subtracts it
         if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < _MOST:
-            raise ValueError(f"{path}: {key} is {str(value)[:40]}; allowed are numbers above {least:g} and below {_MOST:g}")
+            raise ValueError(f"{path}: {key} is {shown(value)}; allowed are numbers above {least:g} and below {_MOST:g}")
 
 
 def peft_shape(config: Mapping[str, Any], tensors: Tensors, path: Path) -> LoraShape:

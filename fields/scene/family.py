@@ -22,6 +22,7 @@ from fields.method.time_grid import time_grid
 from fields.scene.grammar import TEXT_LENGTH, tokenize
 from fields.scene.transformer import SceneTransformer
 from fields.scene.world import SIZE
+from fields.shown import shown
 from fields.tensors import check_shapes, shapes
 
 CONFIG = "config.json"
@@ -137,7 +138,7 @@ def _network(path: Path) -> SceneTransformer:
         within = {name: 0 < sizes.get(name, 1) <= most for name, most in _MOST.items()}
         width, heads = sizes.get("width", 128), sizes.get("heads", 4)
         if not all(within.values()) or width % heads or width % 4:
-            raise ValueError(f"its {CONFIG} says {str(sizes)[:100]}; allowed are at most {_MOST}, and a width of whole heads")
+            raise ValueError(f"its {CONFIG} says {shown(sizes)}; allowed are at most {_MOST}, and a width of whole heads")
         return SceneTransformer(**sizes)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no scene model: {error}") from error

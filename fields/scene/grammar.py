@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from fields.data.shown import shown
 from fields.scene.world import ALL_THINGS, BACKGROUNDS, CELLS, COLOURS, SHAPES, STYLES, Scene, Thing
+from fields.shown import shown
 
 T = TypeVar("T")
 

@@ -15,6 +15,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-MOST_STEPS = 10_000  # from noise to clean: a model's training knows no more times
+MOST_STEPS = 10_000  # from noise to clean: models are trained on 1000 noise levels; more only takes memory and time
 Shift = Annotated[float, Field(ge=1e-3, le=1e3)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from fields.shown import one_line
+
 _MOST_SHOWN = 2000  # characters of a line
 
 
@@ -14,9 +16,9 @@ class ConfigError(ValueError):
 
 def complain(error: Exception) -> None:
     """One line on standard error, as it is written, whatever names of files and keys stand in it."""
-    line = " ".join(f"error: {error}".split())
-    line = line if len(line) <= _MOST_SHOWN else f"{line[:_MOST_SHOWN]}..."
-    Console(stderr=True).print(line, style="red", highlight=False, soft_wrap=True, markup=False)
+    Console(stderr=True).print(
+        f"error: {one_line(error, _MOST_SHOWN)}", style="red", highlight=False, soft_wrap=True, markup=False
+    )
 
 
 @contextmanager
@@ -27,4 +29,4 @@ def input_refused() -> Generator[None]:
     except ConfigError:
         raise
     except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(str(error) or type(error).__name__) from error
+        raise ConfigError(one_line(error, _MOST_SHOWN)) from error

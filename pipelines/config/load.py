@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from fields.shown import one_line, shown
 from pipelines.config.base import Section
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
@@ -16,7 +17,6 @@ from pipelines.config.run import RunConfig
 S = TypeVar("S", bound=Section)
 
 _MOST_BYTES = 2**20
-_MOST_SHOWN = 200  # characters of a value
 _MOST_NODES = 10**5
 _MERGE = "tag:yaml.org,2002:merge"
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, AttributeError)  # dates that are none, numbers of 5000 digits, depth
@@ -50,7 +50,7 @@ def load(path: Path, kind: type[S], changes: Mapping[str, Any]) -> S:
     try:
         content = deepcopy(_parsed(text))
     except _NOT_YAML as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of sections, not {type(content).__name__}")
     for key, value in changes.items():
@@ -147,11 +147,6 @@ def put(content: dict[str, Any], key: str, value: Any) -> None:
     section[last] = value
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
-
-
 def _first_error(error: ValidationError, kind: type[Section]) -> tuple[str, str]:
     """Pydantic's first error: the dotted key, and one line with the key, what is wrong, what is allowed."""
     first = error.errors()[0]
@@ -163,7 +158,7 @@ def _first_error(error: ValidationError, kind: type[Section]) -> tuple[str, str]
         return key, f"{key}: this key is required"
     if first["type"] == "value_error":
         return (key, f"{key}: {message}") if key else (message.partition(":")[0], message)
-    return key, f"{key}: {message} (got {_shown(first['input'])})"
+    return key, f"{key}: {message} (got {shown(first['input'])})"
 
 
 def _allowed_keys(location: tuple[int | str, ...], kind: type[Section]) -> list[str]:

@@ -14,6 +14,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from fields.atomic import replacing, write_text
+from fields.shown import one_line
 
 _SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 
@@ -102,7 +103,7 @@ def fetched(path: Path) -> Path:
         with _alone(path):
             _copy(files, root, infos, path)
     except (ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{uri}: {one_line(error)}") from error
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, REQUIRED, SIZES, TEXTS
 from fields.data.images import read_inside
 from fields.data.rows import Row
-from fields.data.shown import shown
+from fields.shown import shown
 from pipelines.data.writer import with_size
 
 

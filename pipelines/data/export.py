@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fields.data.rows import Row
-from fields.data.shown import shown
+from fields.shown import shown
 from pipelines.data.prompts import read_prompts
 from pipelines.data.shards import image_bytes, shard_rows
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fields.data.rows import Row
-from fields.data.shown import shown
+from fields.shown import shown
 from pipelines.data.shards import image_bytes, shard_paths, shard_rows
 from pipelines.data.writer import RowWriter, with_size
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fields.data.columns import check_names
 from fields.data.row_groups import RowGroups
-from fields.data.shown import shown
+from fields.shown import shown
 
 
 def shard_rows(source: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

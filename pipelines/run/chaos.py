@@ -1,6 +1,5 @@
 """A supervised run whose processes are killed and frozen while it goes on, beside one that nobody disturbs."""
 
-import re
 import shutil
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.run import ENCODER, RunConfig
 from pipelines.run.chaos_kinds import Kind, Target, kinds
 from pipelines.run.chaos_nodes import OTHER, ROLE, Nodes, kill_with_descendants
+from pipelines.run_folder.summary import read_summary
 
 _POLL_S = 0.1
 _WATCHDOG_S = 20  # of the disturbed run: how long a frozen process may be silent
@@ -119,9 +119,9 @@ class Runs:
 
     def weights_of(self, name: str) -> str:
         """The SHA-256 of a finished run's student."""
-        found = re.search(r'"weights_sha256": "(\w+)"', (self._folder(name) / "summary.json").read_text())
-        assert found, "a finished run has a summary"
-        return found[1]
+        summary = read_summary(self._folder(name))
+        assert summary is not None, "a finished run has a summary"
+        return summary.weights_sha256
 
     @property
     def all_once(self) -> bool:

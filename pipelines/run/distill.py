@@ -130,7 +130,7 @@ def _carry_out(planned: RunConfig, checked: Checked, options: Options, console: 
     passed_over = checkpoint.after(config.folder / "checkpoints", origin.step) if options.resume == "auto" else []
     if checked.mirror:  # first: what stood there would be taken for this run's if this process ended in between
         begin_mirror(config, checked.mirror, origin.step, options.resume)
-    begin_folder(planned, origin.step, options.resume)
+    begin_folder(planned, origin.step, options, console)
     with Display(console, origin.step, config.run.steps) as display:
         continued = f", from {origin.checkpoint}" if origin.checkpoint else ""
         display.say(f"run {config.run.name}: steps {origin.step} to {config.run.steps}{continued}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fields import checkpoint
 from fields.atomic import replacing
+from fields.shown import one_line
 from pipelines.config.errors import ConfigError, input_refused
 from pipelines.parts.consolidation import consolidate
 from pipelines.reports.model_card import model_card
@@ -77,5 +78,5 @@ def _upload(folder: Path, name: str, private: bool, message: str) -> str:
         repository = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message=message)
     except (HTTPError, HFValidationError, OSError) as error:
-        raise ConfigError(f"--to: {_HUB}{name}: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"--to: {_HUB}{name}: {one_line(error)}") from error
     return str(repository)

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -27,6 +29,9 @@ from pipelines.watch.progress import Display
 
 if TYPE_CHECKING:
     from pipelines.cluster.reserve import Reservation
+
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +89,31 @@ def reserve_cluster(parts: RunParts, options: Options, console: Console) -> "Res
     return reserve(demands, options.wait, say)
 
 
-def begin_folder(config: RunConfig, first_step: int, resume: str) -> None:
+def begin_folder(config: RunConfig, first_step: int, options: Options, console: Console) -> None:
     """Write the configuration, and drop what stands in the folder of steps that will be done again.
 
     Raises:
-        ConfigError: if the folder cannot be written.
+        ConfigError: if the folder cannot be written, nor within the seconds that the run may wait for what it needs.
     """
-    try:
-        if resume == "never" and config.folder.exists():
+    given_up = time.monotonic() + options.wait
+
+    def write() -> None:
+        if options.resume == "never" and config.folder.exists():
             shutil.rmtree(config.folder)
         checkpoint.discard_after(config.folder / "checkpoints", first_step)
         write_config(config)
+
+    try:
+        _once_writable(write, console, lambda: time.monotonic() > given_up)
     except OSError as error:
         raise ConfigError(f"run.dir: {config.folder} cannot be written: {error}") from error
+
+
+def _once_writable(write: Callable[[], A], console: Console, gives_up: Callable[[], bool] = lambda: False) -> A:
+    def say(message: str) -> None:
+        console.print(f"warning: {message}", highlight=False, soft_wrap=True)
+
+    return asyncio.run(once_writable(lambda: asyncio.to_thread(write), say, gives_up))
 
 
 def run(parts: RunParts, origin: Origin, display: Display, reservation: "Reservation | None") -> Outcome | None:
@@ -119,8 +136,7 @@ def finish(config: RunConfig, outcome: Outcome, console: Console) -> None:
         consolidate(checkpoint.folder_of(config.folder / "checkpoints", outcome.steps))
         return summary
 
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    summary = asyncio.run(once_writable(lambda: asyncio.to_thread(write), lambda message: say(f"warning: {message}")))
+    summary = _once_writable(write, console)
     if outcome.results and isinstance(outcome.exam, Exam):
         order = [BASE, *config.experts, BEFORE, AFTER]
         skills = {name: outcome.results[name].skills for name in order}

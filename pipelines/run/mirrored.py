@@ -7,6 +7,7 @@ from pyarrow import ArrowException
 
 from actors.mirror import Mirror
 from fields import checkpoint
+from fields.shown import one_line
 from pipelines.cluster.waiting import waiting_for
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
@@ -70,5 +71,4 @@ def _said_in_a_line(config: RunConfig) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError, ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"checkpoint.mirror: {config.checkpoint.mirror}: {reason}") from error
+        raise ConfigError(f"checkpoint.mirror: {config.checkpoint.mirror}: {one_line(error)}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.journal import CHANGES, rows
+from fields.shown import shown
 from pipelines.config.errors import ConfigError, input_refused
 from pipelines.config.load import load_config, put, validated
 from pipelines.config.method import SoftRoutingConfig
@@ -38,7 +39,7 @@ def with_recorded_changes(config: RunConfig, folder: Path) -> RunConfig:
     for row in recorded:
         step, settings = row.get("step"), row.get("set")
         if not isinstance(step, int) or not isinstance(settings, dict):
-            raise ConfigError(f"{record}: a change has a step and what is set, not {str(row)[:100]}")
+            raise ConfigError(f"{record}: a change has a step and what is set, not {shown(row)}")
         try:
             config = changed(config, step, settings)
         except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fields.shown import one_line
 from pipelines.config.errors import ConfigError
 
 RUNS = Path("runs")
@@ -39,7 +40,7 @@ def _mirrored(uri: str) -> Path:
         if Mirror(f"{runs}{mark}{options}", run).fetch_record(folder):
             return folder
     except (OSError, ValueError, ArrowException) as error:
-        raise ConfigError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{uri}: {one_line(error)}") from error
     raise ConfigError(f"{uri}: there is no run's record")
 
 

@@ -15,6 +15,7 @@ from fields.evaluation.base import Evaluation, ExamResult
 from fields.scene.exam import Exam, route_skill
 from fields.scene.grammar import ROUTE_CATEGORIES
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
+from pipelines.run_folder.summary import SUMMARY
 from pipelines.run_folder.time_to_skill import exams_taken, first_holding
 
 _PACKAGES = ("ray", "torch", "peft", "numpy", "pyarrow", "safetensors", "pydantic")
@@ -88,5 +89,5 @@ def expert_levels(config: RunConfig, outcome: Outcome) -> dict[str, float]:
 def write_summary(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
     """summary.json of a finished run, and its content."""
     summary = summarize(config, outcome)
-    write_text(config.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(config.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary

@@ -228,18 +228,7 @@ def test_saving_a_step_again_replaces_it(trained, saved, learn, tmp_path):
     assert not (path / "published" / "version-000001.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("keeping", "left"),
-    [
-        (Keeping(1), [10]),
-        (Keeping(2), [3, 10]),
-        (Keeping(3), [2, 3, 10]),
-        (Keeping(9), [2, 3, 10]),
-        (Keeping(1, every=2), [2, 10]),
-        (Keeping(1, every=3), [3, 10]),
-        (Keeping(2, every=10), [3, 10]),
-    ],
-)
+@pytest.mark.parametrize(("keeping", "left"), [(Keeping(2), [3, 10]), (Keeping(1, every=2), [2, 10])])
 def test_prune_keeps_the_newest_and_those_that_stay_for_good(saved, tmp_path, keeping, left):
     checkpoint.prune(tmp_path, keeping)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:06d}" for step in left]

@@ -101,7 +101,7 @@ def test_a_damaged_or_foreign_configuration_is_refused(tmp_path, content):
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
         ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
         ({"rank_pattern": 5}, "rank_pattern is no mapping"),
-        ({"rank_pattern": {"m": "x"}}, "rank_pattern 'm' is x"),
+        ({"rank_pattern": {"m": "x"}}, "rank_pattern 'm' is 'x'"),
         ({"rank_pattern": {"(": 4}}, "'(' is no pattern of modules"),
         ({"rank_pattern": {"(([a-z_.0-9]+)+)+!": 4}}, "repeats a group, which is not read from a file"),
         ({"target_modules": ["m", 5]}, "target_modules are names of modules"),

@@ -23,14 +23,15 @@ def shown(value: Any) -> str:
     return _cut(_SHORT.repr(value), MOST_SHOWN + 2)  # the quotes of a text count too
 
 
-def one_line(text: object) -> str:
-    """A text, or what an error says, with its line breaks as spaces, cut where nobody reads on."""
-    return _cut(" ".join(str(text).split()), MOST_LISTED)
+def one_line(text: object, most: int = MOST_LISTED) -> str:
+    """A text, or what an error says, with its line breaks as spaces, cut where nobody reads on; of an error that says nothing
+    its name."""
+    return _cut(" ".join(str(text).split()) or type(text).__name__, most)
 
 
 def listed(names: Iterable[str]) -> str:
     """Names of columns, in their order, in one line; `none` for none."""
-    return one_line(", ".join(names)) or "none"
+    return one_line(", ".join(names) or "none")
 
 
 def _cut(text: str, most: int) -> str:
