@@ -1,7 +1,7 @@
 """What a run teaches from some step on, and whom it asks."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fields.data.bucket import Bucket
@@ -9,6 +9,7 @@ from fields.data.size import Size
 from fields.method.plan import SamplePlan
 from fields.method.states import RolloutSettings
 from fields.method.teaching import Teaching
+from services.encoders import Encoders
 from services.expert_client import ExpertClient
 
 
@@ -19,21 +20,29 @@ class Curriculum:
     Attributes:
         plan: which samples a step has.
         buckets: route -> its rows.
+        encoders: of the condition, for all models that experts are of.
         experts: name -> the way to the expert.
         teaching: which experts answer a route.
         expert_rollouts: by the size of an image, how experts roll out, whose states are then asked at (off-policy); None when
             the student rolls out, or data is noised, which the workers do.
         reads_targets: whether the encoder encodes the rows' target images too.
         reads_empty: the routes at whose samples something reads the velocity without the prompt too.
+        reads: expert -> the models beside the run's own that its networks are of; no entry is none.
     """
 
     plan: SamplePlan
     buckets: Mapping[str, Bucket]
+    encoders: Encoders
     experts: Mapping[str, ExpertClient]
     teaching: Teaching
     expert_rollouts: Callable[[Size | None], RolloutSettings] | None = None
     reads_targets: bool = False
     reads_empty: frozenset[str] = frozenset()
+    reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def models(self, route: str) -> list[str]:
+        """The models beside the run's own that read the rows of a route."""
+        return sorted({model for name in self.teaching.asked(route) for model in self.reads.get(name, ())})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The exam of a model that is reached through the cluster: the student by rollout workers, an expert by its service."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -13,8 +14,8 @@ from fields.evaluation.base import Evaluation, ExamResult, Sheet
 from fields.evaluation.mismatch import mismatch
 from fields.families.base import Family
 from fields.method.time_grid import Grid
-from services.encoder_client import EncoderClient
-from services.expert_client import ExpertClient
+from services.encoders import Encoders
+from services.expert_access import ExpertAccess
 from services.studio import Generate
 
 
@@ -25,15 +26,23 @@ class Examiner:
         exam: the questions.
         family: says which size a row has.
         grid: the rollout's times, by size.
-        encoder: client of the condition encoder, which decodes too: the VAE is loaded there.
+        encoders: of the condition; the run's own decodes too: the VAE is loaded there.
         rollouts: the rollout workers.
     """
 
-    def __init__(self, exam: Evaluation, family: Family, grid: Grid, encoder: EncoderClient, rollouts: RolloutPool):
+    def __init__(
+        self,
+        *,
+        exam: Evaluation,
+        family: Family,
+        grid: Grid,
+        encoders: Encoders,
+        rollouts: RolloutPool,
+    ):
         self._exam = exam
         self._family = family
         self._grid = grid
-        self._encoder = encoder
+        self._encoders = encoders
         self._rollouts = rollouts
 
     async def student(self, weights: Weights | None, guidance: float = 1.0) -> ExamResult:
@@ -43,7 +52,7 @@ class Examiner:
         async def generate(noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:
             return await self._rollouts.generate(noise, grid, condition, published, guidance)
 
-        return await self._take(generate)
+        return await self._take(generate, self._encoders)
 
     async def mismatch(self, query: Query, weights: PublishedWeights, learned: Tensor) -> float:
         """How far the rollout workers' student with these weights is from the learner's, whose velocity at the query's states
@@ -52,14 +61,14 @@ class Examiner:
         rolled_out, base = await asyncio.gather(*asked)
         return mismatch(rolled_out, learned, base)
 
-    async def expert(self, name: str, client: ExpertClient) -> ExamResult:
+    async def expert(self, name: str, access: ExpertAccess) -> ExamResult:
         """An expert, by its own ODE."""
-        return await self._take(partial(client.generate, name))
+        return await self._take(partial(access.client.generate, name), access.encoders, access.models)
 
-    async def _take(self, generate: Generate) -> ExamResult:
+    async def _take(self, generate: Generate, encoders: Encoders, models: Sequence[str] = ()) -> ExamResult:
         async def answer(sheet: Sheet) -> np.ndarray:
-            condition = await self._encoder.encode(sheet.rows)
+            condition = await encoders.encode(sheet.rows, models)
             grid = self._grid(self._family.size(sheet.rows[0]))
-            return await self._encoder.decode(await generate(sheet.noise, grid, condition))
+            return await self._encoders.decode(await generate(sheet.noise, grid, condition))
 
         return self._exam.result(await asyncio.gather(*(answer(sheet) for sheet in self._exam.sheets)))

@@ -39,6 +39,7 @@ from fields import checkpoint
 from fields.carriers import Weights
 from fields.evaluation.base import ExamResult, Skills
 from fields.update import Update
+from services.expert_access import ExpertAccess
 from services.expert_client import ExpertClient
 
 A = TypeVar("A")
@@ -201,9 +202,9 @@ class Learner:
         assert self._student.start is not None, "training has begun"
         return await self._examiner.student(self._student.start)
 
-    async def examine_expert(self, name: str, build_client: Callable[[], ExpertClient]) -> ExamResult:
+    async def examine_expert(self, name: str, build_access: Callable[[], ExpertAccess]) -> ExamResult:
         """The exam of an expert, by its service."""
-        return await self._examiner.expert(name, build_client())
+        return await self._examiner.expert(name, build_access())
 
     async def rollout_workers(self) -> int:
         """How many rollout workers there are."""

@@ -22,7 +22,7 @@ from fields.carriers import Condition, Outline
 from fields.method.lag import Lag
 from fields.method.plan import Group
 from fields.method.teaching import Teaching
-from services.encoder_client import EncoderClient
+from services.encoder_client import ConditionReference
 from services.expert_client import ExpertClient, QueriesReference
 
 
@@ -40,14 +40,14 @@ class AskedGroup:
 
     outlines: tuple[Outline, ...]
     queries: QueriesReference
+    others: Mapping[str, ConditionReference]  # what models beside the run's own read of the group's rows
 
 
 class TargetStream:
     """Routed targets of future steps, used from the learner's event loop.
 
     Args:
-        curriculum: the samples, and the experts that answer them.
-        encoder: client of the condition encoder.
+        curriculum: the samples, and who encodes and answers them.
         rollouts: the rollout workers.
         steps: the steps to stream.
         lag: of the rollouts behind the learner.
@@ -60,13 +60,11 @@ class TargetStream:
         self,
         *,
         curriculum: Curriculum,
-        encoder: EncoderClient,
         rollouts: RolloutPool,
         steps: range,
         lag: Lag,
     ):
         self._curriculum = curriculum
-        self._encoder = encoder
         self._rollouts = rollouts
         self._lag = lag
         self._waiting = iter(steps)
@@ -101,9 +99,7 @@ class TargetStream:
 
     def again(self, steps: range) -> "TargetStream":
         """A stream of other steps, with the curriculum as it is now."""
-        return TargetStream(
-            curriculum=self._curriculum, encoder=self._encoder, rollouts=self._rollouts, steps=steps, lag=self._lag
-        )
+        return TargetStream(curriculum=self._curriculum, rollouts=self._rollouts, steps=steps, lag=self._lag)
 
     def publish(self, version: int, weights: Publication) -> None:
         """Admit the steps that roll out with this version, whose weights are on their way."""
@@ -140,31 +136,38 @@ class TargetStream:
         rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
         asks = f"step {group.step}, {group.route}, {numbered(group.ids)}"
         with self.waits.on(f"{asks}: the encoder"):
-            condition = await self._encoder.encode(rows, curriculum.reads_targets, group.route in curriculum.reads_empty)
+            reads_empty, models = group.route in curriculum.reads_empty, curriculum.models(group.route)
+            condition, others = await curriculum.encoders.encoded(rows, curriculum.reads_targets, reads_empty, models)
         if curriculum.expert_rollouts is None:
             with self.waits.on(f"{asks}: the student's weights"):
                 published = await asyncio.shield(weights)  # others wait for the same publication when this one is given up
             with self.waits.on(f"{asks}: a rollout by version {published.policy_version}"):
-                return await self._student_rollout(group, condition, published)
+                return await self._student_rollout(group, condition.with_others({}), published, others)
         (expert,) = curriculum.teaching.shares[group.route]
         settings = curriculum.expert_rollouts(group.size)
         with self.waits.on(f"{asks}: a rollout by {expert}"):
             queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)
-        return AskedGroup(queries.outlines, reference)
+        return AskedGroup(queries.outlines, reference, others)
 
     async def _answers(
         self, call: Sequence[ExpertQuestion], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
     ) -> dict[ExpertQuestion, AnswerReference]:
         """The targets of one call's questions, which are all to one application."""
-        queries = [(await asked[question.group]).queries for question in call]
+        groups = [await asked[question.group] for question in call]
         client = curriculum.experts[call[0].expert]
         names = [question.expert for question in call]
+        others = [
+            {model: group.others[model] for model in curriculum.reads.get(name, ())}
+            for name, group in zip(names, groups, strict=True)
+        ]
         ids = [sample_id for question in call for sample_id in question.group.ids]
         with self.waits.on(f"step {call[0].group.step}, {numbered(ids)}: the velocity of {', '.join(dict.fromkeys(names))}"):
-            answer = await client.answer(names, queries)
+            answer = await client.answer(names, [group.queries for group in groups], others)
         return {question: AnswerReference(answer, place) for place, question in enumerate(call)}
 
-    async def _student_rollout(self, group: Group, condition: Condition, weights: PublishedWeights) -> AskedGroup:
+    async def _student_rollout(
+        self, group: Group, condition: Condition, weights: PublishedWeights, others: Mapping[str, ConditionReference]
+    ) -> AskedGroup:
         """The workers' queries.
 
         Raises:
@@ -175,7 +178,7 @@ class TargetStream:
             answered = (query.sample_ids, query.policy_version, query.checksum)
             if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
                 raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
-        return AskedGroup(queries.outlines, reference)
+        return AskedGroup(queries.outlines, reference, others)
 
 
 def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQuestion]]:

@@ -18,12 +18,17 @@ class Compilable(Protocol):
 
     @property
     def family(self) -> Family:
-        """How the networks are called."""
+        """Of the run's own model."""
         ...
 
     @property
     def networks(self) -> Iterable[nn.Module]:
         """All of them, with whatever adapters they get."""
+        ...
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The repeated blocks of all of them."""
         ...
 
     def rehearse(self, what: Pass) -> None:
@@ -54,9 +59,8 @@ def compiled(model: M, branches: int = 1) -> M:
     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # it would go on uncompiled, with other bits
     torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
-    for network in model.networks:
-        for block in model.family.blocks(network):
-            block.compile(dynamic=True)
+    for block in model.blocks:
+        block.compile(dynamic=True)
     for what in _first_passes(model.family, branches):
         model.rehearse(what)
     return model

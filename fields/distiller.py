@@ -91,6 +91,11 @@ class Distiller:
         """The one network, adapters included."""
         return (self.transformer,)
 
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """Its repeated blocks."""
+        return self.family.blocks(self.transformer)
+
     def begin(self) -> None:
         """Take the start of rank 0, where it alone has computed it; all ranks call this before anything else."""
         self.ranks.copy_first(self.parameters)

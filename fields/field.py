@@ -22,15 +22,30 @@ from fields.ranks.ranks import Alone, Ranks
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """A model beside the run's own, in the same latent space: what experts can be of.
+
+    Attributes:
+        name: under which a condition holds what it reads.
+        family: how its networks are called: packing, the sign of a velocity and the scale of a time are settled there, so what
+            goes in and comes out is x_t, t and dx/dt as the run's own model has them.
+    """
+
+    name: str
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """The velocity field v(x_t, t, c) of one expert.
 
     Attributes:
         name: of the expert.
-        family: how the networks are called.
+        family: of the run's own model; says what a state is.
         transformers: the frozen networks, adapters included, by name.
         expression: what is made of their velocities.
         device: where it computes.
+        models: those of networks that are not of the run's own, by the network's name.
     """
 
     name: str
@@ -38,6 +53,7 @@ class Field:
     transformers: Mapping[str, nn.Module]
     expression: Expression
     device: torch.device
+    models: Mapping[str, Model]
 
     @staticmethod
     def build(
@@ -47,6 +63,7 @@ class Field:
         expression: Expression | None = None,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
+        models: Mapping[str, Model] | None = None,
     ) -> "Field":
         """Put the adapters into the networks and freeze them; without an expression the field is the network of its name.
 
@@ -55,31 +72,41 @@ class Field:
         Raises:
             ValueError: if an adapter doesn't fit its network in full.
         """
-        device = device or torch.device("cpu")
+        device, models = device or torch.device("cpu"), models or {}
         for network, (transformer, adapter) in networks.items():
             if adapter is not None:
                 put_adapter(transformer, adapter, f"expert {network!r}")
                 freeze_adapters(transformer)
-            place_frozen(transformer, family.blocks(transformer), device, ranks or Alone())
+            called = models[network].family if network in models else family
+            place_frozen(transformer, called.blocks(transformer), device, ranks or Alone())
         frozen = {network: transformer for network, (transformer, _) in networks.items()}
-        return Field(name, family, frozen, expression or Network(name), device)
+        return Field(name, family, frozen, expression or Network(name), device, models)
 
     @property
     def networks(self) -> Iterable[nn.Module]:
         """All of them, adapters included."""
         return self.transformers.values()
 
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The repeated blocks of all of them."""
+        return [block for name, transformer in self.transformers.items() for block in self._family(name).blocks(transformer)]
+
+    def _family(self, network: str) -> Family:
+        return self.models[network].family if network in self.models else self.family
+
     @torch.no_grad()
     def velocity(
         self, x_t: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], condition: Condition, variant: Variant = GIVEN
     ) -> Float[Tensor, "batch ..."]:
-        """The expert's velocity, float32, on this field's device."""
+        """The expert's velocity, float32, on this field's device; the condition holds what each network's model reads."""
         networks = {name: self._network(name) for name in self.transformers}
-        return evaluate(self.expression, networks, x_t, t, condition, variant)
+        models = {network: model.name for network, model in self.models.items()}
+        return evaluate(self.expression, networks, x_t, t, condition, variant, models)
 
     def _network(self, name: str) -> Velocity:
-        transformer = self.transformers[name]
-        return lambda x_t, t, condition: self.family.velocity(transformer, x_t, t, condition)
+        transformer, family = self.transformers[name], self._family(name)
+        return lambda x_t, t, condition: family.velocity(transformer, x_t, t, condition)
 
     def rehearse(self, what: Pass) -> None:
         """Compute what an answer to such a query computes at once.
@@ -89,7 +116,8 @@ class Field:
         """
 
         def forward(network: str, at_once: Pass) -> None:
-            rehearse_forward(self.family, self.transformers[network], at_once, self.device)
+            family = self._family(network)
+            rehearse_forward(family, self.transformers[network], at_once.for_source(family.source), self.device)
 
         rehearse_expression(self.expression, forward, what)
 

@@ -52,6 +52,11 @@ class Policy:
         """The one network, adapters included."""
         return (self.transformer,)
 
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """Its repeated blocks."""
+        return self.family.blocks(self.transformer)
+
     def load(self, weights: Weights | None) -> None:
         """Become this version of the student; None is the bare base."""
         self.weights = weights

@@ -79,6 +79,11 @@ class SharedField:
         """The one network, adapters included."""
         return (self.transformer,)
 
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """Its repeated blocks."""
+        return self.family.blocks(self.transformer)
+
     def velocity(
         self,
         expert: str,

@@ -5,11 +5,14 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import ray
 from torch import Tensor
 
 from fields.carriers import Condition
 from fields.data.rows import Row
 from services.client import RemoteMethod, ServiceClient
+
+ConditionReference = ray.ObjectRef[Condition]
 
 
 class _Handle(Protocol):
@@ -28,9 +31,14 @@ class EncoderClient(ServiceClient[_Handle]):
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
+        return (await self.encoded(rows, with_clean, with_empty))[0]
+
+    async def encoded(
+        self, rows: Sequence[Row], with_clean: bool = False, with_empty: bool = True
+    ) -> tuple[Condition, ConditionReference]:
+        """The same with its reference: to pass it on without the bytes."""
         request = partial(self._handle.encode.remote, rows, with_clean, with_empty)
-        condition, _ = await self._call(request, self._limits.timeout_s)
-        return condition
+        return await self._call(request, self._limits.timeout_s)
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
         """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""

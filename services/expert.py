@@ -1,12 +1,13 @@
 """An expert as a Serve application: one frozen velocity field with its own replicas, resources and health."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from ray import serve
 from ray.serve import Application
 from torch import Tensor
 
-from fields.carriers import Condition, Sealed, SealedQueries, Target
+from fields.carriers import Condition, Query, Sealed, SealedQueries, Target
 from fields.field import Field
 from fields.method.plan import Group
 from fields.method.rollout import generate
@@ -24,10 +25,18 @@ class ExpertService(ModelReplica[Field]):
     Calls name the expert, as those of `SharedExpertsService` do; here it is always the same one.
     """
 
-    async def answer(self, experts: Sequence[str], *queries: SealedQueries) -> list[Sealed[tuple[Target, ...]]]:
-        """What the expert says to each query of each group, in order."""
+    async def answer(
+        self, experts: Sequence[str], models: Sequence[Sequence[str]], *asked: SealedQueries | Condition
+    ) -> list[Sealed[tuple[Target, ...]]]:
+        """What the expert says to each query of each group, in order.
+
+        Args:
+            experts: who is asked about each group.
+            models: beside the run's own whose conditions come with each group.
+            asked: the queries of each group, and then these conditions, group by group.
+        """
         self._require_own(*experts)
-        return await self._ask(_answers, queries)
+        return await self._ask(_answers, models, asked)
 
     async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> SealedQueries:
         """States of the field's own rollout, for students that learn off-policy."""
@@ -44,12 +53,23 @@ class ExpertService(ModelReplica[Field]):
         assert set(experts) == {own}, f"the application of expert {own!r} was asked for {experts}"
 
 
-def _answers(field: Field, queries: Sequence[SealedQueries]) -> list[Sealed[tuple[Target, ...]]]:
-    return [Sealed.of(tuple(field.answer(query) for query in asked.sealed.open())) for asked in queries]
+def _answers(
+    field: Field, models: Sequence[Sequence[str]], asked: Sequence[SealedQueries | Condition]
+) -> list[Sealed[tuple[Target, ...]]]:
+    return [Sealed.of(tuple(map(field.answer, queries))) for queries in opened(models, asked)]
+
+
+def opened(models: Sequence[Sequence[str]], asked: Sequence[SealedQueries | Condition]) -> Iterator[tuple[Query, ...]]:
+    """The queries of each group, with what other models read of their rows; arguments as `ExpertService.answer` has them."""
+    conditions = iter(asked[len(models) :])
+    for sealed, own in zip(asked, models, strict=False):
+        assert isinstance(sealed, SealedQueries)
+        others = {model: cast(Condition, next(conditions)) for model in own}
+        yield tuple(query.with_others(others) for query in sealed.sealed.open())
 
 
 def _queries(field: Field, group: Group, condition: Condition, settings: RolloutSettings) -> SealedQueries:
-    return SealedQueries.of(field.queries(group, condition, settings))
+    return SealedQueries.of(tuple(query.with_others({}) for query in field.queries(group, condition, settings)))
 
 
 def _generated(field: Field, noise: Tensor, grid: Tensor, condition: Condition) -> Tensor:

@@ -1,6 +1,6 @@
 """The client of an application of experts: of one, or of several that share a base. Both answer alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -13,13 +13,16 @@ from fields.memory.cost import Pass
 from fields.method.plan import Group
 from fields.method.states import RolloutSettings
 from services.client import CallLimits, RemoteMethod, ServiceClient
+from services.encoder_client import ConditionReference
 
 QueriesReference = ray.ObjectRef[SealedQueries]  # resolved at the replica
 Answer = Sequence[Sealed[tuple[Target, ...]]]
 
 
 class _Answer(Protocol):
-    def remote(self, experts: Sequence[str], *queries: QueriesReference) -> "DeploymentResponse[Answer]": ...
+    def remote(
+        self, experts: Sequence[str], models: Sequence[Sequence[str]], *asked: QueriesReference | ConditionReference
+    ) -> "DeploymentResponse[Answer]": ...
 
 
 class _Handle(Protocol):
@@ -43,10 +46,24 @@ class ExpertClient(ServiceClient[_Handle]):
         super().__init__(application, service, run, limits)
         self.shared = shared
 
-    async def answer(self, experts: Sequence[str], queries: Sequence[QueriesReference]) -> "ray.ObjectRef[Answer]":
+    async def answer(
+        self,
+        experts: Sequence[str],
+        queries: Sequence[QueriesReference],
+        others: Sequence[Mapping[str, ConditionReference]] | None = None,
+    ) -> "ray.ObjectRef[Answer]":
         """What each expert says to each query of its group, in order; for each expert one tuple of targets. It is mapped
-        here, and not opened."""
-        _, reference = await self._call(lambda: self._handle.answer.remote(experts, *queries), self._limits.timeout_s)
+        here, and not opened.
+
+        Args:
+            experts: one for each group.
+            queries: of each group.
+            others: of each group, what models beside the run's own read, by the model's name; None for experts that have none.
+        """
+        others = others or [{}] * len(queries)
+        asked = [*queries, *(condition for own in others for condition in own.values())]
+        request = partial(self._handle.answer.remote, experts, [list(own) for own in others], *asked)
+        _, reference = await self._call(request, self._limits.timeout_s)
         return reference
 
     async def rehearse(self, what: Pass) -> None:

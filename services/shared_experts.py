@@ -15,6 +15,7 @@ from fields.numerics import Numerics
 from fields.ranks.ranks import Alone, Ranks
 from fields.shared_field import SharedField
 from services.applications import Identity
+from services.expert import opened
 from services.model_replica import ModelReplica
 from services.resources import Resources
 
@@ -22,9 +23,12 @@ from services.resources import Resources
 class SharedExpertsService(ModelReplica[SharedField]):
     """Answers queries to any of its experts; like `ExpertService`, pure and one call at a time."""
 
-    async def answer(self, experts: Sequence[str], *queries: SealedQueries) -> list[Sealed[tuple[Target, ...]]]:
-        """What each expert says to each query of its group, in order; mixed in one forward where they can be."""
-        return await self._ask(_answers, experts, queries)
+    async def answer(
+        self, experts: Sequence[str], models: Sequence[Sequence[str]], *asked: SealedQueries | Condition
+    ) -> list[Sealed[tuple[Target, ...]]]:
+        """What each expert says to each query of its group, in order; mixed in one forward where they can be. Arguments as
+        `ExpertService.answer` has them."""
+        return await self._ask(_answers, experts, models, asked)
 
     async def queries(self, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> SealedQueries:
         """States of one expert's own rollout, for students that learn off-policy."""
@@ -35,8 +39,10 @@ class SharedExpertsService(ModelReplica[SharedField]):
         return await self._ask(_generated, expert, noise, grid, condition)
 
 
-def _answers(field: SharedField, experts: Sequence[str], queries: Sequence[SealedQueries]) -> list[Sealed[tuple[Target, ...]]]:
-    return list(map(Sealed.of, field.answer(experts, [asked.sealed.open() for asked in queries])))
+def _answers(
+    field: SharedField, experts: Sequence[str], models: Sequence[Sequence[str]], asked: Sequence[SealedQueries | Condition]
+) -> list[Sealed[tuple[Target, ...]]]:
+    return list(map(Sealed.of, field.answer(experts, list(opened(models, asked)))))
 
 
 def _queries(field: SharedField, expert: str, group: Group, condition: Condition, settings: RolloutSettings) -> SealedQueries:

@@ -1,7 +1,7 @@
 """What a field is conditioned on, and which of it a branch of an operator sees."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -38,6 +38,7 @@ class Condition(Carrier):
         negative: the tensors that differ under the row's negative prompt; empty if rows have none.
         source_names: which of the tensors hold the source image.
         clean: the row's target image as a clean state x_0 (batch, ...), for states or targets from data; fields don't see it.
+        others: the same rows as other models encode them, by the model's name: what experts with a model of their own read.
     """
 
     tensors: Tensors
@@ -45,11 +46,13 @@ class Condition(Carrier):
     negative: Tensors = field(default_factory=dict)
     source_names: tuple[str, ...] = ()
     clean: Float[Tensor, "batch ..."] | None = None
+    others: Mapping[str, "Condition"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {tensor.shape[0] for tensor in (*self.tensors.values(), *self.unconditional.values(), *self.negative.values())}
         if self.clean is not None:
             sizes.add(len(self.clean))
+        sizes |= {len(other) for other in self.others.values()}
         if len(sizes) != 1:
             raise ValueError(f"condition tensors disagree on the batch: sizes {sorted(sizes)}")
 
@@ -63,7 +66,16 @@ class Condition(Carrier):
             negative={name: change(tensor) for name, tensor in self.negative.items()},
             source_names=self.source_names,
             clean=None if self.clean is None else change(self.clean),
+            others={model: other._map(change) for model, other in self.others.items()},
         )
+
+    def of(self, model: str | None) -> "Condition":
+        """What a network of another model reads, by the model's name; None is the run's own."""
+        return self if model is None else self.others[model]
+
+    def with_others(self, others: Mapping[str, "Condition"]) -> "Condition":
+        """The condition with these of other models, and no more."""
+        return replace(self, others=others)
 
     def select(self, rows: Int[Tensor, " rows"] | Bool[Tensor, " batch"]) -> "Condition":
         """The condition of some samples, by row number or mask."""
@@ -113,6 +125,7 @@ class Condition(Carrier):
             negative={name: _join([c.negative[name] for c in conditions]) for name in first.negative},
             source_names=first.source_names,
             clean=torch.cat(clean) if clean else None,
+            others={model: Condition.concatenate([c.others[model] for c in conditions]) for model in first.others},
         )
 
 

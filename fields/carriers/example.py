@@ -1,6 +1,6 @@
 """What the student learns from: states of a rollout, what an expert says there, and both together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,6 +66,10 @@ class Query(Carrier):
             t_next=self.t_next[rows.start : rows.stop],
             condition=self.condition.rows(rows),
         )
+
+    def with_others(self, others: Mapping[str, Condition]) -> "Query":
+        """The query with these conditions of other models, and no more."""
+        return replace(self, condition=self.condition.with_others(others))
 
     def to(self, device: torch.device) -> "Query":
         """The query with all its tensors on a device."""

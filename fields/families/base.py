@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fields.carriers import Condition, Tensors
 from fields.data.rows import Row
 from fields.data.size import Size
+from fields.families.latents import LatentSpace
 from fields.families.quantization import Quantization
 from fields.method.time_grid import Grid, time_grid
 from fields.operators import Expression, Guidance
@@ -42,6 +43,7 @@ class Family(ABC):
     source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
     default_lora_targets: ClassVar[tuple[str, ...]]  # as the paper's release trains them, else as diffusers' own examples do
+    published_latents: ClassVar[str]  # the latent space of the family's published models, as docs/experts.md calls it
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
     )
@@ -135,6 +137,15 @@ class Family(ABC):
         if row.width is None or row.height is None:
             return self.default_size
         return row.width, row.height
+
+    @property
+    @abstractmethod
+    def latent_space(self) -> LatentSpace:
+        """What the values of a state mean: models in which they mean the same can teach one another.
+
+        Raises:
+            ValueError: if the base doesn't say.
+        """
 
     @abstractmethod
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ class FluxFamily(PipelineFamily):
     """CLIP's pooled text, a T5 without a mask. A source image's tokens follow the image's own, told apart by position."""
 
     name = "flux"
+    published_latents = "FLUX.1's"
     pipelines = ("FluxPipeline", "FluxKontextPipeline")
     encoder_class = "FluxKontextPipeline"  # encodes what FluxPipeline does, and source images
     transformer_class = "FluxTransformer2DModel"

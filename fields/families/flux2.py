@@ -24,6 +24,7 @@ class Flux2Family(PipelineFamily):
     """Layers of a language model as text, padded without a mask. A state is the VAE's normalised 2 x 2 patches."""
 
     name = "flux2"
+    published_latents = "FLUX.2's"
     pipelines = ("Flux2Pipeline", "Flux2KleinPipeline")
     transformer_class = "Flux2Transformer2DModel"
     vae_class = "AutoencoderKLFlux2"

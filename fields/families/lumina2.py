@@ -16,6 +16,7 @@ class Lumina2Family(PipelineFamily):
     """Gemma's text with a mask, a system prompt before the prompt. The network takes 1 - t and answers x_0 - eps."""
 
     name = "lumina2"
+    published_latents = "FLUX.1's"
     pipelines = ("Lumina2Pipeline",)
     transformer_class = "Lumina2Transformer2DModel"
     max_tokens = 256

@@ -11,11 +11,13 @@ from torch import nn
 
 from fields.families.base import Family
 from fields.families.folder import INDEX, check_class, check_components, check_weights, fetch, read_json
+from fields.families.latents import LatentSpace
 from fields.families.quantization import Quantization
 from fields.families.quantized import loading_options, quantize
 
 _TRANSFORMER, _VAE, _SCHEDULER = "transformer", "vae", "scheduler"
 _EULER = "FlowMatchEulerDiscreteScheduler"
+_LATENT_SETTINGS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "batch_norm_eps")
 
 
 class PipelineParts(Family):
@@ -118,6 +120,13 @@ class PipelineParts(Family):
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         return self.config(_VAE)
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        told = {name: self.vae_config[name] for name in _LATENT_SETTINGS if self.vae_config.get(name) is not None}
+        (channels, height, _), (_, own) = self.latent_shape(), self.default_size
+        folder = fetch(self._base, (_VAE,)) / _VAE
+        return LatentSpace(settings={**told, "channels": channels, "pixels per cell": own / height}, vae=folder)
 
     @cached_property
     def vae(self) -> Any:

@@ -17,6 +17,7 @@ class SanaFamily(PipelineFamily):
     """Gemma's text with a mask, an instruction before the prompt and none before the negative one."""
 
     name = "sana"
+    published_latents = "DC-AE's"
     pipelines = ("SanaPipeline",)
     transformer_class = "SanaTransformer2DModel"
     vae_class = "AutoencoderDC"

@@ -15,6 +15,7 @@ class SD3Family(PipelineFamily):
     """Two CLIPs and a T5 without a mask: padding is part of the condition. The network's time input is 1000 t."""
 
     name = "sd3"
+    published_latents = "SD3's"
     pipelines = ("StableDiffusion3Pipeline",)
     transformer_class = "SD3Transformer2DModel"
     tokenizer, max_tokens = "tokenizer_3", 256

@@ -16,6 +16,7 @@ class ZImageFamily(PipelineFamily):
     """Qwen3's text of any length. The network's time input is 1 - t and its output x_0 - eps; it takes lists of samples."""
 
     name = "z_image"
+    published_latents = "FLUX.1's"
     pipelines = ("ZImagePipeline",)
     transformer_class = "ZImageTransformer2DModel"
     max_tokens = 512

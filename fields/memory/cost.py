@@ -1,6 +1,7 @@
 """What a forward, or a forward and backward, of a network costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -42,6 +43,10 @@ class Pass:
     size: Size
     edits: bool = False
     branches: int = 1
+
+    def for_source(self, source: Literal["none", "optional", "required"]) -> "Pass":
+        """The same for a family that takes a source image never, where there is one, or always."""
+        return replace(self, edits={"none": False, "optional": self.edits, "required": True}[source])
 
     def __str__(self) -> str:
         width, height = self.size

@@ -65,14 +65,25 @@ def evaluate(
     t: Float[Tensor, " batch"],
     condition: Condition,
     variant: Variant = GIVEN,
+    models: Mapping[str, str | None] | None = None,
 ) -> Float[Tensor, "batch ..."]:
     """The expression's velocity at (x_t, t), float32.
 
     Branches of one network whose conditions have the same shapes are one forward of the batch's multiple.
+
+    Args:
+        expression: what is made of the networks' velocities.
+        networks: by name.
+        x_t: states.
+        t: their times, in [0, 1].
+        condition: of the run's model, and with it those of other models that networks are of.
+        variant: of the condition, that the expression as a whole sees.
+        models: network -> its model's name, None for the run's own; no entry is the run's own.
     """
+    models = models or {}
     together: dict[Hashable, tuple[str, list[tuple[Branch, Condition]]]] = {}
     for branch in dict.fromkeys(expression.branches(variant)):
-        seen = condition.variant(branch.variant)
+        seen = condition.of(models.get(branch.network)).variant(branch.variant)
         layout = tuple((name, tensor.shape) for name, tensor in sorted(seen.tensors.items()))
         together.setdefault((branch.network, layout), (branch.network, []))[1].append((branch, seen))
     velocities: dict[Branch, Tensor] = {}

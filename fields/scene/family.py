@@ -16,6 +16,7 @@ from fields.data.images import decode_image
 from fields.data.rows import Row, target_images
 from fields.data.size import Size
 from fields.families.base import Family
+from fields.families.latents import LatentSpace
 from fields.families.quantization import Quantization
 from fields.families.quantized import quantize
 from fields.method.time_grid import time_grid
@@ -35,6 +36,7 @@ class SceneFamily(Family):
 
     name = "scene"
     own_size = (SIZE, SIZE)
+    published_latents = "pixels"
     encodes_batches = True  # words are looked up and images decoded: no sums
     default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
 
@@ -50,6 +52,10 @@ class SceneFamily(Family):
             raise ValueError(f"dtype {str(dtype).removeprefix('torch.')}: the scene family computes in float32")
         if self.default_size != self.own_size:
             raise ValueError(f"size {' x '.join(map(str, self.default_size))}: scenes are {SIZE} x {SIZE}")
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        return LatentSpace(settings={"pixels": "RGB in [-1, 1]"}, vae=None)
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
         return 3, SIZE, SIZE

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.config.errors import ConfigError
-from pipelines.config.run import ENCODER, SHARED, RunConfig
+from pipelines.config.run import RunConfig
 from pipelines.config.services import ExpertConfig, ServiceConfig
 from pipelines.config.training import LearnerConfig, RolloutConfig
-
-_CALLED = {ENCODER: ENCODER, SHARED: "shared experts"}
+from pipelines.parts.footprint import who_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class RunDemands:
     def of(config: RunConfig) -> "RunDemands":
         """What a configuration asks for."""
         services = {
-            name: Demand.of(_CALLED.get(name, f"experts.{name}"), section.replicas, section)
+            name: Demand.of(who_of(name) if name in config.expert_services else name, section.replicas, section)
             for name, section in config.services.items()
         }
         learner, alone = Demand.of("learner", 1, config.learner), not config.learner.rank_actors

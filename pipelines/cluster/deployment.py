@@ -1,5 +1,6 @@
 """A run's services on the cluster: what they are called, deploying and deleting them, and whether standing ones fit."""
 
+import re
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +13,7 @@ from fields.numerics import device_kind
 from pipelines.cluster.fingerprint import fingerprint
 from pipelines.config.errors import ConfigError
 from pipelines.config.operators import SELF, references
+from pipelines.config.own_models import other_models
 from pipelines.config.recipe import differences
 from pipelines.config.run import ENCODER, SHARED
 from pipelines.config.services import ServiceConfig
@@ -22,7 +24,9 @@ from services import applications
 from services.client import CallLimits
 from services.encoder import encoder_application
 from services.encoder_client import EncoderClient
+from services.encoders import Encoders
 from services.expert import expert_application
+from services.expert_access import ExpertAccess
 from services.expert_client import ExpertClient
 from services.shared_experts import shared_experts_application
 
@@ -62,7 +66,9 @@ class RunServices:
         """Delete what a run of this name has deployed, also experts that came while it went on, and wait till it is gone."""
         came = [row["set"] for row in rows(self._config.folder / CHANGES)]
         experts = {key.split(".")[1] for settings in came for key in settings if key.startswith("experts.")}
-        applications.delete_and_wait(sorted({*self.names, *(self.application_name(expert) for expert in experts)}))
+        encoder = re.compile(re.escape(self.application_name(ENCODER)) + r"-\w+-[0-9a-f]{6}")  # of a model that came with one
+        encoders = filter(encoder.fullmatch, applications.listed())
+        applications.delete_and_wait(sorted({*self.names, *map(self.application_name, experts), *encoders}))
 
     def missing(self) -> list[str]:
         """The services that no standing application holds.
@@ -96,7 +102,8 @@ class RunServices:
         num_gpus = self._config.services[service].num_gpus
         kind = device(num_gpus).type
         if device_kind(standing) != kind:
-            key = ENCODER if service == ENCODER else f"experts.{next(iter(self._experts_of(service)))}"
+            asked = self._config.expert_services
+            key = f"experts.{next(iter(self._experts_of(service)))}" if service in asked else ENCODER
             raise ConfigError(
                 f"run.services: {self.application_name(service)} stands on {standing}, and {key}.num_gpus: {num_gpus:g} asks "
                 f"for {kind}. Ask for what stands, or use other services"
@@ -122,16 +129,21 @@ class RunServices:
     def identity(self, service: str) -> dict[str, Any]:
         """All that decides a service's answers, but for its device, which only its process knows: what runs must agree on."""
         config = self._config
-        # the base's quantization is of learner and rollout workers; each expert has its own
-        model = config.model.model_dump(mode="json", exclude={"quantization"}) | {"path": fingerprint(config.model.path)}
+        encodes = {service: model for model, service in config.encoders.items()}.get(service)
         common = {
-            "model": model,
+            "model": self._model_identity(encodes),
             "numerics": config.numerics.model_dump(),
             "versions": {name: version(name) for name in _PACKAGES},
         }
-        if service == ENCODER:
+        if service not in config.expert_services:
             return common
         return common | {"experts": {name: self._expert_identity(name) for name in self._experts_of(service)}}
+
+    def _model_identity(self, name: str | None) -> dict[str, Any]:
+        """Of a model; None is the run's own. The base's quantization is of learner and rollout workers, each expert has its
+        own."""
+        model = self._config.model if name is None else other_models(self._config)[name]
+        return model.model_dump(mode="json", exclude={"quantization"}) | {"path": fingerprint(model.path)}
 
     def _experts_of(self, service: str) -> list[str]:
         return list(self._config.shared_experts) if service == SHARED else [service]
@@ -139,7 +151,9 @@ class RunServices:
     def _expert_identity(self, name: str) -> dict[str, Any]:
         expert = self._config.experts[name]
         named = {other for _, other in references(expert.operator, "") if other != SELF}
+        own = self._parts.experts.model_name(name)
         return {
+            "model": own and self._model_identity(own),
             "checkpoint": fingerprint(expert.checkpoint) if expert.checkpoint else None,
             "adapter": fingerprint(expert.adapter) if expert.adapter else None,
             "ignore_keys": list(expert.ignore_keys),
@@ -152,9 +166,11 @@ class RunServices:
         """The Serve application of the encoder, of the shared experts, or of one expert by itself."""
         parts, config = self._parts, self._config
         numerics, identity, resources = config.numerics.build(), self.identity(service), section.resources()
-        if service == ENCODER:
-            owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
-            return encoder_application(parts.encoder_family, cache_bytes, numerics, owner, identity, resources)
+        for model, encoder in config.encoders.items():
+            if service == encoder:
+                owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
+                build_family = partial(parts.encoder_family, model)
+                return encoder_application(build_family, cache_bytes, numerics, owner, identity, resources)
         ranks = sharing_ranks(resources.ranks, device(resources.num_gpus))
         if service == SHARED:
             build_shared = partial(traced, parts, "experts", len(config.routes), parts.shared_field)
@@ -162,18 +178,26 @@ class RunServices:
         build = partial(traced, parts, f"expert-{service}", 1, partial(parts.field, service))
         return expert_application(build, numerics, identity, resources, ranks)
 
-    def encoder_client(self) -> EncoderClient:
-        """A client of the encoder."""
-        return EncoderClient(self.application_name(ENCODER), ENCODER, self._config.run.name, self._limits)
+    def encoders(self) -> Encoders:
+        """The encoders of all models."""
+        clients = {
+            model: EncoderClient(self.application_name(service), service, self._config.run.name, self._limits)
+            for model, service in self._config.encoders.items()
+        }
+        return Encoders(clients[None], {model: client for model, client in clients.items() if model is not None})
 
     def expert_clients(self) -> dict[str, ExpertClient]:
         """The client of every expert's application; experts that share an application share its client."""
-        by_service = {service: self._expert_client(service) for service in self._config.services if service != ENCODER}
+        by_service = {service: self._expert_client(service) for service in self._config.expert_services}
         return {name: by_service[self._config.service_of(name)] for name in self._config.experts}
 
     def expert_client(self, name: str) -> ExpertClient:
         """The client of the application that holds an expert."""
         return self._expert_client(self._config.service_of(name))
+
+    def expert_access(self, name: str) -> ExpertAccess:
+        """How an expert is reached."""
+        return ExpertAccess(client=self.expert_client(name), encoders=self.encoders(), models=self._parts.experts.reads[name])
 
     def _expert_client(self, service: str) -> ExpertClient:
         shared, run = service == SHARED, self._config.run.name

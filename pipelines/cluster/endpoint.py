@@ -16,7 +16,7 @@ from fields.policy import Policy
 from pipelines.cluster.demands import Demand
 from pipelines.cluster.deployment import RunServices
 from pipelines.config.errors import ConfigError
-from pipelines.config.run import ENCODER, STUDENT
+from pipelines.config.run import STUDENT
 from pipelines.config.services import ServiceConfig
 from pipelines.parts.check_files import check_models
 from pipelines.parts.fit import fitted_rollout
@@ -25,6 +25,7 @@ from pipelines.run_folder.changes import recorded_config
 from services.applications import HttpAddress, delete, deploy, start
 from services.client import CallLimits
 from services.encoder_client import EncoderClient
+from services.encoders import Encoders
 from services.endpoint import EndpointSettings, endpoint_application
 from services.expert_client import ExpertClient
 from services.image_api import Need
@@ -70,9 +71,15 @@ class Served:
         experts = {name: config.experts[name] for name in self.experts}
         return [
             Demand.of(STUDENT, self.replicas, config.rollout),
-            Demand.of(ENCODER, config.encoder.replicas, config.encoder),
+            *(Demand.of(encoder, config.encoder.replicas, config.encoder) for encoder in self.encoders.values()),
             *(Demand.of(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
         ]
+
+    @property
+    def encoders(self) -> Mapping[str | None, str]:
+        """Model, None is the run's own -> the service that encodes for it, of all models that are read."""
+        read = {model for name in self.experts for model in self.parts.experts.reads[name]}
+        return {model: service for model, service in self.parts.config.encoders.items() if model is None or model in read}
 
     def application_name(self, service: str) -> str:
         """A Serve application of the endpoint; no application of a training run has such a name."""
@@ -144,7 +151,8 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
         RuntimeError: if another run is served already, Serve runs without a proxy, or an application fails to start.
     """
     config, services = served.parts.config, RunServices(served.parts)
-    sections: dict[str, ServiceConfig] = {ENCODER: config.encoder, **{name: config.experts[name] for name in served.experts}}
+    sections: dict[str, ServiceConfig] = {name: config.experts[name] for name in served.experts}
+    sections |= dict.fromkeys(served.encoders.values(), config.encoder)
     applications = {name: services.application(name, section) for name, section in sections.items()}
     applications[STUDENT] = _student(served)
     _require_alone(config.run.name)
@@ -175,16 +183,21 @@ def _require_alone(run: str) -> None:
 
 def stop_endpoint(served: Served) -> None:
     """Delete the applications of `start_endpoint`."""
-    delete([served.application_name(service) for service in (_ENDPOINT, *served.models, ENCODER)])
+    delete([served.application_name(service) for service in (_ENDPOINT, *served.models, *served.encoders.values())])
 
 
 def _studio(served: Served, settings: EndpointSettings) -> Studio:
     limits = CallLimits(concurrency=settings.queue, timeout_s=settings.timeout_s, patience_s=settings.timeout_s)
     run, parts = served.parts.config.run.name, served.parts
-    encoder = EncoderClient(served.application_name(ENCODER), ENCODER, run, limits)
+    encoders = {
+        model: EncoderClient(served.application_name(service), service, run, limits)
+        for model, service in served.encoders.items()
+    }
+    own = encoders.pop(None)
     student = StudentClient(served.application_name(STUDENT), STUDENT, run, limits)
     generate: dict[str, Generate] = {STUDENT: student.generate}
     for name in served.experts:
         expert = ExpertClient(served.application_name(name), name, run, limits, shared=False)
         generate[name] = partial(expert.generate, name)
-    return Studio(encoder, generate, parts.family.latent_shape(), parts.grid(None))
+    others = {model: client for model, client in encoders.items() if model is not None}
+    return Studio(Encoders(own, others), generate, parts.experts.reads, parts.family.latent_shape(), parts.grid(None))

@@ -14,7 +14,8 @@ from pipelines.cluster.demands import Demand, RunDemands
 from pipelines.cluster.fingerprint import fingerprint
 from pipelines.config.errors import ConfigError
 from pipelines.config.location import uri_of
-from pipelines.config.run import ENCODER, RunConfig
+from pipelines.config.own_models import model_of, other_models, read_by, start_experts
+from pipelines.config.run import RunConfig
 
 _PATIENCE_S = 60.0  # for a worker process to start; the task asks for no CPU, so that it starts on a busy node too
 
@@ -89,21 +90,27 @@ def _learner_files(config: RunConfig) -> Files:
     start = config.student.start
     if start.type == "adapter":
         return files | {"student.start.adapter": start.adapter}
-    experts: Iterable[str] = ()
-    if start.type == "expert":
-        experts = [start.expert]
-    elif start.type == "merge":
-        experts = start.experts
-    elif start.type == "regression":
-        experts = {route.expert: None for route in config.routes.values()}
-    return files | _expert_files(config, experts)
+    return files | _expert_files(config, start_experts(config))
 
 
 def _service_files(config: RunConfig, service: str) -> Files:
-    """Of the encoder, or of every network that the experts of an application evaluate."""
-    members = [name for name in config.experts if config.service_of(name) == service] if service != ENCODER else []
+    """Of an encoder, or of every network that the experts of an application evaluate."""
+    if service not in config.expert_services:
+        (encoded,) = (model for model, encoder in config.encoders.items() if encoder == service)
+        return {"model.path": config.model.path} if encoded is None else _base_files(config, encoded)
+    members = [name for name in config.experts if config.service_of(name) == service]
     networks = {network: None for member in members for network in sorted(config.networks(member))}
-    return {"model.path": config.model.path} | _expert_files(config, networks)
+    files = {"model.path": config.model.path} | _expert_files(config, networks)
+    for member in members:
+        for model in read_by(config, member):
+            files |= _base_files(config, model)
+    return files
+
+
+def _base_files(config: RunConfig, model: str) -> Files:
+    """The base of a model beside the run's own, under the first key that names it."""
+    named = (name for name in config.experts if (of := model_of(config, name)) is not None and of.name == model)
+    return {f"experts.{next(named)}.model.path": other_models(config)[model].path}
 
 
 def _expert_files(config: RunConfig, experts: Iterable[str]) -> Files:

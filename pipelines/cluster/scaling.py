@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 from pipelines.cluster.demands import Demand, RunDemands
 from pipelines.cluster.deployment import RunServices
 from pipelines.config.errors import ConfigError
-from pipelines.config.run import ENCODER, RunConfig
+from pipelines.config.run import RunConfig
 from pipelines.parts.run_parts import RunParts
 from services import applications
 
@@ -78,7 +78,7 @@ def wanted_numbers(config: RunConfig, written: Sequence[str]) -> dict[str, int]:
         ConfigError: for an unknown part, or what is no number of processes.
     """
     parts = {f"experts.{name}": config.service_of(name) for name in config.experts}
-    parts |= {ENCODER: ENCODER, ROLLOUT: ROLLOUT}
+    parts |= {encoder: encoder for encoder in config.encoders.values()} | {ROLLOUT: ROLLOUT}
     wanted: dict[str, int] = {}
     for text in written:
         name, _, number = text.partition("=")

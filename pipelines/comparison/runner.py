@@ -102,8 +102,8 @@ async def _expert_skills(job: Job, parts: RunParts) -> dict[str, Skills]:
     try:
         skills = {BASE: (await learner.examine_student.remote(None)).skills}
         for name in job.config.experts:
-            build_client = partial(RunServices(parts).expert_client, name)
-            skills[name] = (await learner.examine_expert.remote(name, build_client)).skills
+            build_access = partial(RunServices(parts).expert_access, name)
+            skills[name] = (await learner.examine_expert.remote(name, build_access)).skills
         return skills
     finally:
         end(learner)

@@ -15,6 +15,8 @@ def check_frozen_weights(config: "RunConfig") -> None:
         ValueError: names the key, the value and what is allowed.
     """
     shard, ranks, base = config.learner.shard, config.rollout.ranks, config.model.quantization
+    if isinstance(config.student, FullStudentConfig) and not config.rollout.merges:
+        raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
     if isinstance(config.student, FullStudentConfig) and ranks > 1:
         raise ValueError(f"rollout.ranks: {ranks} processes share a frozen base; allowed for student.type full: 1")
     if base != "none" and shard:

@@ -1,5 +1,7 @@
-"""The frozen base in the configuration."""
+"""The frozen base in the configuration, and other models that experts are of."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
     from fields.families.base import Family
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
+def require_known(family: str) -> None:
+    """Raise ValueError for a family that there isn't."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
+
+
 class ModelConfig(Section):
     """The frozen base that student and experts share; its quantization is of learner and rollout workers, not of experts."""
 
@@ -23,7 +34,7 @@ class ModelConfig(Section):
     path: Location = Field(
         default=Path("fields/scene/weights/base"), description="folder or URI of the base, or its id on the model hub"
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="in which networks compute")
+    dtype: Dtype = Field(default="float32", description="in which networks compute")
     quantization: Quantized = "none"
     width: PositiveInt | None = Field(
         default=None, description="of images in pixels, where a row doesn't say; none is the family's own"
@@ -42,8 +53,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _known_family(self) -> "ModelConfig":
-        if self.family not in FAMILIES:
-            raise ValueError(f"unknown family {self.family!r}; allowed: {', '.join(FAMILIES)}")
+        require_known(self.family)
         return self
 
     @model_validator(mode="after")
@@ -52,9 +62,33 @@ class ModelConfig(Section):
             raise ValueError(f"width {self.width} and height {self.height}: give both or none")
         return self
 
+    @property
+    def name(self) -> str:
+        """Of a model beside the run's own: its family, and a sum over what tells it from others of the family."""
+        told = json.dumps([self.model_dump(mode="json")[key] for key in ("path", "dtype")])
+        return f"{self.family}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+
     def build(self, device: "torch.device") -> "Family":
         """The model family; its encoders run on this device."""
         import torch
 
         size = None if self.width is None or self.height is None else (self.width, self.height)
         return FAMILIES[self.family](fetched(self.path), getattr(torch, self.dtype), size, device)
+
+
+class ExpertModelConfig(Section):
+    """A model that an expert is of instead of the run's: of another size or another family, in the same latent space."""
+
+    family: str = Field(description="kind of model; docs/experts.md says which can teach which")
+    path: Location = Field(description="folder or URI of the model, or its id on the model hub")
+    dtype: Dtype | None = Field(default=None, description="in which its networks compute; none is model.dtype")
+
+    @model_validator(mode="after")
+    def _known_family(self) -> "ExpertModelConfig":
+        require_known(self.family)
+        return self
+
+    def beside(self, model: ModelConfig) -> ModelConfig:
+        """The same with what it takes from the run's own: the size of images, and the type where it says none."""
+        taken = {"dtype": self.dtype or model.dtype, "quantization": "none"}
+        return model.model_copy(update={"family": self.family, "path": self.path, **taken})

@@ -35,21 +35,22 @@ def check_quantization(config: "RunConfig") -> None:
             f"rollout.merge: {merge} adds the adapter to the base's weights, which model.quantization {base} can't; "
             "allowed: false"
         )
-    for key, kind, processes in _quantized(config):
-        if kind == "nf4" and config.model.family == "scene":
+    for key, kind, family, processes in _quantized(config):
+        if kind == "nf4" and family == "scene":
             raise ValueError(f"{key}: nf4 is for families of diffusers; allowed for scene: none, fp8, int8")
         for process, num_gpus in processes.items():
             if kind == "nf4" and not num_gpus:
                 raise ValueError(f"{key}: nf4 needs a GPU, and {process}.num_gpus is 0; allowed without: none, fp8, int8")
 
 
-def _quantized(config: "RunConfig") -> Iterator[tuple[str, Quantization, dict[str, float]]]:
-    """Each key with its value and the processes that load such weights, with the GPUs of each."""
+def _quantized(config: "RunConfig") -> Iterator[tuple[str, Quantization, str, dict[str, float]]]:
+    """Each key with its value, the family of these weights, and the processes that load them, with the GPUs of each."""
     base = {"learner": config.learner.num_gpus, "rollout": config.rollout.num_gpus}
-    yield "model.quantization", config.model.quantization, base
+    yield "model.quantization", config.model.quantization, config.model.family, base
     for name, expert in config.experts.items():
         holders = [other for other in config.experts if name in config.networks(other)]
         gpus = {f"experts.{other}": config.experts[other].num_gpus for other in holders}
         if config.student.start.type == "regression":
             gpus["learner"] = config.learner.num_gpus  # where the experts are run for it
-        yield f"experts.{name}.quantization", expert.quantization, gpus
+        family = (expert.model or config.model).family
+        yield f"experts.{name}.quantization", expert.quantization, family, gpus

@@ -18,10 +18,12 @@ from pipelines.config.location import Location, is_uri
 from pipelines.config.model import ModelConfig
 from pipelines.config.numerics import NumericsConfig, check_compilation
 from pipelines.config.operators import SELF, references
+from pipelines.config.own_models import check_own_models, other_models
 from pipelines.config.presets import Preset, expand
 from pipelines.config.quantization import check_quantization
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
 from pipelines.config.settings import RunSettings
+from pipelines.config.shared_experts import check_shared_experts
 from pipelines.config.student import FullStudentConfig, LoraStudentConfig, StartAtExpertConfig, StartAtMergeConfig
 from pipelines.config.training import CheckpointConfig, LearnerConfig, PublishConfig, RolloutConfig
 
@@ -172,14 +174,13 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _only_an_adapter_has_a_frozen_base(self) -> "RunConfig":
         check_frozen_weights(self)
-        if not self.rollout.merges and isinstance(self.student, FullStudentConfig):
-            raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
         return self
 
     @model_validator(mode="after")
     def _networks_can_be_kept_and_computed_so(self) -> "RunConfig":
         check_quantization(self)
         check_compilation(self)
+        check_own_models(self)
         return self
 
     @model_validator(mode="after")
@@ -224,24 +225,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _shared_experts_can_share(self) -> "RunConfig":
-        shared = self.shared_experts
-        for name, expert in shared.items():
-            for network in sorted(self.networks(name)):
-                if self.experts[network].checkpoint is not None:
-                    raise ValueError(
-                        f"experts.{name}.placement: shared experts are adapters over the base; {network!r} has a checkpoint"
-                    )
-                if (own := expert.quantization) != (other := self.experts[network].quantization):
-                    raise ValueError(
-                        f"experts.{name}.quantization: {own}, but experts.{network} has {other}; shared experts have one base"
-                    )
-            first = next(iter(shared))
-            for key in ("quantization", "replicas", "autoscaling", "ranks", "num_cpus", "num_gpus", "node_labels"):
-                own, others = getattr(expert, key), getattr(shared[first], key)
-                if own != others:
-                    raise ValueError(
-                        f"experts.{name}.{key}: {own}, but experts.{first} has {others}; shared experts are one application"
-                    )
+        check_shared_experts(self)
         return self
 
     def networks(self, name: str) -> set[str]:
@@ -250,6 +234,11 @@ class RunConfig(Section):
         own = {name} if SELF in named else set()
         return own.union(*(self.networks(other) for other in named - {SELF}))
 
+    def networks_of(self, service: str) -> list[str]:
+        """The experts whose networks a service of experts evaluates."""
+        members = [name for name in self.experts if self.service_of(name) == service]
+        return sorted(set[str]().union(*map(self.networks, members)))
+
     @property
     def shared_experts(self) -> dict[str, ExpertConfig]:
         """The experts that are placed in one application."""
@@ -257,8 +246,18 @@ class RunConfig(Section):
 
     @property
     def services(self) -> Mapping[str, ServiceConfig]:
-        """The services of the run, with what each gets of the cluster: experts, those that share a base as one, the encoder."""
-        return {self.service_of(name): expert for name, expert in self.experts.items()} | {ENCODER: self.encoder}
+        """The services of the run, with what each gets of the cluster: of experts, then of encoders."""
+        return {**self.expert_services, **dict.fromkeys(self.encoders.values(), self.encoder)}
+
+    @property
+    def expert_services(self) -> Mapping[str, ExpertConfig]:
+        """Those of experts; experts that share a base have one."""
+        return {self.service_of(name): expert for name, expert in self.experts.items()}
+
+    @property
+    def encoders(self) -> Mapping[str | None, str]:
+        """Model, None is the run's own -> the service that encodes for it."""
+        return {None: ENCODER} | {model: f"{ENCODER}-{model}" for model in other_models(self)}
 
     def service_of(self, expert: str) -> str:
         """The service that holds an expert."""

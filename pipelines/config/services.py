@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pipelines.config.base import Section
 from pipelines.config.location import Location
+from pipelines.config.model import ExpertModelConfig
 from pipelines.config.operators import SELF, Operator
 from pipelines.config.quantization import Quantized
 from services.resources import Resources
@@ -87,6 +88,9 @@ class ExpertConfig(ServiceConfig):
         "in the same bits",
     )
 
+    model: ExpertModelConfig | None = Field(
+        default=None, description="a base of its own, in the latent space of the run's; none is the run's"
+    )
     checkpoint: Location | None = Field(default=None, description="a full model of the base's shape; none is the base itself")
     adapter: Location | None = Field(
         default=None, description="LoRA over the base or the checkpoint: a folder, a file or a URI"
@@ -109,7 +113,7 @@ class ExpertConfig(ServiceConfig):
 
     def is_base(self, quantization: Quantized) -> bool:
         """Whether its answers are those of the base with weights in this kind of bits."""
-        others = self.checkpoint is not None or self.adapter is not None or self.operator != SELF
+        others = self.model is not None or self.checkpoint is not None or self.adapter is not None or self.operator != SELF
         return not others and self.quantization == quantization
 
 

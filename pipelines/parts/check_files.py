@@ -1,18 +1,19 @@
 """Everything that can be wrong with the files of a run, found before anything is deployed."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from torch import nn
 
 from actors.loggers import check_loggers
+from fields.families.latents import check_same_latents
 from fields.families.quantization import maker
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
 from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.location import fetched
+from pipelines.config.own_models import other_models
 from pipelines.config.run import RunConfig
 from pipelines.parts.check_rows import checked_rows
 from pipelines.parts.consolidation import consolidate
@@ -38,6 +39,10 @@ def checked_parts(config: RunConfig) -> RunParts:
         wanted = tuple(unread.columns_of_route(name).items())
         data = _named(f"routes.{name}.data", fetched, route.data)
         rows[name] = _named(f"routes.{name}.data", checked_rows, data, config.model, wanted)
+        for expert in unread.teaching.asked(name):
+            for model in unread.experts.reads[expert]:
+                others = other_models(config)[model]
+                _named(f"routes.{name}.data, which experts.{expert} reads", checked_rows, data, others, wanted)
     _named("student", _check_student, unread)
     parts = RunParts(config, rows)
     _named("routes", lambda: parts.plan)
@@ -58,22 +63,35 @@ def check_models(parts: RunParts) -> None:
     _named("model.quantization", maker, config.model.quantization)
     base = _named("model.path", family.skeleton, config.model.path)
     _named("model", parts.grid, None)
+    bases: dict[str | None, nn.Module] = {None: base}
     for name, expert in config.experts.items():
+        if (own := _named(f"experts.{name}.model", parts.experts.model_name, name)) not in bases:
+            bases[own] = _named(f"experts.{name}.model", _other_base, parts, own)
         _named(f"experts.{name}.quantization", maker, expert.quantization)
         _named(f"experts.{name}.operator", parts.experts.expression, name)
         if expert.checkpoint is not None:
             _named(f"experts.{name}.checkpoint", fetched, expert.checkpoint)
             _named(f"experts.{name}.checkpoint", consolidate, expert.checkpoint)
-        transformer = _named(f"experts.{name}.checkpoint", _expert_network, parts, expert.checkpoint, base)
+        transformer = _named(f"experts.{name}.checkpoint", _expert_network, parts, name, bases[own])
         if expert.adapter is not None:
             _named(f"experts.{name}.adapter", fetched, expert.adapter)
             adapter = _named(f"experts.{name}.adapter", load_adapter, expert.adapter, transformer, expert.ignore_keys)
             _named(f"experts.{name}.adapter", put_adapter, transformer, adapter, str(expert.adapter))
 
 
-def _expert_network(parts: RunParts, checkpoint: Path | None, base: nn.Module) -> nn.Module:
-    """A fresh network of an expert; a checkpoint of its own must be of the base's architecture."""
-    transformer = parts.family.skeleton(checkpoint or parts.config.model.path)
+def _other_base(parts: RunParts, model: str | None) -> nn.Module:
+    """The network of a model that experts are of; its states must mean what those of the run's model mean."""
+    family = parts.families[model]
+    assert family.path is not None
+    base = family.skeleton(family.path)
+    check_same_latents(parts.family.latent_space, family.latent_space)
+    return base
+
+
+def _expert_network(parts: RunParts, name: str, base: nn.Module) -> nn.Module:
+    """A fresh network of an expert; a checkpoint of its own must be of its base's architecture."""
+    checkpoint = parts.config.experts[name].checkpoint
+    transformer = parts.experts.family(name).skeleton(checkpoint or parts.experts.base(name))
     check_shapes(shapes(transformer.state_dict()), shapes(base.state_dict()), str(checkpoint), "the base")
     return transformer
 
@@ -91,6 +109,9 @@ def _check_evaluation(parts: RunParts) -> None:
     """Evaluation asks every expert about every route's rows."""
     evaluation = _named("eval.metrics", lambda: parts.evaluation)
     for expert in parts.config.experts:
+        for model in parts.experts.reads[expert]:
+            for row in (row for sheet in evaluation.sheets for row in sheet.rows):
+                _named(f"eval.every: evaluation asks experts.{expert} about every row", parts.families[model].check_row, row)
         for column in parts.columns_of_expert(expert):
             if any(getattr(row, column) is None for sheet in evaluation.sheets for row in sheet.rows):
                 raise ConfigError(

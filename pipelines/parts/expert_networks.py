@@ -1,13 +1,14 @@
 """The experts of a configuration: their networks, their adapters, and what each of them computes."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
 from fields.families.base import Family
 from fields.families.quantization import Quantization
-from fields.field import Field
+from fields.field import Field, Model
 from fields.lora.adapter import Adapter
 from fields.lora.formats import load_adapter
 from fields.operators import Expression, Network
@@ -15,7 +16,8 @@ from fields.ranks.ranks import Ranks
 from fields.shared_field import Member, SharedField
 from pipelines.config.location import fetched
 from pipelines.config.operators import SELF, expression
-from pipelines.config.services import ExpertConfig
+from pipelines.config.own_models import model_of, read_by
+from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 
 
@@ -23,15 +25,32 @@ class ExpertNetworks:
     """Reads what experts are made of.
 
     Args:
-        experts: name -> its section.
-        base: folder of the base, or its id on the model hub.
-        family: of the base and of all experts.
+        config: of the run.
+        families: by the name of the model; None is the run's own.
     """
 
-    def __init__(self, experts: Mapping[str, ExpertConfig], base: Path, family: Family):
-        self._experts = experts
-        self._base = base
-        self._family = family
+    def __init__(self, config: RunConfig, families: Mapping[str | None, Family]):
+        self._config = config
+        self._experts = config.experts
+        self._families = families
+
+    def model_name(self, name: str) -> str | None:
+        """Of the model that an expert's own network is of; None is the run's own."""
+        model = model_of(self._config, name)
+        return None if model is None else model.name
+
+    def family(self, name: str) -> Family:
+        """How an expert's own network is called."""
+        return self._families[self.model_name(name)]
+
+    def base(self, name: str) -> Path:
+        """The folder, or the id on the hub, of the base that an expert is of."""
+        return fetched((model_of(self._config, name) or self._config.model).path)
+
+    @cached_property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Expert -> the models beside the run's own that its networks are of."""
+        return {name: read_by(self._config, name) for name in self._experts}
 
     def adapter(self, name: str, transformer: nn.Module) -> Adapter | None:
         """An expert's adapter, read for this network; None if it has none."""
@@ -48,7 +67,7 @@ class ExpertNetworks:
 
     def _load(self, name: str, quantization: Quantization) -> tuple[nn.Module, Adapter | None]:
         checkpoint = self._experts[name].checkpoint
-        transformer = self._family.load_transformer(fetched(checkpoint) if checkpoint else self._base, quantization)
+        transformer = self.family(name).load_transformer(fetched(checkpoint) if checkpoint else self.base(name), quantization)
         return transformer, self.adapter(name, transformer)
 
     def expression(self, name: str, network: Callable[[str], Network] = Network) -> Expression:
@@ -61,7 +80,7 @@ class ExpertNetworks:
         def leaf(written: str) -> Expression:
             return network(name) if written == SELF else self.expression(written, network)
 
-        return expression(self._experts[name].operator, leaf, self._family)
+        return expression(self._experts[name].operator, leaf, self.family(name))
 
     def field(self, name: str, ranks: Ranks | None = None) -> Field:
         """One expert: its expression, and every network that the expression names; of several ranks each has its part."""
@@ -73,16 +92,19 @@ class ExpertNetworks:
             return Network(expert)
 
         whole = self.expression(name, network)
-        return Field.build(name, self._family, networks, whole, device(self._experts[name].num_gpus), ranks)
+        on = device(self._experts[name].num_gpus)
+        models = {network: Model(of, self.family(network)) for network in networks if (of := self.model_name(network))}
+        return Field.build(name, self._families[None], networks, whole, on, ranks, models)
 
     def shared_field(self, names: list[str], ranks: Ranks | None = None) -> SharedField:
         """Experts that share one copy of the base, and the GPUs of the first of them."""
-        transformer = self._family.load_transformer(self._base, self._experts[names[0]].quantization)
+        family = self._families[None]
+        transformer = family.load_transformer(self._config.model.path, self._experts[names[0]].quantization)
         members = {name: self._member(name) for name in names}
         named = dict.fromkeys(network for member in members.values() for network in member.networks)
         adapters = {name: self.adapter(name, transformer) for name in named}
         on = device(self._experts[names[0]].num_gpus)
-        return SharedField(self._family, transformer, adapters, members, on, ranks)
+        return SharedField(family, transformer, adapters, members, on, ranks)
 
     def _member(self, name: str) -> Member:
         """An expert whose expression has numbers for its networks: equal expressions of different networks are then equal."""

@@ -1,5 +1,6 @@
 """What each kind of process of a run keeps in memory, measured on networks without values: no weights are read."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -16,13 +17,13 @@ from fields.memory.cost import Cost, Pass, encoding_cost, forward_cost, update_c
 from fields.method.plan import Stream, generator
 from fields.student import LoraStudent
 from pipelines.config.gpus import GIGABYTE
-from pipelines.config.run import ENCODER, SHARED, RunConfig
-from pipelines.config.services import ExpertConfig
+from pipelines.config.run import SHARED, RunConfig
 from pipelines.config.sharing import shares_student
 from pipelines.parts.footprint import Footprint, who_of
 from pipelines.parts.run_parts import RunParts
 from pipelines.parts.shards import FLOAT32, RankShare, rank_share, train_without_gradients
 
+Kind = tuple[str | None, Quantization]  # a model by its name, None is the run's own, and the bits of its weights
 PROCESS = 3 * GIGABYTE  # host memory of a process beside tensors: Python, torch, Ray, and CUDA's libraries
 
 
@@ -43,31 +44,33 @@ class Footprints:
         self.config = config
         self._parts = RunParts(config)
         self._family = self._parts.family
-        self._networks: dict[Quantization, nn.Module] = {}
+        self._networks: dict[Kind, nn.Module] = {}
         self._learners: dict[bool, tuple[nn.Module, Tensors]] = {}
         self._updates: dict[tuple[int, bool], Cost] = {}
-        self._forwards: dict[tuple[int, Quantization], Cost] = {}
+        self._forwards: dict[tuple[int, Kind], Cost] = {}
 
     def all(self, micro_batch: int, recompute: bool, merge: bool) -> list[Footprint]:
         """Of the learner with this micro-batch, the rollout workers, merging or not, every service, and the driver."""
-        services = [name for name in self.config.services if name != ENCODER]
         actors = [self.learner(micro_batch, recompute), self.rollout(merge)]
-        return [*actors, *map(self._service, services), self._encoder(), self._driver()]
+        encoders = (self._encoder(model, service) for model, service in self.config.encoders.items())
+        return [*actors, *map(self._service, self.config.expert_services), *encoders, self._driver()]
 
     @cached_property
     def largest(self) -> Pass:
         """The largest group, as far as the files are here."""
         return self._parts.largest_pass
 
-    def _network(self, quantization: Quantization) -> nn.Module:
-        """The base without values, its weights in this kind of bits; an expert's checkpoint has the same shapes."""
-        if quantization not in self._networks:
-            self._networks[quantization] = self._family.blueprint(self.config.model.path, quantization)
-        return self._networks[quantization]
+    def _network(self, quantization: Quantization, model: str | None = None) -> nn.Module:
+        """A base without values, its weights in this kind of bits; an expert's checkpoint has the same shapes."""
+        if (kind := (model, quantization)) not in self._networks:
+            family = self._parts.families[model]
+            assert family.path is not None
+            self._networks[kind] = family.blueprint(family.path, quantization)
+        return self._networks[kind]
 
-    def _weights(self, quantization: Quantization) -> int:
-        """Bytes of the base, its weights in this kind of bits, with its buffers."""
-        return stored_bytes(self._network(quantization), quantization)
+    def _weights(self, quantization: Quantization, model: str | None = None) -> int:
+        """Bytes of a base, its weights in this kind of bits, with its buffers."""
+        return stored_bytes(self._network(quantization, model), quantization)
 
     def _learner(self, recompute: bool) -> tuple[nn.Module, Tensors]:
         """The network as the learner has it, without values, and what is trained."""
@@ -90,20 +93,20 @@ class Footprints:
         """How many numbers are trained."""
         return sum(tensor.numel() for tensor in self._trained.values())
 
-    @cached_property
-    def base_bytes(self) -> int:
-        """The base in the type that it computes in, with its buffers, as it is in files and passes through the host."""
-        return self._weights("none")
+    def base_bytes(self, model: str | None = None) -> int:
+        """A base in the type that it computes in, with its buffers, as it is in files and passes through the host."""
+        return self._weights("none", model)
 
     def _frozen_share(self, ranks: int) -> float:
         """What a rank holds of the frozen base; where it is shared, also the block that computes and the one after it. For
         `auto`, which asks for one rank, two share it: their number must not choose the micro-batch."""
         return self._shared_frozen(max(2, ranks)) if self.config.learner.shard else self._frozen_bytes
 
-    def _shared_frozen(self, ranks: int, networks: int = 1) -> float:
+    def _shared_frozen(self, ranks: int, models: Sequence[str | None] = (None,)) -> float:
         """What a rank holds of networks whose weights it shares: its part, the block that computes, and the one after it."""
-        largest = max(stored_bytes(block, "none") for block in self._family.blocks(self._network("none")))
-        return networks * self.base_bytes / ranks + 2 * largest
+        networks = [(self._parts.families[model], self._network("none", model)) for model in models]
+        largest = max(stored_bytes(block, "none") for family, network in networks for block in family.blocks(network))
+        return sum(self._weights("none", model) for model in models) / ranks + 2 * largest
 
     @property
     def _frozen_bytes(self) -> int:
@@ -120,7 +123,7 @@ class Footprints:
         if isinstance(self._parts.student, LoraStudent):
             return self._frozen_share(ranks) + trained, moments_and_average
         masters = 0 if self._family.dtype.itemsize == FLOAT32 else FLOAT32 * self._trained_values
-        return self.base_bytes, moments_and_average + masters
+        return self.base_bytes(), moments_and_average + masters
 
     @property
     def _shared_student(self) -> RankShare:
@@ -147,13 +150,14 @@ class Footprints:
             self._updates[micro_batch, recompute] = cost
         return self._updates[micro_batch, recompute]
 
-    def forward(self, samples: int, quantization: Quantization = "none") -> Cost:
-        """Of one forward of the base."""
-        if (samples, quantization) not in self._forwards:
-            what, network = replace(self.largest, samples=samples, branches=1), self._network(quantization)
-            cost = _with_restored_weight(forward_cost(self._family, network, what), network, quantization)
-            self._forwards[samples, quantization] = cost
-        return self._forwards[samples, quantization]
+    def forward(self, samples: int, quantization: Quantization = "none", model: str | None = None) -> Cost:
+        """Of one forward of a base."""
+        key: tuple[int, Kind] = samples, (model, quantization)
+        if key not in self._forwards:
+            family, network = self._parts.families[model], self._network(quantization, model)
+            what = replace(self.largest, samples=samples, branches=1).for_source(family.source)
+            self._forwards[key] = _with_restored_weight(forward_cost(family, network, what), network, quantization)
+        return self._forwards[key]
 
     @property
     def _fewer_bits(self) -> str:
@@ -174,7 +178,7 @@ class Footprints:
             weights=weights,
             kept=kept,
             working=self.update(micro_batch, recompute).peak_bytes,
-            host=PROCESS + self.base_bytes + (self._shared_student.host if shares_student(self.config) else host),
+            host=PROCESS + self.base_bytes() + (self._shared_student.host if shares_student(self.config) else host),
             remedy=f"learner.micro_batch, a smaller student.rank{self._fewer_bits}"
             if recompute
             else "learner.recompute=always",
@@ -198,7 +202,7 @@ class Footprints:
             weights=self._frozen_bytes if rollout.ranks == 1 else self._shared_frozen(rollout.ranks),
             kept=pristine,
             working=self.forward(rollout.group_size, self.config.model.quantization).peak_bytes,
-            host=PROCESS + self.base_bytes + 2 * FLOAT32 * self._trained_values,
+            host=PROCESS + self.base_bytes() + 2 * FLOAT32 * self._trained_values,
             remedy="a smaller rollout.group_size"
             + (", or rollout.merge=false" if merge and isinstance(student, LoraStudent) else smaller),
         )
@@ -209,25 +213,31 @@ class Footprints:
         members = list(self.config.shared_experts) if shared else [name]
         expressions = [self._parts.experts.expression(member) for member in members]
         branches = [list(dict.fromkeys(expression.branches(GIVEN))) for expression in expressions]
-        networks = sorted({branch.network for own in branches for branch in own})
+        networks = self.config.networks_of(name)
         at_once = max(sum(branch.network == network for branch in own) for own in branches for network in networks)
-        adapters = sum(self._adapter_bytes(self.config.experts[network]) for network in networks)
-        kinds: list[Quantization] = [self.config.experts[network].quantization for network in networks]
+        adapters = sum(self._adapter_bytes(network) for network in networks)
+        kinds: list[Kind] = [
+            (self._parts.experts.model_name(network), self.config.experts[network].quantization) for network in networks
+        ]
         section, ranks = self.config.services[name], self.config.experts[members[0]].ranks
         copies = kinds[:1] if shared else kinds
-        weights = sum(map(self._weights, copies)) + adapters
-        smaller = _fewer_bits_of(members) if "none" in kinds else ""
+        models = [model for model, _ in copies]
+        weights = sum(self._weights(quantization, model) for model, quantization in copies) + adapters
+        smaller = _fewer_bits_of(members) if any(quantization == "none" for _, quantization in kinds) else ""
         if ranks > 1:  # of a stack of adapters each has whole ones
             smaller = f", or more experts.{members[0]}.ranks"
-            weights = self._shared_frozen(ranks, len(copies)) + (adapters if shared else adapters / ranks)
+            weights = self._shared_frozen(ranks, models) + (adapters if shared else adapters / ranks)
         return Footprint(
             who=who_of(name),
             count=section.replicas * ranks,
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
-            working=max(self.forward(at_once * self.config.rollout.group_size, kind).peak_bytes for kind in set(kinds)),
-            host=PROCESS + len(copies) * self.base_bytes + adapters,
+            working=max(
+                self.forward(at_once * self.config.rollout.group_size, quantization, model).peak_bytes
+                for model, quantization in dict.fromkeys(kinds)
+            ),
+            host=PROCESS + sum(self._weights("none", model) for model in models) + adapters,
             remedy=f"a smaller rollout.group_size{smaller}"
             + ("" if shared or len(networks) == 1 else ", or placement: shared"),
         )
@@ -245,30 +255,33 @@ class Footprints:
             remedy="",
         )
 
-    def _adapter_bytes(self, expert: ExpertConfig) -> float:
+    def _adapter_bytes(self, name: str) -> float:
         """A frozen adapter's."""
+        expert = self.config.experts[name]
         if expert.adapter is None:
             return 0
-        each = self._kept_bytes(expert.quantization)
+        each = self._kept_bytes(expert.quantization, self._parts.experts.model_name(name))
         files = [expert.adapter] if expert.adapter.is_file() else sorted(expert.adapter.glob("*.safetensors"))
         if files:
             return each * sum(prod(shape) for shape in shapes_of(files[0]).values())
         return each * self._trained_values if isinstance(self._parts.student, LoraStudent) else 0
 
-    def _kept_bytes(self, quantization: Quantization) -> int:
+    def _kept_bytes(self, quantization: Quantization, model: str | None = None) -> int:
         """Of a value of a frozen adapter: it is kept in the type of its module's weight (`fields/lora/linear.py`), which the
         packed numbers of nf4 are not."""
-        return FLOAT32 if quantization == "nf4" else self._family.dtype.itemsize
+        return FLOAT32 if quantization == "nf4" else self._parts.families[model].dtype.itemsize
 
-    def _encoder(self) -> Footprint:
-        section, weights = self.config.encoder, self._family.encoder_bytes()
+    def _encoder(self, model: str | None, service: str) -> Footprint:
+        section, family = self.config.encoder, self._parts.families[model]
+        weights = family.encoder_bytes()
+        what = self.largest.for_source(family.source)
         return Footprint(
-            who=ENCODER,
+            who=service,
             count=section.replicas,
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
-            working=encoding_cost(self._family, self.largest.size, self.largest.edits),
+            working=encoding_cost(family, what.size, what.edits),
             host=PROCESS + weights + section.cache_bytes,
             remedy="encoder.num_gpus=0, or a GPU of its own",
         )

@@ -1,8 +1,12 @@
 """What a run needs of GPUs, hosts and the network between them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from statistics import fmean
 
+from fields.families.base import Family
+from fields.memory.cost import Pass
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.parts.fit import choose, merges
@@ -22,11 +26,12 @@ class Needs:
         recompute: whether the learner computes activations again.
         merge: whether rollout workers merge an adapter into the weights.
         footprints: of every kind of process.
-        download: bytes of the base's files, in the type that it computes in.
-        sample_bytes: that travel for each query of a sample: its state, its condition, its target.
+        models: that student and experts are of.
+        download: bytes of the files of all models, in the types that they compute in.
+        sample_bytes: that travel for each query of a sample: its state, its target, and its conditions, one for each model.
         work: for each sample, in forwards.
         rollout_flops: of a sample's rollout.
-        expert_flops: of one expert's forward at a sample.
+        expert_flops: service of experts -> of a forward of their networks at a sample.
         learner_flops: of a sample's forward and backward at a query.
     """
 
@@ -35,11 +40,12 @@ class Needs:
     recompute: bool
     merge: bool
     footprints: list[Footprint]
+    models: int
     download: float
     sample_bytes: float
     work: Work
     rollout_flops: float
-    expert_flops: float
+    expert_flops: Mapping[str, float]
     learner_flops: float
 
     @staticmethod
@@ -72,10 +78,8 @@ def _needs(config: RunConfig) -> Needs:
         micro_batch, recompute = group if given == "auto" else given, config.learner.recompute == "always"
     merge = merges(footprints)
     processes = footprints.all(micro_batch, recompute, merge)
-    family = parts.family
-    inputs = family.widest_inputs(1, footprints.largest.size, footprints.largest.edits)
-    state = 4 * prod(family.latent_shape(footprints.largest.size))
-    text = sum(tensor.numel() * min(tensor.element_size(), family.dtype.itemsize) for tensor in inputs.values())
+    state = 4 * prod(parts.family.latent_shape(footprints.largest.size))
+    conditions = [_condition_bytes(family, footprints.largest) for family in parts.families.values()]
     work = Work.of(parts)
     forward = footprints.forward(group).flops / group
     return Needs(
@@ -84,10 +88,23 @@ def _needs(config: RunConfig) -> Needs:
         recompute=recompute,
         merge=merge,
         footprints=processes,
-        download=footprints.base_bytes + family.encoder_bytes(),
-        sample_bytes=2 * state + text,
+        models=len(parts.families),
+        download=sum(footprints.base_bytes(model) + family.encoder_bytes() for model, family in parts.families.items()),
+        sample_bytes=2 * state + sum(conditions),
         work=work,
         rollout_flops=work.rollout_forwards * forward,
-        expert_flops=forward,
+        expert_flops={service: _forward_flops(parts, footprints, service) for service in config.expert_services},
         learner_flops=footprints.update(micro_batch, recompute).flops / micro_batch,
     )
+
+
+def _condition_bytes(family: Family, what: Pass) -> int:
+    """Of the longest prompt's condition."""
+    inputs = family.widest_inputs(1, what.size, what.for_source(family.source).edits)
+    return sum(tensor.numel() * min(tensor.element_size(), family.dtype.itemsize) for tensor in inputs.values())
+
+
+def _forward_flops(parts: RunParts, footprints: Footprints, service: str) -> float:
+    """Of a forward of one sample by an application of experts, on average over the networks that they evaluate."""
+    group, models = parts.config.rollout.group_size, map(parts.experts.model_name, parts.config.networks_of(service))
+    return fmean(footprints.forward(group, "none", model).flops / group for model in models)

@@ -60,7 +60,9 @@ class StepSeconds:
         return StepSeconds(
             encode=0.0,  # rows are encoded once and kept
             rollout=samples * needs.rollout_flops / rate,
-            experts={name: samples * forwards * needs.expert_flops / rate for name, forwards in work.expert_forwards.items()},
+            experts={
+                name: samples * forwards * needs.expert_flops[name] / rate for name, forwards in work.expert_forwards.items()
+            },
             learner=samples * work.queries * needs.learner_flops / rate,
         )
 

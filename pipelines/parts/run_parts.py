@@ -36,6 +36,7 @@ from fields.shared_field import SharedField
 from fields.student import LoraStudent, Student
 from fields.versions import Merged, Unmerged, Versions
 from pipelines.config.location import fetched
+from pipelines.config.own_models import other_models
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
@@ -67,9 +68,15 @@ class RunParts:
         """The model family; what it encodes here, it encodes on the CPU."""
         return self.config.model.build(device(0))
 
-    def encoder_family(self) -> Family:
-        """The model family of the encoder's service, on the GPUs of that."""
-        return self.config.model.build(device(self.config.encoder.num_gpus))
+    @cached_property
+    def families(self) -> dict[str | None, Family]:
+        """The families of all models by their names: None is the run's own, the others are those that experts are of."""
+        return {None: self.family} | {name: model.build(device(0)) for name, model in other_models(self.config).items()}
+
+    def encoder_family(self, model: str | None = None) -> Family:
+        """The model family of an encoder's service, on the GPUs of that; None is of the run's own model."""
+        of = self.config.model if model is None else other_models(self.config)[model]
+        return of.build(device(self.config.encoder.num_gpus))
 
     @cached_property
     def grid(self) -> Grid:
@@ -187,7 +194,7 @@ class RunParts:
     @cached_property
     def experts(self) -> ExpertNetworks:
         """The experts' networks and expressions."""
-        return ExpertNetworks(self.config.experts, self.config.model.path, self.family)
+        return ExpertNetworks(self.config, self.families)
 
     def field(self, name: str, ranks: Ranks | None = None) -> Field:
         """One expert, whole or a rank's part of it."""

@@ -1,7 +1,7 @@
 """Where in t, and on which tasks, the experts differ from the student and from one another; what that advises, and its page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fields.families.base import Family
 from fields.method.plan import Stream, noise
 from fields.method.solver import Velocity
 from pipelines.config.errors import ConfigError
+from pipelines.config.own_models import other_models
 from pipelines.config.run import RunConfig
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.page import template
@@ -45,7 +46,8 @@ def student_weights(parts: RunParts, path: Path | None) -> Weights | None:
 def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
     """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
     task's rows lack (a source image, a negative prompt) is left out there."""
-    config, policy, family = parts.config, parts.policy(), parts.encoder_family()
+    config, policy = parts.config, parts.policy()
+    family, others = parts.encoder_family(), {model: parts.encoder_family(model) for model in other_models(config)}
     policy.load(weights)
     student = _on(policy.device, policy.velocity)
     fields = {name: parts.field(name) for name in config.experts}
@@ -54,7 +56,7 @@ def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task
     for number, (task, rows) in enumerate(_rows(config, samples, family).items()):
         size = family.size(rows[0])
         shape, ids = family.latent_shape(size), range(number * samples, number * samples + len(rows))
-        condition = Condition.concatenate([family.encode([row]) for row in rows])
+        condition = _encoded(family, rows).with_others({model: _encoded(other, rows) for model, other in others.items()})
         asked = {
             name: _on(field.device, field.velocity)
             for name, field in fields.items()
@@ -63,6 +65,10 @@ def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task
         x_T = noise(config.run.seed, ids, shape, Stream.QUESTION_NOISE)
         measured[task] = disagreements(student, asked, x_T, parts.grid(size), condition)
     return measured
+
+
+def _encoded(family: Family, rows: Sequence[Row]) -> Condition:
+    return Condition.concatenate([family.encode([row]) for row in rows])
 
 
 def _on(device: torch.device, velocity: Velocity) -> Velocity:

@@ -37,14 +37,16 @@ def lines(needs: Needs) -> list[str]:
     """What the table doesn't say; the last lines are what doesn't fit, and what would mend it."""
     recomputed = "activations computed again" if needs.recompute else "activations kept"
     merged = "merge what is trained into the weights" if needs.merge else "keep the adapter beside the weights"
-    rollout, expert, learner = (flops / _TERA for flops in (needs.rollout_flops, needs.expert_flops, needs.learner_flops))
-    forwards = needs.work.rollout_forwards
+    rollout, learner = needs.rollout_flops / _TERA, needs.learner_flops / _TERA
+    least, most = (of(needs.expert_flops.values()) / _TERA for of in (min, max))
+    experts = f"{most:.3g} for one expert's" if least == most else f"{least:.3g} to {most:.3g} for an expert's"
+    forwards, models = needs.work.rollout_forwards, "models" if needs.models > 1 else "base"
     return [
         f"learner: micro-batches of {needs.micro_batch}, {recomputed}; rollout workers {merged}",
-        f"download: {needs.download / GIGABYTE:.1f} GB of the base, on every node unless they share a folder",
+        f"download: {needs.download / GIGABYTE:.1f} GB of the {models}, on every node unless they share a folder",
         f"for each query of a sample {needs.sample_bytes / _MEGA:.1f} MB travel between processes",
-        f"for each sample {rollout + expert + learner:.3g} TFLOP: {rollout:.3g} for {forwards:.1f} forwards of "
-        f"its rollout, {expert:.3g} for one expert's, {learner:.3g} for the learner",
+        f"for each sample {rollout + most + learner:.3g} TFLOP: {rollout:.3g} for {forwards:.1f} forwards of "
+        f"its rollout, {experts}, {learner:.3g} for the learner",
         *([_too_large(needs, needs.too_large[0])] if needs.too_large else ["everything fits"]),
     ]
 

@@ -35,7 +35,8 @@ def with_absolute_paths(wanted: Mapping[str, Any]) -> dict[str, Any]:
     def path(key: str, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: path(name, inner) for name, inner in value.items()}
-        local = key.rpartition(".")[2] in ("data", "adapter", "checkpoint") and isinstance(value, str) and Path(value).exists()
+        names_file = key.rpartition(".")[2] in ("data", "adapter", "checkpoint", "path") and isinstance(value, str)
+        local = names_file and Path(value).exists()
         return str(Path(value).absolute()) if local else value
 
     return {key: path(key, value) for key, value in wanted.items()}

@@ -15,7 +15,7 @@ from pipelines.run.chaos_nodes import HEAD, OTHER, Nodes
 
 _REPLACED_AFTER_S = 5.0  # until another machine, or the storage, is there
 _WORKER, _LEARNER, _RANK = r"ray::RolloutWorker", r"ray::Learner(?!Rank)", r"ray::LearnerRank"
-_EXPERT, _ENCODER = r"ray::ServeReplica:.*-(?!encoder)\w+:", r"ray::ServeReplica:.*-encoder:"
+_EXPERT, _ENCODER = r"ray::ServeReplica:[^:]*:expert", r"ray::ServeReplica:[^:]*:encoder"
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ class Driver:
         return dict.fromkeys([BEFORE, *bases], results[BASE]) | results
 
     def _examine_expert(self, config: RunConfig, name: str) -> ray.ObjectRef[Any]:
-        return self._learner.examine_expert.remote(name, partial(RunServices(RunParts(config)).expert_client, name))
+        return self._learner.examine_expert.remote(name, partial(RunServices(RunParts(config)).expert_access, name))
 
     async def _finish(self) -> Outcome:
         """The outcome, with the exams of the student and of experts that came while it learned."""

@@ -121,7 +121,6 @@ class ClusterLearnerParts:
         """The stream of these steps' targets, connected to the services."""
         return TargetStream(
             curriculum=curriculum(self._parts),
-            encoder=RunServices(self._parts).encoder_client(),
             rollouts=rollouts,
             steps=steps,
             lag=self._parts.lag,
@@ -130,19 +129,27 @@ class ClusterLearnerParts:
     def examiner(self, rollouts: RolloutPool) -> Examiner:
         """Who examines students and experts, connected to the services."""
         parts = self._parts
-        encoder = RunServices(parts).encoder_client()
-        return Examiner(parts.evaluation, parts.family, parts.exam_grid, encoder, rollouts)
+        return Examiner(
+            exam=parts.evaluation,
+            family=parts.family,
+            grid=parts.exam_grid,
+            encoders=RunServices(parts).encoders(),
+            rollouts=rollouts,
+        )
 
 
 def curriculum(parts: RunParts) -> Curriculum:
     """What a run teaches; built where it is used, once the services are deployed."""
     state = parts.config.state
+    services = RunServices(parts)
     return Curriculum(
         plan=parts.plan,
         buckets=parts.buckets,
-        experts=RunServices(parts).expert_clients(),
+        encoders=services.encoders(),
+        experts=services.expert_clients(),
         teaching=parts.teaching,
         expert_rollouts=parts.rollouts if state.expert_rolls_out else None,
         reads_targets=state.reads_targets,
         reads_empty=frozenset(route for route in parts.config.routes if parts.reads_empty(route)),
+        reads=parts.experts.reads,
     )

@@ -1,10 +1,13 @@
 """Everything that a run computes with, in one process and without Ray."""
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor
 
 from actors.journal import Journal
 from fields.carriers import Condition, Example, Query, Target, Weights
+from fields.data.rows import Row
 from fields.evaluation.base import ExamResult
 from fields.evaluation.mismatch import mismatch
 from fields.field import Field
@@ -25,7 +28,8 @@ class OneProcess:
 
     def __init__(self, parts: RunParts):
         self._parts = parts
-        self._family = parts.encoder_family()  # encodes and decodes where the encoder's service does
+        self._families = {model: parts.encoder_family(model) for model in parts.families}  # encode where the services do
+        self._family = self._families[None]
         self._fields = {name: parts.field(name) for name in parts.config.experts}
         self.policy = parts.policy()
         self.distiller = parts.distiller()
@@ -46,12 +50,16 @@ class OneProcess:
 
     def encode(self, group: Group) -> Condition:
         """The condition of a group's rows, on the CPU as the service gives it."""
-        family = self._family
         rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
-        conditions = [family.encode(row) for row in rows]
+        models = {model for expert in self._parts.teaching.asked(group.route) for model in self._parts.experts.reads[expert]}
+        conditions = [self._encoded(row, models) for row in rows]
         if self._parts.config.state.reads_targets:
-            conditions = [family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
+            conditions = [self._family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]
         return Condition.concatenate([condition.to(torch.device("cpu")) for condition in conditions])
+
+    def _encoded(self, rows: Sequence[Row], models: Collection[str]) -> Condition:
+        """What the run's model, and these others, read of rows."""
+        return self._family.encode(rows).with_others({model: self._families[model].encode(rows) for model in models})
 
     def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
         """The states at which a group's experts are asked."""
@@ -77,7 +85,7 @@ class OneProcess:
         results = {BASE: self.examine(None), BEFORE: self.examine(start)}
         for name, expert in self._parts.config.experts.items():
             base = expert.is_base(self._parts.config.model.quantization)
-            results[name] = results[BASE] if base else self._examine_field(self._fields[name])
+            results[name] = results[BASE] if base else self._examine_field(self._fields[name], self._parts.experts.reads[name])
         return results
 
     def examine_meanwhile(self, step: int, journal: Journal, results: dict[str, ExamResult]) -> None:
@@ -106,10 +114,10 @@ class OneProcess:
         self.policy.load(weights)
         return self._examine_field(self.policy)
 
-    def _examine_field(self, field: Field | Policy) -> ExamResult:
+    def _examine_field(self, field: Field | Policy, models: Collection[str] = ()) -> ExamResult:
         family, exam, answers = self._family, self._parts.evaluation, []
         for sheet in exam.sheets:
-            condition = family.encode(sheet.rows)
+            condition = self._encoded(sheet.rows, models)
             grid = self._parts.exam_grid(family.size(sheet.rows[0]))
             x_0 = generate(field.velocity, sheet.noise, grid, condition, field.device)
             answers.append(family.decode(x_0))

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from fields.memory.rehearsal import DoesNotFit
 from pipelines.cluster.deployment import RunServices
-from pipelines.config.run import ENCODER, SHARED
+from pipelines.config.run import SHARED
 from pipelines.parts.run_parts import RunParts
 from pipelines.run.learner_parts import Actor
 from pipelines.run.too_large import LEARNER, ROLLOUT, too_large
@@ -23,11 +23,10 @@ async def rehearse(parts: RunParts, learner: Actor) -> None:
     """
     config, services = parts.config, RunServices(parts)
     calls = {LEARNER: learner.rehearse.remote(), ROLLOUT: learner.rehearse_rollouts.remote()}
-    for service in config.services:
-        if service != ENCODER:
-            one = next(name for name in config.experts if config.service_of(name) == service)
-            who = "the shared experts' replica" if service == SHARED else f"the replica of expert {service}"
-            calls[who] = learner.rehearse_expert.remote(partial(services.expert_client, one))
+    for service in config.expert_services:
+        one = next(name for name in config.experts if config.service_of(name) == service)
+        who = "the shared experts' replica" if service == SHARED else f"the replica of expert {service}"
+        calls[who] = learner.rehearse_expert.remote(partial(services.expert_client, one))
     await asyncio.gather(*(_rehearsed(who, call) for who, call in calls.items()))
 
 

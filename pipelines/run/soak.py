@@ -30,7 +30,7 @@ _PARTIES = (
     (re.compile(r"ray::Learner(?!Rank)"), "learner"),
     (re.compile(r"ray::LearnerRank"), "learner's ranks"),
     (re.compile(r"ray::RolloutWorker"), "rollout workers"),
-    (re.compile(r"ray::ServeReplica:.*-encoder:"), "encoder"),
+    (re.compile(r"ray::ServeReplica:[^:]*:encoder"), "encoder"),
     (re.compile(r"ray::ServeReplica:"), "experts"),
     (re.compile(r"ray::(ServeController|ProxyActor)"), "Serve's controller and proxy"),
     (re.compile(r".*gcs_server"), "Ray's GCS"),

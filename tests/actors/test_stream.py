@@ -20,6 +20,7 @@ from fields.method.query import UniformQuery
 from fields.method.routing import HardRouting
 from fields.method.teaching import Teaching
 from fields.method.time_grid import time_grid
+from services.encoders import Encoders
 
 ROUTES = ("a", "b", "c", "d")
 PLAN = SamplePlan(
@@ -75,7 +76,7 @@ class Experts:
         self.shared = shared
         self.calls = []
 
-    async def answer(self, names, references):
+    async def answer(self, names, references, others):
         queries = [ray.get(reference).sealed.open()[0] for reference in references]
         self.calls.append([(name, query.sample_ids) for name, query in zip(names, queries, strict=True)])
         await asyncio.sleep(0.01 * len(self.calls))  # later calls are answered later
@@ -96,12 +97,12 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
     async def first_step():
         stream = TargetStream(
             curriculum=Curriculum(
+                encoders=Encoders(Encoder()),
                 plan=PLAN,
                 buckets=dict.fromkeys(ROUTES, rows),
                 experts=experts,
                 teaching=Teaching(shares={route: {f"expert-{route}": 1.0} for route in ROUTES}),
             ),
-            encoder=Encoder(),
             rollouts=Rollouts(),
             steps=range(1),
             lag=Lag(0),
@@ -139,6 +140,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     async def first_step():
         stream = TargetStream(
             curriculum=Curriculum(
+                encoders=Encoders(CleanEncoder()),
                 plan=PLAN,
                 buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
                 experts={"expert": own},
@@ -146,7 +148,6 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
                 reads_targets=True,
                 reads_empty=frozenset("b"),
             ),
-            encoder=CleanEncoder(),
             rollouts=Rollouts(),
             steps=range(1),
             lag=Lag(0),
@@ -163,12 +164,57 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     assert own.calls == []
 
 
+def test_an_expert_gets_what_its_own_model_reads_and_nobody_else_does(cluster):
+    """Its model encodes rows as their negative; the student's rollout and the other expert don't see it."""
+
+    class OtherEncoder:
+        async def encoded(self, rows, with_clean=False, with_empty=True):
+            value = torch.tensor([[-float(row.uid)] for row in rows])
+            condition = Condition(tensors={"minus": value}, unconditional={})
+            return condition, ray.put(condition)
+
+    seen = {}
+
+    class Asked(Experts):
+        async def answer(self, names, references, others):
+            for name, reference, own in zip(names, references, others, strict=True):
+                (query,) = ray.get(reference).sealed.open()
+                assert query.condition.others == {}, "the workers have nothing of it"
+                minus = {model: ray.get(given).tensors["minus"] for model, given in own.items()}
+                seen.setdefault(name, []).append((query.condition.tensors["row"], minus))
+            return await super().answer(names, references, others)
+
+    async def first_step():
+        stream = TargetStream(
+            curriculum=Curriculum(
+                encoders=Encoders(Encoder(), {"other": OtherEncoder()}),
+                plan=PLAN,
+                buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
+                experts={"large": Asked(), "own": Asked()},
+                teaching=Teaching(shares={route: {"large" if route in "ab" else "own": 1.0} for route in ROUTES}),
+                reads={"large": ("other",)},
+            ),
+            rollouts=Rollouts(),
+            steps=range(1),
+            lag=Lag(0),
+        )
+        publish(stream, 0)
+        await stream.examples(0)
+
+    asyncio.run(first_step())
+    assert all(minus == {} for _, minus in seen["own"])
+    assert seen["large"]
+    for row, minus in seen["large"]:
+        assert torch.equal(minus["other"], -row)
+
+
 def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
     """With a lag of 1 two steps are asked for at once: the change comes to the third."""
     rows = [Row(str(n), "t", "p") for n in range(3)]
 
     def taught(route):
         return Curriculum(
+            encoders=Encoders(Encoder()),
             plan=replace(PLAN, routing=HardRouting({r: float(r == route) for r in ROUTES})),
             buckets=dict.fromkeys(ROUTES, rows),
             experts={"expert": Experts()},
@@ -178,7 +224,6 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
     async def four_steps():
         stream = TargetStream(
             curriculum=taught("a"),
-            encoder=Encoder(),
             rollouts=Rollouts(),
             steps=range(4),
             lag=Lag(1),
@@ -201,6 +246,7 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
 def test_a_version_that_could_not_be_published_fails_the_steps_that_roll_out_with_it(cluster, caplog):
     """And those that are given up say nothing of it afterwards."""
     curriculum = Curriculum(
+        encoders=Encoders(Encoder()),
         plan=PLAN,
         buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
         experts={"expert": Experts()},
@@ -208,7 +254,7 @@ def test_a_version_that_could_not_be_published_fails_the_steps_that_roll_out_wit
     )
 
     async def two_steps():
-        stream = TargetStream(curriculum=curriculum, encoder=Encoder(), rollouts=Rollouts(), steps=range(3), lag=Lag(1))
+        stream = TargetStream(curriculum=curriculum, rollouts=Rollouts(), steps=range(3), lag=Lag(1))
         publish(stream, 0)
         await stream.examples(0)
         await stream.examples(1)
@@ -242,12 +288,12 @@ def test_a_step_that_fails_leaves_the_version_to_the_other_that_rolls_out_with_i
     async def two_steps():
         stream = TargetStream(
             curriculum=Curriculum(
+                encoders=Encoders(Refusing()),
                 plan=plan,
                 buckets={"a": [Row(str(n), "t", "p") for n in range(3)]},
                 experts={"expert": Experts()},
                 teaching=Teaching(shares={"a": {"expert": 1.0}}),
             ),
-            encoder=Refusing(),
             rollouts=Rollouts(),
             steps=range(2),
             lag=Lag(1),

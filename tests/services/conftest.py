@@ -22,6 +22,7 @@ from fields.scene.grammar import draw_task
 from fields.student import LoraStudent
 from fields.versions import Merged
 from services.encoder import EncoderService
+from services.encoders import Encoders
 from services.endpoint import EndpointSettings, build_api
 from services.student import StudentService
 from services.studio import Generate, Studio
@@ -67,7 +68,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     def make(others: Mapping[str, Generate] | None = None, /, **settings: Any) -> FastAPI:
         models = {name: StudentService(lambda p=policy: p, numerics=Numerics()).generate for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, numerics=Numerics(), run="test", identity={})
-        studio = Studio(encoder, {**models, **(others or {})}, SceneFamily().latent_shape(), GRID)
+        studio = Studio(Encoders(encoder), {**models, **(others or {})}, {}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make

@@ -1,0 +1,54 @@
+"""The condition encoders of a run as one: of its own model, and of every other model that an expert is of."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from fields.carriers import Condition
+from fields.data.rows import Row
+from services.encoder_client import ConditionReference, EncoderClient
+
+
+class Encoders:
+    """Encodes rows as several models read them, and decodes clean states, which are the same in all of them.
+
+    Args:
+        own: the client of the run's own model's encoder.
+        others: of each other model's, by the model's name.
+    """
+
+    def __init__(self, own: EncoderClient, others: Mapping[str, EncoderClient] | None = None):
+        self._own = own
+        self._others = others or {}
+
+    async def encode(self, rows: Sequence[Row], models: Collection[str] = ()) -> Condition:
+        """The rows' conditions, in order, with those of other models in them.
+
+        Raises:
+            ValueError: for a row that one of the models cannot encode; names it.
+        """
+        return (await self.encoded(rows, models=models))[0]
+
+    async def encoded(
+        self, rows: Sequence[Row], with_clean: bool = False, with_empty: bool = True, models: Collection[str] = ()
+    ) -> tuple[Condition, dict[str, ConditionReference]]:
+        """What `encode` gives, and by the model's name the references of what the other models read: to pass it on without its
+        bytes.
+
+        Args:
+            rows: what is encoded.
+            with_clean: whether their target images come as clean states.
+            with_empty: whether the empty prompt's tensors come.
+            models: beside the run's own.
+        """
+        reading = [self._others[model].encoded(rows, with_empty=with_empty) for model in models]
+        own, others = await asyncio.gather(self._own.encode(rows, with_clean, with_empty), asyncio.gather(*reading))
+        found = dict(zip(models, others, strict=True))
+        values = {model: condition for model, (condition, _) in found.items()}
+        return own.with_others(values), {model: reference for model, (_, reference) in found.items()}
+
+    async def decode(self, x_0: Tensor) -> np.ndarray:
+        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        return await self._own.decode(x_0)
