@@ -54,10 +54,12 @@ def compiled(model: M, branches: int = 1) -> M:
         RuntimeError: if this machine has no compiler, or a block cannot be compiled.
     """
     import torch._dynamo.config
-    import torch._inductor.config  # here: half of a process's start, for those alone that compile
+    import torch._inductor.config
+    import torch.fx.experimental._config  # here: half of a process's start, for those alone that compile
 
     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # it would go on uncompiled, with other bits
+    torch.fx.experimental._config.use_duck_shape = False  # two sizes that are the same by chance may differ in the next call
     torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
     for block in model.blocks:
         block.compile(dynamic=True)

@@ -18,7 +18,7 @@ from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.scene.exam import Exam
 from fields.scene.family import SceneFamily, save_transformer
-from fields.scene.recipes import BASE, CARD, FOLDER, PLACE_AMPLITUDE, RECIPES, ROLLOUT_STEPS, SHAPE, SIZES, START, WEIGHTS
+from fields.scene.recipes import BASE, CARD, FOLDER, PLACE_AMPLITUDE, RECIPES, ROLLOUT_STEPS, SHAPE, START, WEIGHTS
 from fields.scene.training import base_optimizers, train
 from fields.scene.transformer import SceneTransformer
 from fields.tensors import load_into
@@ -32,7 +32,7 @@ def train_stage(name: str, output: Path, seed: int, threads: int) -> None:
     began = time.monotonic()
     transformer, parameters, optimizers = _network(name, output, recipe.learning_rate, seed)
     average = train(transformer, optimizers, parameters, recipe, seed + 1, _Report(name, recipe.steps))
-    if folder.name in SIZES:
+    if folder.name == BASE:
         transformer.load_state_dict(average, strict=False)
         save_transformer(transformer, folder)
     else:
@@ -64,20 +64,14 @@ def _network(
     name: str, output: Path, learning_rate: float, seed: int
 ) -> tuple[SceneTransformer, dict[str, nn.Parameter], list[torch.optim.Optimizer]]:
     """The network that a stage starts from, what of it is trained, and by what."""
-    folder = FOLDER.get(name, name)
-    whole = folder in SIZES
-    transformer = (
-        SceneTransformer(**SIZES[name])
-        if name in SIZES
-        else SceneFamily().load_transformer(output / (folder if whole else BASE))
-    )
-    if not whole:
+    transformer = SceneTransformer() if name == BASE else SceneFamily().load_transformer(output / BASE)
+    if FOLDER.get(name, name) != BASE:
         parameters = add_lora(transformer, SHAPE, seed)
         if name in START:
             load_into(parameters, read_adapter(output / START[name]).tensors, START[name])
         adam = torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         return transformer, parameters, [adam]
-    if name not in SIZES:
+    if name != BASE:
         transformer.requires_grad_(True)
     if name in PLACE_AMPLITUDE:
         transformer.learn_places(PLACE_AMPLITUDE[name])
@@ -101,10 +95,10 @@ class _Report:
 
 
 def load_expert(name: str, weights: Path = WEIGHTS) -> Field:
-    """A shipped model or expert as a field."""
+    """The shipped base or expert as a field."""
     family = SceneFamily()
-    adapter = None if name in SIZES else read_adapter(weights / name)
-    return Field.build(name, family, {name: (family.load_transformer(weights / (name if name in SIZES else BASE)), adapter)})
+    adapter = None if name == BASE else read_adapter(weights / name)
+    return Field.build(name, family, {name: (family.load_transformer(weights / BASE), adapter)})
 
 
 def take_exam(exam: Exam, field: Field) -> Skills:

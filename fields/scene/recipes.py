@@ -12,23 +12,16 @@ from fields.scene.training import Recipe
 WEIGHTS = Path("fields/scene/weights")
 
 
-BASE, SMALL = "base", "small"
+BASE = "base"
 
 
-SIZES = {
-    BASE: {},
-    SMALL: {"width": 64},
-}  # whole models, whose networks begin afresh; the small one has a quarter of the weights
-
-
-PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0, "small_places": 2.0}  # stages that give every cell a new place
+PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # stages of the base that give every cell a new place
 
 
 FOLDER = {
     "practice": BASE,
     "places": BASE,
     "counting": BASE,
-    "small_places": SMALL,
     "local_practice": "local_edit",
     "global_practice": "global_edit",
 }  # later stages -> what they continue
@@ -41,7 +34,7 @@ START = {
 }  # LoRA stages that don't start afresh
 
 
-NAMES = (BASE, "local_edit", "global_edit", SMALL)
+NAMES = (BASE, "local_edit", "global_edit")
 
 
 CARD = "card.json"
@@ -101,20 +94,4 @@ RECIPES = {
     ),
     "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
     "global_practice": _edit(("background", "style", "style", "style"), steps=1500, learning_rate=1.5e-3),
-    "small": Recipe(
-        categories={"single": 0.5, "two": 1.5, "count": 2.0, "colour": 0.5, "position": 0.5, "attribution": 2.0},
-        steps=3000,
-        batch_size=64,
-        learning_rate=2e-3,
-        prompt_dropout=0.1,
-        t_mean=0.8,
-    ),
-    "small_places": Recipe(
-        categories={"single": 0.3, "two": 1.5, "count": 2.0, "colour": 0.3, "position": 2.0, "attribution": 1.5},
-        steps=3000,
-        batch_size=64,
-        learning_rate=1.5e-3,
-        prompt_dropout=0.1,
-        t_mean=0.8,
-    ),
 }
