@@ -1,7 +1,7 @@
 """A frozen expert: networks (base or full checkpoint, each optionally with a LoRA), and an expression of their velocities."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -53,7 +53,7 @@ class Field:
     transformers: Mapping[str, nn.Module]
     expression: Expression
     device: torch.device
-    models: Mapping[str, Model]
+    models: Mapping[str, Model] = field(default_factory=dict)
 
     @staticmethod
     def build(

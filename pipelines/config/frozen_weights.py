@@ -15,10 +15,11 @@ def check_frozen_weights(config: "RunConfig") -> None:
         ValueError: names the key, the value and what is allowed.
     """
     shard, ranks, base = config.learner.shard, config.rollout.ranks, config.model.quantization
-    if isinstance(config.student, FullStudentConfig) and not config.rollout.merges:
-        raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
-    if isinstance(config.student, FullStudentConfig) and ranks > 1:
-        raise ValueError(f"rollout.ranks: {ranks} processes share a frozen base; allowed for student.type full: 1")
+    if isinstance(config.student, FullStudentConfig):
+        if ranks > 1:
+            raise ValueError(f"rollout.ranks: {ranks} processes share a frozen base; allowed for student.type full: 1")
+        if not config.rollout.merges:
+            raise ValueError("rollout.merge: false keeps an adapter beside the base; allowed for student.type full: true")
     if base != "none" and shard:
         raise ValueError(f"learner.shard: true shares weights of model.dtype, and model.quantization is {base}; allowed: false")
     if base != "none" and ranks > 1:

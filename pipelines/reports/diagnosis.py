@@ -45,26 +45,37 @@ def student_weights(parts: RunParts, path: Path | None) -> Weights | None:
 
 def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
     """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
-    task's rows lack (a source image, a negative prompt) is left out there."""
+    task's rows lack (a source image, a negative prompt), or whose own model doesn't take them, is left out there."""
     config, policy = parts.config, parts.policy()
     family, others = parts.encoder_family(), {model: parts.encoder_family(model) for model in other_models(config)}
     policy.load(weights)
     student = _on(policy.device, policy.velocity)
     fields = {name: parts.field(name) for name in config.experts}
     wanted = {name: parts.columns_of_expert(name) for name in config.experts}
+    reads = {name: set(models) for name, models in parts.experts.reads.items()}
     measured = {}
     for number, (task, rows) in enumerate(_rows(config, samples, family).items()):
         size = family.size(rows[0])
         shape, ids = family.latent_shape(size), range(number * samples, number * samples + len(rows))
-        condition = _encoded(family, rows).with_others({model: _encoded(other, rows) for model, other in others.items()})
+        readers = {model: other for model, other in others.items() if _takes(other, rows)}
+        condition = _encoded(family, rows).with_others({model: _encoded(other, rows) for model, other in readers.items()})
         asked = {
             name: _on(field.device, field.velocity)
             for name, field in fields.items()
-            if all(getattr(rows[0], column) is not None for column in wanted[name])
+            if all(getattr(rows[0], column) is not None for column in wanted[name]) and reads[name] <= readers.keys()
         }
         x_T = noise(config.run.seed, ids, shape, Stream.QUESTION_NOISE)
         measured[task] = disagreements(student, asked, x_T, parts.grid(size), condition)
     return measured
+
+
+def _takes(family: Family, rows: Sequence[Row]) -> bool:
+    try:
+        for row in rows:
+            family.check_row(row)
+    except ValueError:
+        return False
+    return True
 
 
 def _encoded(family: Family, rows: Sequence[Row]) -> Condition:

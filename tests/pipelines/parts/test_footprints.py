@@ -169,7 +169,7 @@ def test_nf4_is_planned_without_what_makes_it(tmp_path, make_config):
     network = RunParts(exact.config).family.blueprint(model)
     linear = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Linear))
     assert exact.learner_fixed()[0] - nf4.learner_fixed()[0] == linear * (2 - 9 / 16)
-    assert nf4.base_bytes == exact.base_bytes
+    assert nf4.base_bytes() == exact.base_bytes()
 
 
 def test_ranks_share_moments_and_average_and_keep_what_they_exchange(make_config):
@@ -205,7 +205,7 @@ def test_ranks_that_share_a_full_student_hold_their_part_of_everything(make_conf
     assert half.weights + half.kept - quarter.weights - quarter.kept == 20 * values / 4
     unshared = Footprints(make_config(*full)).learner(4, False)
     assert unshared.working - 4 * values < half.working < unshared.working
-    assert half.host == PROCESS + two.base_bytes + 2 * 4 * values
+    assert half.host == PROCESS + two.base_bytes() + 2 * 4 * values
 
 
 def test_without_a_gpu_auto_stays(make_config):
