@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     console = Console(width=None if sys.stdout.isatty() else 128)
     said = [memory.table(needs), *memory.lines(needs)]
-    said += [source] if pace is None else [speed.table(pace, source), *speed.lines(pace)]
+    if not needs.too_large:  # else what would mend it stands last
+        said += [source] if pace is None else [speed.table(pace, source), *speed.lines(pace)]
     for one in said:
         console.print(one, highlight=False, soft_wrap=isinstance(one, str), markup=False)
     return 1 if needs.too_large else 0

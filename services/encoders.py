@@ -15,13 +15,12 @@ class Encoders:
     """Encodes rows as several models read them, and decodes clean states, which are the same in all of them.
 
     Args:
-        own: the client of the run's own model's encoder.
-        others: of each other model's, by the model's name.
+        clients: model's name, None is the run's own -> the client of its encoder.
     """
 
-    def __init__(self, own: EncoderClient, others: Mapping[str, EncoderClient] | None = None):
-        self._own = own
-        self._others = others or {}
+    def __init__(self, clients: Mapping[str | None, EncoderClient]):
+        self._clients = clients
+        self._own = clients[None]
 
     async def encode(self, rows: Sequence[Row], models: Collection[str] = ()) -> Condition:
         """The rows' conditions, in order, with those of other models in them.
@@ -43,7 +42,7 @@ class Encoders:
             with_empty: whether the empty prompt's tensors come.
             models: beside the run's own.
         """
-        reading = [self._others[model].encoded(rows, with_empty=with_empty) for model in models]
+        reading = [self._clients[model].encoded(rows, with_empty=with_empty) for model in models]
         own, others = await asyncio.gather(self._own.encode(rows, with_clean, with_empty), asyncio.gather(*reading))
         found = dict(zip(models, others, strict=True))
         values = {model: condition for model, (condition, _) in found.items()}

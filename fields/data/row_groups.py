@@ -94,7 +94,7 @@ class RowGroups:
         return table
 
     def _batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """A row group in batches of so many rows as surely stay below an eighth of the limit.
+        """A row group in batches of so many rows as surely stay below a quarter of the limit.
 
         No value is longer than all that its columns store, but a dictionary can give it to every row. Columns that decode to
         dictionaries become plain, because every batch would hold its own copy of the dictionary.
@@ -102,7 +102,7 @@ class RowGroups:
         metadata = self._file.metadata.row_group(group)
         chunks = [metadata.column(n) for n in range(metadata.num_columns)]
         stored = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
-        rows = max(1, min(metadata.num_rows, MOST_DECODED // 8 // max(stored, 1)))
+        rows = max(1, min(metadata.num_rows, MOST_DECODED // 4 // max(stored, 1)))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False):
             plain = [a.dictionary_decode() if isinstance(a, pa.DictionaryArray) else a for a in batch.columns]
             yield pa.RecordBatch.from_arrays(plain, names=batch.schema.names)

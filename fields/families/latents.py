@@ -87,8 +87,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     """
     if a.shape != b.shape:
         return False
-    if a.dtype == b.dtype:
-        return torch.equal(a, b)
+    if a.dtype == b.dtype or not (a.is_floating_point() and b.is_floating_point()):
+        return a.dtype == b.dtype and torch.equal(a, b)
     coarser = max(torch.finfo(a.dtype).eps, torch.finfo(b.dtype).eps)
     smallest = max(torch.finfo(a.dtype).smallest_normal, torch.finfo(b.dtype).smallest_normal)
     return torch.allclose(a.double(), b.double(), rtol=coarser, atol=smallest)

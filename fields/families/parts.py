@@ -4,7 +4,7 @@ import importlib
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
@@ -99,9 +99,10 @@ class PipelineParts(Family):
         return folder / _TRANSFORMER
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of one part of the base."""
+        """The configuration of one part of the base; raises ValueError for a key that it doesn't have."""
         name = "scheduler_config.json" if part == _SCHEDULER else "config.json"
-        return read_json(fetch(self._base, (part,), "*.json") / part / name)
+        path = fetch(self._base, (part,), "*.json") / part / name
+        return _Told(path, read_json(path))
 
     @property
     def _base(self) -> Path:
@@ -158,6 +159,17 @@ class PipelineParts(Family):
         folder = fetch(self._base, (_SCHEDULER,)) / _SCHEDULER
         check_class(folder, read_json(folder / "scheduler_config.json"), self.name, (_EULER,))
         return _class(_EULER).from_pretrained(folder)
+
+
+class _Told(dict[str, Any]):
+    """What a file says."""
+
+    def __init__(self, path: Path, content: dict[str, Any]):
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise ValueError(f"{self._path} doesn't say {key}")
 
 
 def _class(name: str) -> Any:

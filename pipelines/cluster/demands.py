@@ -72,7 +72,7 @@ class RunDemands:
     def of(config: RunConfig) -> "RunDemands":
         """What a configuration asks for."""
         services = {
-            name: Demand.of(who_of(name) if name in config.expert_services else name, section.replicas, section)
+            name: Demand.of(name if name in config.encoders else who_of(name), section.replicas, section)
             for name, section in config.services.items()
         }
         learner, alone = Demand.of("learner", 1, config.learner), not config.learner.rank_actors

@@ -102,8 +102,7 @@ class RunServices:
         num_gpus = self._config.services[service].num_gpus
         kind = device(num_gpus).type
         if device_kind(standing) != kind:
-            asked = self._config.expert_services
-            key = f"experts.{next(iter(self._experts_of(service)))}" if service in asked else ENCODER
+            key = ENCODER if service in self._config.encoders else f"experts.{next(iter(self._experts_of(service)))}"
             raise ConfigError(
                 f"run.services: {self.application_name(service)} stands on {standing}, and {key}.num_gpus: {num_gpus:g} asks "
                 f"for {kind}. Ask for what stands, or use other services"
@@ -129,13 +128,12 @@ class RunServices:
     def identity(self, service: str) -> dict[str, Any]:
         """All that decides a service's answers, but for its device, which only its process knows: what runs must agree on."""
         config = self._config
-        encodes = {service: model for model, service in config.encoders.items()}.get(service)
         common = {
-            "model": self._model_identity(encodes),
+            "model": self._model_identity(config.encoders.get(service)),
             "numerics": config.numerics.model_dump(),
             "versions": {name: version(name) for name in _PACKAGES},
         }
-        if service not in config.expert_services:
+        if service in config.encoders:
             return common
         return common | {"experts": {name: self._expert_identity(name) for name in self._experts_of(service)}}
 
@@ -166,11 +164,10 @@ class RunServices:
         """The Serve application of the encoder, of the shared experts, or of one expert by itself."""
         parts, config = self._parts, self._config
         numerics, identity, resources = config.numerics.build(), self.identity(service), section.resources()
-        for model, encoder in config.encoders.items():
-            if service == encoder:
-                owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
-                build_family = partial(parts.encoder_family, model)
-                return encoder_application(build_family, cache_bytes, numerics, owner, identity, resources)
+        if service in config.encoders:
+            owner, cache_bytes = config.run.services_owner, config.encoder.cache_bytes
+            build_family = partial(parts.encoder_family, config.encoders[service])
+            return encoder_application(build_family, cache_bytes, numerics, owner, identity, resources)
         ranks = sharing_ranks(resources.ranks, device(resources.num_gpus))
         if service == SHARED:
             build_shared = partial(traced, parts, "experts", len(config.routes), parts.shared_field)
@@ -180,11 +177,13 @@ class RunServices:
 
     def encoders(self) -> Encoders:
         """The encoders of all models."""
-        clients = {
-            model: EncoderClient(self.application_name(service), service, self._config.run.name, self._limits)
-            for model, service in self._config.encoders.items()
-        }
-        return Encoders(clients[None], {model: client for model, client in clients.items() if model is not None})
+        run = self._config.run
+        return Encoders(
+            {
+                model: EncoderClient(run.application_name(service), service, run.name, self._limits)
+                for service, model in self._config.encoders.items()
+            }
+        )
 
     def expert_clients(self) -> dict[str, ExpertClient]:
         """The client of every expert's application; experts that share an application share its client."""

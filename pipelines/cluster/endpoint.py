@@ -71,15 +71,15 @@ class Served:
         experts = {name: config.experts[name] for name in self.experts}
         return [
             Demand.of(STUDENT, self.replicas, config.rollout),
-            *(Demand.of(encoder, config.encoder.replicas, config.encoder) for encoder in self.encoders.values()),
+            *(Demand.of(encoder, config.encoder.replicas, config.encoder) for encoder in self.encoders),
             *(Demand.of(f"experts.{name}", expert.replicas, expert) for name, expert in experts.items()),
         ]
 
     @property
-    def encoders(self) -> Mapping[str | None, str]:
-        """Model, None is the run's own -> the service that encodes for it, of all models that are read."""
-        read = {model for name in self.experts for model in self.parts.experts.reads[name]}
-        return {model: service for model, service in self.parts.config.encoders.items() if model is None or model in read}
+    def encoders(self) -> Mapping[str, str | None]:
+        """Service of an encoder -> the model that it encodes for, of all models that are read; None is the run's own."""
+        read = {None, *(model for name in self.experts for model in self.parts.experts.reads[name])}
+        return {service: model for service, model in self.parts.config.encoders.items() if model in read}
 
     def application_name(self, service: str) -> str:
         """A Serve application of the endpoint; no application of a training run has such a name."""
@@ -152,7 +152,7 @@ def start_endpoint(served: Served, settings: EndpointSettings, http: HttpAddress
     """
     config, services = served.parts.config, RunServices(served.parts)
     sections: dict[str, ServiceConfig] = {name: config.experts[name] for name in served.experts}
-    sections |= dict.fromkeys(served.encoders.values(), config.encoder)
+    sections |= dict.fromkeys(served.encoders, config.encoder)
     applications = {name: services.application(name, section) for name, section in sections.items()}
     applications[STUDENT] = _student(served)
     _require_alone(config.run.name)
@@ -183,7 +183,7 @@ def _require_alone(run: str) -> None:
 
 def stop_endpoint(served: Served) -> None:
     """Delete the applications of `start_endpoint`."""
-    delete([served.application_name(service) for service in (_ENDPOINT, *served.models, *served.encoders.values())])
+    delete([served.application_name(service) for service in (_ENDPOINT, *served.models, *served.encoders)])
 
 
 def _studio(served: Served, settings: EndpointSettings) -> Studio:
@@ -191,13 +191,11 @@ def _studio(served: Served, settings: EndpointSettings) -> Studio:
     run, parts = served.parts.config.run.name, served.parts
     encoders = {
         model: EncoderClient(served.application_name(service), service, run, limits)
-        for model, service in served.encoders.items()
+        for service, model in served.encoders.items()
     }
-    own = encoders.pop(None)
     student = StudentClient(served.application_name(STUDENT), STUDENT, run, limits)
     generate: dict[str, Generate] = {STUDENT: student.generate}
     for name in served.experts:
         expert = ExpertClient(served.application_name(name), name, run, limits, shared=False)
         generate[name] = partial(expert.generate, name)
-    others = {model: client for model, client in encoders.items() if model is not None}
-    return Studio(Encoders(own, others), generate, parts.experts.reads, parts.family.latent_shape(), parts.grid(None))
+    return Studio(Encoders(encoders), generate, parts.experts.reads, parts.family.latent_shape(), parts.grid(None))

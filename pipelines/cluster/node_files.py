@@ -95,8 +95,8 @@ def _learner_files(config: RunConfig) -> Files:
 
 def _service_files(config: RunConfig, service: str) -> Files:
     """Of an encoder, or of every network that the experts of an application evaluate."""
-    if service not in config.expert_services:
-        (encoded,) = (model for model, encoder in config.encoders.items() if encoder == service)
+    if service in config.encoders:
+        encoded = config.encoders[service]
         return {"model.path": config.model.path} if encoded is None else _base_files(config, encoded)
     members = [name for name in config.experts if config.service_of(name) == service]
     networks = {network: None for member in members for network in sorted(config.networks(member))}

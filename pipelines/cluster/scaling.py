@@ -78,7 +78,7 @@ def wanted_numbers(config: RunConfig, written: Sequence[str]) -> dict[str, int]:
         ConfigError: for an unknown part, or what is no number of processes.
     """
     parts = {f"experts.{name}": config.service_of(name) for name in config.experts}
-    parts |= {encoder: encoder for encoder in config.encoders.values()} | {ROLLOUT: ROLLOUT}
+    parts |= {encoder: encoder for encoder in config.encoders} | {ROLLOUT: ROLLOUT}
     wanted: dict[str, int] = {}
     for text in written:
         name, _, number = text.partition("=")

@@ -247,7 +247,7 @@ class RunConfig(Section):
     @property
     def services(self) -> Mapping[str, ServiceConfig]:
         """The services of the run, with what each gets of the cluster: of experts, then of encoders."""
-        return {**self.expert_services, **dict.fromkeys(self.encoders.values(), self.encoder)}
+        return {**self.expert_services, **dict.fromkeys(self.encoders, self.encoder)}
 
     @property
     def expert_services(self) -> Mapping[str, ExpertConfig]:
@@ -255,9 +255,9 @@ class RunConfig(Section):
         return {self.service_of(name): expert for name, expert in self.experts.items()}
 
     @property
-    def encoders(self) -> Mapping[str | None, str]:
-        """Model, None is the run's own -> the service that encodes for it."""
-        return {None: ENCODER} | {model: f"{ENCODER}-{model}" for model in other_models(self)}
+    def encoders(self) -> Mapping[str, str | None]:
+        """Service of an encoder -> the model that it encodes for; None is the run's own."""
+        return {ENCODER: None} | {f"{ENCODER}-{model}": model for model in other_models(self)}
 
     def service_of(self, expert: str) -> str:
         """The service that holds an expert."""

@@ -52,7 +52,7 @@ class Footprints:
     def all(self, micro_batch: int, recompute: bool, merge: bool) -> list[Footprint]:
         """Of the learner with this micro-batch, the rollout workers, merging or not, every service, and the driver."""
         actors = [self.learner(micro_batch, recompute), self.rollout(merge)]
-        encoders = (self._encoder(model, service) for model, service in self.config.encoders.items())
+        encoders = (self._encoder(service, model) for service, model in self.config.encoders.items())
         return [*actors, *map(self._service, self.config.expert_services), *encoders, self._driver()]
 
     @cached_property
@@ -271,7 +271,7 @@ class Footprints:
         packed numbers of nf4 are not."""
         return FLOAT32 if quantization == "nf4" else self._parts.families[model].dtype.itemsize
 
-    def _encoder(self, model: str | None, service: str) -> Footprint:
+    def _encoder(self, service: str, model: str | None) -> Footprint:
         section, family = self.config.encoder, self._parts.families[model]
         weights = family.encoder_bytes()
         what = self.largest.for_source(family.source)

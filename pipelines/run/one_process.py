@@ -51,7 +51,8 @@ class OneProcess:
     def encode(self, group: Group) -> Condition:
         """The condition of a group's rows, on the CPU as the service gives it."""
         rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
-        models = {model for expert in self._parts.teaching.asked(group.route) for model in self._parts.experts.reads[expert]}
+        asked = self._parts.teaching.asked(group.route)
+        models = sorted({model for expert in asked for model in self._parts.experts.reads[expert]})
         conditions = [self._encoded(row, models) for row in rows]
         if self._parts.config.state.reads_targets:
             conditions = [self._family.with_clean(c, row) for c, row in zip(conditions, rows, strict=True)]

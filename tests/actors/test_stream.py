@@ -5,87 +5,19 @@ import gc
 from dataclasses import replace
 
 import pytest
-import ray
 import torch
+from stream_cases import PLAN, ROUTES, Encoder, Experts, Rollouts, publish
 
 from actors.curriculum import Curriculum
 from actors.example_reference import fetched
 from actors.rank_group import RanksLost
 from actors.stream import TargetStream
-from fields.carriers import Condition, Query, Sealed, SealedQueries, Target, Weights
+from fields.carriers import Weights
 from fields.data.rows import Row
 from fields.method.lag import Lag
-from fields.method.plan import SamplePlan
-from fields.method.query import UniformQuery
 from fields.method.routing import HardRouting
 from fields.method.teaching import Teaching
-from fields.method.time_grid import time_grid
 from services.encoders import Encoders
-
-ROUTES = ("a", "b", "c", "d")
-PLAN = SamplePlan(
-    seed=1,
-    batch_size=12,
-    group_size=5,
-    routing=HardRouting(dict.fromkeys(ROUTES, 1.0), "sample"),
-    query=UniformQuery("index"),
-    grid=lambda size: time_grid(4),
-    rows=dict.fromkeys(ROUTES, 3),
-)
-
-
-class Encoder:
-    """Every row is its number."""
-
-    async def encode(self, rows, with_clean, with_empty):
-        value = torch.tensor([[float(row.uid)] for row in rows])
-        return Condition(tensors={"row": value}, unconditional={"row": value} if with_empty else {})
-
-
-class Rollouts:
-    """A state is its sample's id."""
-
-    async def queries(self, group, condition, weights):
-        query = Query(
-            sample_ids=group.ids,
-            route=group.route,
-            policy_version=weights.policy_version,
-            checksum=weights.checksum,
-            x_t=torch.tensor([[float(n)] for n in group.ids]),
-            t=torch.full((len(group.ids),), 0.5),
-            t_next=torch.full((len(group.ids),), 0.4),
-            condition=condition,
-        )
-        queries = SealedQueries.of((query,))
-        return queries, ray.put(queries)
-
-
-def publish(stream, version, failure=None):
-    published = asyncio.get_running_loop().create_future()
-    if failure:
-        published.set_exception(failure)
-    else:
-        published.set_result(Weights.of(version, {"w": torch.zeros(1)}))
-    stream.publish(version, published)
-
-
-class Experts:
-    """An application that keeps a record of what it was asked, and answers a state with its square."""
-
-    def __init__(self, shared=False):
-        self.shared = shared
-        self.calls = []
-
-    async def answer(self, names, references, others):
-        queries = [ray.get(reference).sealed.open()[0] for reference in references]
-        self.calls.append([(name, query.sample_ids) for name, query in zip(names, queries, strict=True)])
-        await asyncio.sleep(0.01 * len(self.calls))  # later calls are answered later
-        return ray.put(
-            [
-                Sealed.of((Target(sample_ids=q.sample_ids, expert=name, t=q.t, velocity=q.x_t**2),))
-                for name, q in zip(names, queries, strict=True)
-            ]
-        )
 
 
 @pytest.mark.parametrize("shared", ["", "bc", "abcd"])
@@ -97,7 +29,7 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
     async def first_step():
         stream = TargetStream(
             curriculum=Curriculum(
-                encoders=Encoders(Encoder()),
+                encoders=Encoders({None: Encoder()}),
                 plan=PLAN,
                 buckets=dict.fromkeys(ROUTES, rows),
                 experts=experts,
@@ -140,7 +72,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     async def first_step():
         stream = TargetStream(
             curriculum=Curriculum(
-                encoders=Encoders(CleanEncoder()),
+                encoders=Encoders({None: CleanEncoder()}),
                 plan=PLAN,
                 buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
                 experts={"expert": own},
@@ -164,57 +96,13 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     assert own.calls == []
 
 
-def test_an_expert_gets_what_its_own_model_reads_and_nobody_else_does(cluster):
-    """Its model encodes rows as their negative; the student's rollout and the other expert don't see it."""
-
-    class OtherEncoder:
-        async def encoded(self, rows, with_clean=False, with_empty=True):
-            value = torch.tensor([[-float(row.uid)] for row in rows])
-            condition = Condition(tensors={"minus": value}, unconditional={})
-            return condition, ray.put(condition)
-
-    seen = {}
-
-    class Asked(Experts):
-        async def answer(self, names, references, others):
-            for name, reference, own in zip(names, references, others, strict=True):
-                (query,) = ray.get(reference).sealed.open()
-                assert query.condition.others == {}, "the workers have nothing of it"
-                minus = {model: ray.get(given).tensors["minus"] for model, given in own.items()}
-                seen.setdefault(name, []).append((query.condition.tensors["row"], minus))
-            return await super().answer(names, references, others)
-
-    async def first_step():
-        stream = TargetStream(
-            curriculum=Curriculum(
-                encoders=Encoders(Encoder(), {"other": OtherEncoder()}),
-                plan=PLAN,
-                buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
-                experts={"large": Asked(), "own": Asked()},
-                teaching=Teaching(shares={route: {"large" if route in "ab" else "own": 1.0} for route in ROUTES}),
-                reads={"large": ("other",)},
-            ),
-            rollouts=Rollouts(),
-            steps=range(1),
-            lag=Lag(0),
-        )
-        publish(stream, 0)
-        await stream.examples(0)
-
-    asyncio.run(first_step())
-    assert all(minus == {} for _, minus in seen["own"])
-    assert seen["large"]
-    for row, minus in seen["large"]:
-        assert torch.equal(minus["other"], -row)
-
-
 def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
     """With a lag of 1 two steps are asked for at once: the change comes to the third."""
     rows = [Row(str(n), "t", "p") for n in range(3)]
 
     def taught(route):
         return Curriculum(
-            encoders=Encoders(Encoder()),
+            encoders=Encoders({None: Encoder()}),
             plan=replace(PLAN, routing=HardRouting({r: float(r == route) for r in ROUTES})),
             buckets=dict.fromkeys(ROUTES, rows),
             experts={"expert": Experts()},
@@ -246,7 +134,7 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
 def test_a_version_that_could_not_be_published_fails_the_steps_that_roll_out_with_it(cluster, caplog):
     """And those that are given up say nothing of it afterwards."""
     curriculum = Curriculum(
-        encoders=Encoders(Encoder()),
+        encoders=Encoders({None: Encoder()}),
         plan=PLAN,
         buckets={route: [Row(str(n), "t", "p") for n in range(3)] for route in ROUTES},
         experts={"expert": Experts()},
@@ -288,7 +176,7 @@ def test_a_step_that_fails_leaves_the_version_to_the_other_that_rolls_out_with_i
     async def two_steps():
         stream = TargetStream(
             curriculum=Curriculum(
-                encoders=Encoders(Refusing()),
+                encoders=Encoders({None: Refusing()}),
                 plan=plan,
                 buckets={"a": [Row(str(n), "t", "p") for n in range(3)]},
                 experts={"expert": Experts()},

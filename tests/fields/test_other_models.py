@@ -55,9 +55,9 @@ class Packed(nn.Module):
         return -(self.gain((twice[:, :, None] * tokens)[..., None])[..., 0] + 2 * (1 - time)[:, None, None])
 
 
-class StubFamily(Family):
+class ClosedForm(Family):
     own_size = (4, 4)
-    name = "stub"
+    name = "closed_form"
 
     def latent_shape(self, size=None):
         return 2, 4, 4
@@ -69,18 +69,18 @@ class StubFamily(Family):
     def latent_space(self):
         return LatentSpace(settings={}, vae=None)
 
-    def _none(self, *arguments, **options):
-        raise NotImplementedError
+    def _unasked(self, *arguments, **options):
+        raise AssertionError("a field and a student ask for velocities alone")
 
-    load_encoders = load_transformer = blueprint = encode = widest_inputs = clean = decode = _none
+    load_encoders = load_transformer = blueprint = encode = widest_inputs = clean = decode = _unasked
 
 
-class PlainFamily(StubFamily):
+class PlainFamily(ClosedForm):
     def velocity(self, transformer, x_t, t, condition):
         return transformer(x_t, 1000 * t, condition.tensors["c"])
 
 
-class PackedFamily(StubFamily):
+class PackedFamily(ClosedForm):
     def velocity(self, transformer, x_t, t, condition):
         return -unpack(transformer(pack(x_t), 1 - t, condition.tensors["twice"]), 4, 4)
 

@@ -68,7 +68,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     def make(others: Mapping[str, Generate] | None = None, /, **settings: Any) -> FastAPI:
         models = {name: StudentService(lambda p=policy: p, numerics=Numerics()).generate for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, numerics=Numerics(), run="test", identity={})
-        studio = Studio(Encoders(encoder), {**models, **(others or {})}, {}, SceneFamily().latent_shape(), GRID)
+        studio = Studio(Encoders({None: encoder}), {**models, **(others or {})}, {}, SceneFamily().latent_shape(), GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make

@@ -185,6 +185,7 @@ def test_an_expert_that_writes_the_run_s_model_is_of_the_run_s(make_run: MakeRun
     [
         ("scale", "scaling_factor 0.5, the run's model has 0.4"),
         ("weights", "differ from those in"),
+        ("integers", "differ from those in"),
         ("type", None),  # another type of the same numbers
     ],
 )
@@ -195,7 +196,9 @@ def test_another_latent_space_is_refused(make_run: MakeRun, folder: Folder, tmp_
         config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
     else:
         tensors = load_file(weights)
-        if change == "weights":
+        if change == "integers":
+            tensors["encoder.conv_in.weight"] = tensors["encoder.conv_in.weight"].to(torch.int8)
+        elif change == "weights":
             tensors["encoder.conv_in.weight"][0, 0, 0, 0] += 1e-3
             tensors["decoder.conv_in.weight"] *= 2  # which says nothing of what a state is
         else:
@@ -208,7 +211,15 @@ def test_another_latent_space_is_refused(make_run: MakeRun, folder: Folder, tmp_
     with pytest.raises(ConfigError, match=r"experts\.teacher\.model: its latent space is another: ") as refused:
         checked_parts(run)
     assert said in str(refused.value)
-    assert ("1 tensors" in str(refused.value)) == (change == "weights")
+    assert ("1 tensors" in str(refused.value)) == (change in ("weights", "integers"))
+
+
+def test_a_configuration_that_lacks_a_key_is_refused(make_run: MakeRun, folder: Folder, tmp_path: Path):
+    other = shutil.copytree(folder("flux"), tmp_path / "other")
+    config = other / "vae" / "config.json"
+    config.write_text(json.dumps({key: v for key, v in json.loads(config.read_text()).items() if key != "block_out_channels"}))
+    with pytest.raises(ConfigError, match=r"experts\.teacher\.model: .*vae/config\.json doesn't say block_out_channels$"):
+        checked_parts(make_run("lumina2", "flux", own=other))
 
 
 def test_a_row_that_the_teacher_cannot_read_is_refused(make_run: MakeRun, tmp_path: Path):
