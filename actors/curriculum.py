@@ -6,7 +6,7 @@ from typing import Any
 
 from fields.data.bucket import Bucket
 from fields.data.size import Size
-from fields.method.plan import SamplePlan
+from fields.method.plan import Group, SamplePlan
 from fields.method.states import RolloutSettings
 from fields.method.teaching import Teaching
 from services.encoders import Encoders
@@ -40,9 +40,9 @@ class Curriculum:
     reads_empty: frozenset[str] = frozenset()
     reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def models(self, route: str) -> list[str]:
-        """The models beside the run's own that read the rows of a route."""
-        return sorted({model for name in self.teaching.asked(route) for model in self.reads.get(name, ())})
+    def models(self, group: Group) -> list[str]:
+        """The models beside the run's own that read the rows of a group."""
+        return sorted({model for name in self.teaching.lesson(group).asked for model in self.reads.get(name, ())})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

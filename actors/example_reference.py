@@ -7,7 +7,7 @@ from itertools import groupby
 import ray
 
 from fields.carriers import Example, Outline, Query, Sealed, SealedQueries, Target
-from fields.method.teaching import Teaching
+from fields.method.teaching import Lesson
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class GroupReference:
     Attributes:
         queries: of the group's `SealedQueries`.
         answers: by the expert's name.
-        teaching: what is learned from them.
+        lesson: what is learned from them.
     """
 
     queries: "ray.ObjectRef[SealedQueries]"
     answers: Mapping[str, AnswerReference]
-    teaching: Teaching
+    lesson: Lesson
 
     def fetch_queries(self) -> tuple[Query, ...]:
         """The queries, from the object store of this node."""
@@ -83,4 +83,4 @@ def fetched(references: Sequence[ExampleReference]) -> Iterator[Example]:
         targets = {name: answer.fetch() for name, answer in first.group.answers.items()}
         for reference in (first, *rest):
             answers = {name: own_targets[reference.place] for name, own_targets in targets.items()}
-            yield first.group.teaching.example(queries[reference.place], answers)
+            yield first.group.lesson.example(queries[reference.place], answers)

@@ -136,14 +136,14 @@ class TargetStream:
         rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
         asks = f"step {group.step}, {group.route}, {numbered(group.ids)}"
         with self.waits.on(f"{asks}: the encoder"):
-            reads_empty, models = group.route in curriculum.reads_empty, curriculum.models(group.route)
+            reads_empty, models = group.route in curriculum.reads_empty, curriculum.models(group)
             condition, others = await curriculum.encoders.encoded(rows, curriculum.reads_targets, reads_empty, models)
         if curriculum.expert_rollouts is None:
             with self.waits.on(f"{asks}: the student's weights"):
                 published = await asyncio.shield(weights)  # others wait for the same publication when this one is given up
             with self.waits.on(f"{asks}: a rollout by version {published.policy_version}"):
                 return await self._student_rollout(group, condition.with_others({}), published, others)
-        (expert,) = curriculum.teaching.shares[group.route]
+        (expert,) = curriculum.teaching.lesson(group).shares
         settings = curriculum.expert_rollouts(group.size)
         with self.waits.on(f"{asks}: a rollout by {expert}"):
             queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)
@@ -185,7 +185,7 @@ def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQ
     """What is asked together: decided by the plan, so that a call's composition is part of what can be repeated."""
     calls: list[list[ExpertQuestion]] = []
     last: dict[ExpertClient, list[ExpertQuestion]] = {}  # of an application of several experts, the call that may have room
-    for question in [ExpertQuestion(group, name) for group in groups for name in curriculum.teaching.asked(group.route)]:
+    for question in [ExpertQuestion(group, name) for group in groups for name in curriculum.teaching.lesson(group).asked]:
         client = curriculum.experts[question.expert]
         call = last.get(client)
         size = sum(len(asked.group.samples) for asked in [*(call or ()), question])
@@ -202,7 +202,8 @@ def _learned(
     group: Group, asked: AskedGroup, targets: Mapping[ExpertQuestion, AnswerReference], teaching: Teaching
 ) -> Iterator[ExampleReference]:
     """The group's queries, each with what the experts of its route said to it."""
-    answers = {name: targets[ExpertQuestion(group, name)] for name in teaching.asked(group.route)}
-    reference = GroupReference(queries=asked.queries, answers=answers, teaching=teaching)
+    lesson = teaching.lesson(group)
+    answers = {name: targets[ExpertQuestion(group, name)] for name in lesson.asked}
+    reference = GroupReference(queries=asked.queries, answers=answers, lesson=lesson)
     for place, outline in enumerate(asked.outlines):
         yield ExampleReference(group=reference, place=place, outline=outline)

@@ -15,7 +15,7 @@ def distill(
     encode: Callable[[Group], Condition],
     policy: Policy,
     states: Callable[[Group, Condition], tuple[Query, ...]],
-    learn: Callable[[Query], Example],
+    learn: Callable[[Group, Query], Example],
     distiller: Distiller,
     published: dict[int, Weights],
     steps: range,
@@ -28,7 +28,7 @@ def distill(
         encode: a group's conditions.
         policy: the student as it rolls out; gets the version that a step asks for.
         states: a group's queries: `policy.queries`, or those of an expert.
-        learn: a query's target, by the frozen expert of its route.
+        learn: the target of a group's query, by the frozen expert of its route.
         distiller: the student and its optimizer.
         published: version -> weights; holds the published versions from `lag.version(step)` on at entry, and is kept so.
         steps: the optimizer steps to do, 0-based.
@@ -42,7 +42,7 @@ def distill(
         examples = []
         for group in plan.groups(step):  # m ~ pi, c ~ D_m, x_T ~ N(0, I), i ~ Beta(5, 2)
             for query in states(group, encode(group)):  # x_t = Rollout(v_theta; x_T, c)[i]
-                examples.append(learn(query))  # u = v_m(sg(x_t), t, c)
+                examples.append(learn(group, query))  # u = v_m(sg(x_t), t, c)
         update = distiller.update(examples)  # || v_theta(sg(x_t), t, c) - u ||^2
         if lag.publishes(step + 1):
             published[step + 1] = distiller.weights(step + 1)

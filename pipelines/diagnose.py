@@ -1,8 +1,8 @@
 """Where the experts disagree: `python -m pipelines.diagnose CONFIG.yaml [dotted.key=value ...] [--checkpoint DIR]`.
 
 Rolls the student out (at its start, or from a checkpoint) and compares every expert with it and with one another, over t
-and category. Without a cluster. Writes `diagnose.html` and `diagnose.json` into the run's folder: they tell where to query
-before GPU hours are spent.
+and category, and at the rows whose scores leave open who answers them. Without a cluster. Writes `diagnose.html` and
+`diagnose.json` into the run's folder: they tell where to query before GPU hours are spent.
 """
 
 import argparse
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     from pipelines.config.load import load_config
     from pipelines.data.scene import prepare_missing
     from pipelines.parts.check_files import checked_parts
+    from pipelines.reports.ambiguity import ambiguities
+    from pipelines.reports.compared_fields import ComparedFields
     from pipelines.reports.diagnosis import advice, measure, student_weights, write_diagnosis
 
     try:
@@ -33,10 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         complain(error)
         return 2
-    measured = measure(parts, weights, options.samples)
+    fields = ComparedFields(parts, weights)
+    measured, unclear = measure(fields, options.samples), ambiguities(fields, options.samples)
     config.folder.mkdir(parents=True, exist_ok=True)
-    write_diagnosis(config, measured, options.checkpoint)
-    for line in advice(config, measured):
+    write_diagnosis(config, measured, unclear, options.checkpoint)
+    for line in (*advice(config, measured), *(ambiguity.sentence(route) for route, ambiguity in unclear.items())):
         print(line)
     print(f"report: {config.folder / 'diagnose.html'}")
     return 0

@@ -4,7 +4,8 @@ The base has four stages. In `base` its cells are nearly alike: it learns what t
 wherever they stand. `practice` and `places` continue with a trained place for every cell; only at the amplitude of the last
 does a place stand out against the noise in its token. `counting` practises numbers, which come last. `local_edit` and
 `global_edit` are LoRAs on top; the global one starts from the local one, which can read a source image already, and
-`local_practice` and `global_practice` continue them over the final base.
+`local_practice` and `global_practice` continue them over the final base. `large` is the base with channels twice as wide,
+trained on; `small` and `small_places` make a network of a quarter of the base's weights.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Write the data sets that runs read: `python -m pipelines.prepare {scene,import,folder,omniedit} ...`."""
+"""Write the data sets that runs read: `python -m pipelines.prepare {scene,import,folder,omniedit,score} ...`."""
 
 import argparse
 import re
@@ -49,6 +49,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     omniedit.add_argument("--min-score", type=float, help="leave out rows of a lower o_score")
     omniedit.set_defaults(write=_write_omniedit)
+
+    score = commands.add_parser(
+        "score", help="the rows of a file with scores: how much of each route's skill a prompt asks for"
+    )
+    score.add_argument("--input", type=Path, required=True)
+    score.add_argument("--output", type=Path, required=True, help="Parquet file")
+    score.add_argument("--clip", type=Path, required=True, metavar="FOLDER", help="a CLIP model as transformers saves it")
+    score.add_argument(
+        "--route", type=_description, action="append", default=[], metavar="ROUTE=TEXT", help="what the rows of a route ask for"
+    )
+    score.add_argument(
+        "--temperature", type=float, default=0.01, help="of the softmax over routes; default 0.01, as CLIP's own"
+    )
+    score.set_defaults(write=_write_scores)
     return parser
 
 
@@ -80,6 +94,13 @@ def _mapping(text: str) -> tuple[str, str]:
     return task, route
 
 
+def _description(text: str) -> tuple[str, str]:
+    route, equals, description = text.partition("=")
+    if not (route and equals and description):
+        raise argparse.ArgumentTypeError(f"{text!r} is not written ROUTE=TEXT")
+    return route, description
+
+
 def _write_scene(options: argparse.Namespace) -> list[Path]:
     from pipelines.data.scene import SCENE_DATA, SCENE_ROWS, prepare_scene
 
@@ -105,6 +126,12 @@ def _write_omniedit(options: argparse.Namespace) -> list[Path]:
     if buckets.dropped:
         print(f"{buckets.dropped} rows are below a score of {options.min_score:g}")
     return buckets.paths
+
+
+def _write_scores(options: argparse.Namespace) -> list[Path]:
+    from pipelines.data.scores import ClipScorer, write_scores
+
+    return write_scores(options.input, options.output, ClipScorer(options.clip, dict(options.route), options.temperature))
 
 
 if __name__ == "__main__":

@@ -119,24 +119,24 @@ class Target(Carrier):
         return replace(self, velocity=on_device(self.velocity, device), unconditional=unconditional)
 
     @staticmethod
-    def mix(targets: "Sequence[tuple[Target, float]]") -> "Target":
-        """The convex combination of several experts' answers to one query, float32."""
+    def combine(targets: "Sequence[tuple[Target, Float[Tensor, ' batch']]]") -> "Target":
+        """The sum of several experts' answers to one query, each sample's times its factor, float32."""
         first, _ = targets[0]
-        unconditional = [(target.unconditional, weight) for target, weight in targets if target.unconditional is not None]
+        unconditional = [(target.unconditional, factor) for target, factor in targets if target.unconditional is not None]
         return Target(
             sample_ids=first.sample_ids,
             expert=" + ".join(target.expert for target, _ in targets),
             t=first.t,
-            velocity=_weighted_sum([(target.velocity, weight) for target, weight in targets]),
+            velocity=_weighted_sum([(target.velocity, factor) for target, factor in targets]),
             unconditional=_weighted_sum(unconditional) if unconditional else None,
         )
 
 
-def _weighted_sum(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
-    (first, weight), *rest = parts
-    total = weight * first
-    for tensor, weight in rest:
-        total = total + weight * tensor
+def _weighted_sum(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    (first, *rest) = (tensor * factor.reshape(-1, *[1] * (tensor.ndim - 1)) for tensor, factor in parts)
+    total = first
+    for part in rest:
+        total = total + part
     return total
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SIZES, check_columns
+from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SCORES, SIZES, check_columns
 from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
 from fields.data.rows import Row
@@ -13,8 +13,8 @@ from fields.shown import shown
 class Bucket:
     """The rows of one route, read lazily by row group; `fields/data/row_groups.py` says which size of group is good.
 
-    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image`, `target_image`, `width` and
-    `height` are optional, others are ignored. An image column holds encoded images, or paths relative to the file's folder.
+    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image`, `target_image`, `width`, `height` and
+    `scores` are optional, others are ignored. An image column holds encoded images, or paths relative to the file's folder.
 
     Raises:
         ValueError: if the file is missing, is not Parquet, lacks a required column, has one twice or of a wrong type, or has no
@@ -48,6 +48,10 @@ class Bucket:
         for name in IMAGES:
             if isinstance(values.get(name), str):
                 values[name] = read_inside(self.path.parent, values[name], f"{where}: {name}")
+        if (scores := values.get(SCORES)) is not None:
+            if any(score is None for _, score in scores):
+                raise ValueError(f"{where}: a score is empty")
+            values[SCORES] = tuple(scores)
         try:
             return Row(**values)
         except ValueError as error:  # names the row
@@ -60,3 +64,16 @@ class Bucket:
         values = self._groups.row(number, self._columns)
         width, height = (values[name] for name in SIZES)
         return None if width is None or height is None else (width, height)
+
+    @property
+    def scored(self) -> bool:
+        """Whether rows may have scores of their own."""
+        return SCORES in self._columns and self._groups.holds(SCORES)
+
+    def scores(self, number: int) -> dict[str, float] | None:
+        """A row's scores over routes, if it has some; a file without such a column is not read.
+
+        Raises:
+            ValueError: as for the row.
+        """
+        return None if not self.scored or (scores := self[number].scores) is None else dict(scores)

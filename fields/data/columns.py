@@ -11,7 +11,8 @@ REQUIRED = ("uid", "task", "prompt")
 TEXTS = (*REQUIRED, "negative_prompt")
 IMAGES = ("source_image", "target_image")
 SIZES = ("width", "height")
-COLUMNS = (*TEXTS, *IMAGES, *SIZES)
+SCORES = "scores"
+COLUMNS = (*TEXTS, *IMAGES, *SIZES, SCORES)
 LONGEST_SIDE = 100_000  # pixels; beyond it a size is a mistake
 
 
@@ -53,11 +54,18 @@ def _fits(name: str, found: pa.DataType) -> bool:
         return name not in REQUIRED
     if name in SIZES:
         return pa.types.is_integer(kind)
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return text or (name in IMAGES and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)))
+    if name == SCORES:
+        return pa.types.is_map(kind) and _is_text(kind.key_type) and pa.types.is_floating(kind.item_type)
+    return _is_text(kind) or (name in IMAGES and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _wanted(name: str) -> str:
     if name in SIZES:
         return "a whole number"
+    if name == SCORES:
+        return "a map of string (routes) to double (scores)"
     return "binary (encoded images) or string (paths)" if name in IMAGES else "string"

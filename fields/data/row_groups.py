@@ -75,6 +75,14 @@ class RowGroups:
         except UnicodeDecodeError as error:  # pyarrow doesn't look into texts before
             raise ValueError(f"{self._path} row {number} has a text that is not UTF-8") from error
 
+    def holds(self, column: str) -> bool:
+        """Whether a row may have a value in a column: false only if the file's statistics say that none has."""
+        metadata = self._file.metadata
+        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+        chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
+        own = [chunk.statistics for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
+        return any(statistics is None or statistics.num_values > 0 for statistics in own)
+
     def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
         if group in self._cache:
             return self._cache[group]

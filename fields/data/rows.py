@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fields.shown import shown
 
+_SUM_TOLERANCE = 1e-4  # of scores: those of a softmax in half precision are off by less
 LONGEST_TEXT = 100_000  # characters; encoders read some hundred words, so beyond it a text is a mistake or an attack
 
 
@@ -20,9 +21,10 @@ class Row:
         target_image: an image that would be right, encoded.
         negative_prompt: what an operator with a negative prompt leads away from.
         width, height: of the image to make, in pixels; None leaves it to the model family.
+        scores: (route, how much of its skill the row needs), which sum to 1; None leaves the row to the route that it is of.
 
     Raises:
-        ValueError: for a text of more than LONGEST_TEXT characters; names the row, and doesn't show the text.
+        ValueError: for a text of more than LONGEST_TEXT characters, or scores that are none; names the row, shows no text.
     """
 
     uid: str
@@ -33,11 +35,24 @@ class Row:
     negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
+    scores: tuple[tuple[str, float], ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("uid", "task", "prompt", "negative_prompt"):
             if len(text := getattr(self, name) or "") > LONGEST_TEXT:
                 raise ValueError(f"row {shown(self.uid)}: {name} has {len(text)} characters; at most {LONGEST_TEXT} are read")
+        if self.scores is not None:
+            self._check_scores(self.scores)
+
+    def _check_scores(self, scores: Sequence[tuple[str, float]]) -> None:
+        where = f"row {shown(self.uid)}: scores"
+        for route, score in scores:
+            if not 0 <= score <= 1:  # false for nan, too
+                raise ValueError(f"{where}: that of {shown(route)} is {score}; allowed are 0 to 1")
+        if len({route for route, _ in scores}) < len(scores):
+            raise ValueError(f"{where} name a route twice: {shown([route for route, _ in scores])}")
+        if abs((total := sum(score for _, score in scores)) - 1) > _SUM_TOLERANCE:
+            raise ValueError(f"{where} sum to {total:g}; they must sum to 1")
 
 
 def target_images(rows: Sequence[Row]) -> list[bytes]:

@@ -96,6 +96,14 @@ class Family(ABC):
             ValueError: if the folder has no such configuration, or what quantizes isn't installed.
         """
 
+    @abstractmethod
+    def untrained(self, path: Path) -> nn.Module:
+        """The network of a folder's configuration with random weights, which its constructor draws from torch's generator.
+
+        Raises:
+            ValueError: if the folder has no such configuration.
+        """
+
     def encoder_bytes(self) -> int:
         """Bytes of the weights of everything that encodes and decodes.
 

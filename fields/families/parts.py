@@ -59,13 +59,19 @@ class PipelineParts(Family):
         quantize(network, quantization)
         return network.eval().requires_grad_(False)
 
+    def untrained(self, path: Path) -> nn.Module:
+        return self._constructed(self._transformer_folder(path, "*.json"))
+
     def _without_values(self, folder: Path) -> nn.Module:
         from accelerate import init_empty_weights
 
+        with init_empty_weights():
+            return self._constructed(folder)
+
+    def _constructed(self, folder: Path) -> nn.Module:
         config = read_json(folder / "config.json")
         check_class(folder, config, self.name, (self.transformer_class,))
-        with init_empty_weights():
-            return _class(self.transformer_class).from_config(config)
+        return _class(self.transformer_class).from_config(config)
 
     def encoder_bytes(self) -> int:
         return sum(

@@ -34,6 +34,7 @@ class Stream(IntEnum):
     TRANSITION = 7
     MERGE = 8
     FAULT = 9
+    SCORE = 10
 
 
 def generator(seed: int, stream: Stream, n: int, part: int = 0) -> np.random.Generator:
@@ -53,7 +54,8 @@ def noise(
 class Sample:
     """One sample of the plan: its id, its route, its row in the route's bucket, the grid indices of its queries.
 
-    `size` is the width and height of its image in pixels; None is the family's default size.
+    `size` is the width and height of its image in pixels; None is the family's default size. `shares` are the experts that
+    answer it with the factors of their velocities, where its row decides that; empty is as its route is answered.
     """
 
     id: int
@@ -61,11 +63,17 @@ class Sample:
     row: int
     indices: tuple[int, ...]
     size: Size | None = None
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Who answers it, where its row decides that."""
+        return tuple(expert for expert, _ in self.shares)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Samples of one step of one route and size: the unit that is encoded, rolled out, answered and learned together."""
+    """Samples of one step with one route, size and set of experts: what is encoded, rolled out and learned together."""
 
     step: int
     route: str
@@ -97,6 +105,8 @@ class SamplePlan:
         grid: the rollout's times, by size.
         rows: route -> number of rows in its bucket.
         size: (route, row) -> the size of that row's image; without it every row has the family's default size.
+        shares: (route, row, random numbers of the sample) -> the experts that answer that row, with the factors of their
+            velocities, always in the same order; without it a row is answered as its route is.
     """
 
     seed: int
@@ -107,6 +117,7 @@ class SamplePlan:
     grid: Grid
     rows: Mapping[str, int]
     size: Callable[[str, int], Size | None] = lambda route, row: None
+    shares: Callable[[str, int, np.random.Generator], Mapping[str, float]] = lambda route, row, rng: {}
 
     def sample(self, n: int) -> Sample:
         """Sample `n`, whoever asks and in whatever order."""
@@ -115,19 +126,20 @@ class SamplePlan:
         row = int(generator(self.seed, Stream.ROW, n).integers(self.rows[route]))
         size = self.size(route, row)
         indices = self.query.draw(n, generator(self.seed, Stream.QUERY, n), self.grid(size).tolist())
-        return Sample(n, route, row, indices, size)
+        shares = self.shares(route, row, generator(self.seed, Stream.SCORE, n))
+        return Sample(n, route, row, indices, size, tuple(shares.items()))
 
     def groups(self, step: int) -> tuple[Group, ...]:
-        """The groups of an optimizer step: routes in their configured order, sizes as they first occur, ids ascending."""
+        """The groups of a step: routes in their configured order, sizes and experts as they first occur, ids ascending."""
         first = step * self.batch_size
         samples = [self.sample(n) for n in range(first, first + self.batch_size)]
         groups = []
         for route in self.routing.weights:
-            by_size: dict[Size | None, list[Sample]] = {}
+            alike: dict[tuple[Size | None, tuple[str, ...]], list[Sample]] = {}
             for sample in samples:
                 if sample.route == route:
-                    by_size.setdefault(sample.size, []).append(sample)
-            for own in by_size.values():
+                    alike.setdefault((sample.size, sample.experts), []).append(sample)
+            for own in alike.values():
                 for start in range(0, len(own), self.group_size):
                     groups.append(Group(step, route, tuple(own[start : start + self.group_size])))
         return tuple(groups)

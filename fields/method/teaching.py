@@ -1,11 +1,13 @@
 """What a student learns at its states: from the expert of the route, from several, from an anchor, or from the data itself."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
 
 from fields.carriers import Example, Query, Target
-
-Shares = Mapping[str, float]
+from fields.method.plan import Group
+from fields.method.scoring import Shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,19 +17,45 @@ class Teaching:
     Attributes:
         shares: route -> {expert: share}; one expert with share 1 is hard routing; empty teaches from the data.
         anchor: the expert to whose velocity the student is held, if any.
+        scored: route -> the experts that its rows' own scores may ask.
     """
 
     shares: Mapping[str, Shares]
     anchor: str | None = None
+    scored: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def asked(self, route: str) -> tuple[str, ...]:
-        """The experts that answer a query of a route, each once."""
-        return tuple(dict.fromkeys((*self.shares[route], *([self.anchor] if self.anchor else []))))
+        """The experts that may answer a query of a route, each once."""
+        anchor = [self.anchor] if self.anchor else []
+        return tuple(dict.fromkeys((*self.shares[route], *self.scored.get(route, ()), *anchor)))
+
+    def lesson(self, group: Group) -> "Lesson":
+        """Who teaches the samples of a group: as their rows decide, or else as the route is taught."""
+        shares = [dict(sample.shares) or self.shares[group.route] for sample in group.samples]
+        return Lesson(shares={name: tuple(own[name] for own in shares) for name in shares[0]}, anchor=self.anchor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """Who teaches a group.
+
+    Attributes:
+        shares: expert -> the factors of its velocity in the samples' targets, in their order; empty teaches from the data.
+        anchor: the expert to whose velocity the student is held, if any.
+    """
+
+    shares: Mapping[str, tuple[float, ...]]
+    anchor: str | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The experts that answer the group's queries, each once."""
+        return tuple(dict.fromkeys((*self.shares, *([self.anchor] if self.anchor else []))))
 
     def example(self, query: Query, answers: Mapping[str, Target]) -> Example:
-        """The query with its target, computed from the answers of the route's experts."""
-        shares = self.shares[query.route]
-        target = Target.mix([(answers[name], share) for name, share in shares.items()]) if shares else from_data(query)
+        """A query of the group with its target, computed from the experts' answers."""
+        parts = [(answers[name], torch.tensor(factors)) for name, factors in self.shares.items()]
+        target = Target.combine(parts) if parts else from_data(query)
         return Example(query=query, target=target, anchor=answers[self.anchor] if self.anchor else None)
 
 

@@ -1,4 +1,4 @@
-"""The exam of the scene world: fixed questions in the twelve categories, with fixed noise, marked by the checker."""
+"""The exam of the scene world: fixed questions in every category, with fixed noise, marked by the checker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fields.data.rows import Row
 from fields.evaluation.base import ExamResult
 from fields.method.plan import Stream, generator, noise
 from fields.scene.checker import Score, check
-from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES, Task, draw_task
+from fields.scene.grammar import ALL_ROUTE_CATEGORIES, CATEGORIES, TWO_SKILLS, Task, draw_task
 from fields.scene.world import SIZE, render
 
 
@@ -50,11 +50,13 @@ class Exam:
     Args:
         samples: questions per category.
         seed: of questions and noise; the exam doesn't share random numbers with training.
+        two_skills: whether it also asks for two edits in one instruction.
     """
 
-    def __init__(self, samples: int, seed: int):
+    def __init__(self, samples: int, seed: int, two_skills: bool = False):
         self.samples = samples
         self.seed = seed
+        self.categories = (*CATEGORIES, TWO_SKILLS) if two_skills else CATEGORIES
 
     @property
     def sheets(self) -> Sequence[Sheet]:
@@ -63,10 +65,10 @@ class Exam:
 
     @cached_property
     def _sheets(self) -> list[Sheet]:  # most who have an exam never look: a comparison plans hundreds of runs
-        return [self._sheet(category) for categories in ROUTE_CATEGORIES.values() for category in categories]
+        return [self._sheet(number, category) for number, category in enumerate(self.categories)]
 
-    def _sheet(self, category: str) -> Sheet:
-        first = CATEGORIES.index(category) * 100_000  # more questions leave the earlier ones as they are
+    def _sheet(self, number: int, category: str) -> Sheet:
+        first = number * 100_000  # more questions leave the earlier ones as they are
         ids = range(first, first + self.samples)
         tasks = [draw_task(category, generator(self.seed, Stream.QUESTION, n)) for n in ids]
         questions = tuple(Question(n, t, task_row(f"exam-{n}", t)) for n, t in zip(ids, tasks, strict=True))
@@ -93,4 +95,4 @@ class Exam:
 
 def route_skill(skills: Mapping[str, Mapping[str, float]], route: str, measure: str = "graded") -> float:
     """The mean over the categories of one route."""
-    return float(np.mean([skills[category][measure] for category in ROUTE_CATEGORIES[route]]))
+    return float(np.mean([skills[category][measure] for category in ALL_ROUTE_CATEGORIES[route]]))

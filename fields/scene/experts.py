@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,23 @@ from fields.method.solver import Euler
 from fields.method.time_grid import time_grid
 from fields.scene.exam import Exam
 from fields.scene.family import SceneFamily, save_transformer
-from fields.scene.recipes import BASE, CARD, FOLDER, PLACE_AMPLITUDE, RECIPES, ROLLOUT_STEPS, SHAPE, START, WEIGHTS
+from fields.scene.recipes import (
+    ADAPTERS,
+    BASE,
+    CARD,
+    FOLDER,
+    LARGE,
+    PLACE_AMPLITUDE,
+    RECIPES,
+    ROLLOUT_STEPS,
+    SHAPE,
+    SIZES,
+    START,
+    WEIGHTS,
+)
 from fields.scene.training import base_optimizers, train
 from fields.scene.transformer import SceneTransformer
+from fields.scene.widening import widened
 from fields.tensors import load_into
 
 
@@ -32,11 +47,11 @@ def train_stage(name: str, output: Path, seed: int, threads: int) -> None:
     began = time.monotonic()
     transformer, parameters, optimizers = _network(name, output, recipe.learning_rate, seed)
     average = train(transformer, optimizers, parameters, recipe, seed + 1, _Report(name, recipe.steps))
-    if folder.name == BASE:
-        transformer.load_state_dict(average, strict=False)
-        save_transformer(transformer, folder)
-    else:
+    if folder.name in ADAPTERS:
         write_adapter(folder, Adapter(SHAPE, average), torch.float16)
+    else:
+        transformer.load_state_dict(average, strict=False)
+        save_transformer(transformer, folder, eight_bits=folder.name == LARGE)
     stage = {
         "command": f"python -m pipelines.experts {name} --seed {seed} --threads {threads}",
         "seed": seed,
@@ -64,19 +79,30 @@ def _network(
     name: str, output: Path, learning_rate: float, seed: int
 ) -> tuple[SceneTransformer, dict[str, nn.Parameter], list[torch.optim.Optimizer]]:
     """The network that a stage starts from, what of it is trained, and by what."""
-    transformer = SceneTransformer() if name == BASE else SceneFamily().load_transformer(output / BASE)
-    if FOLDER.get(name, name) != BASE:
+    folder = FOLDER.get(name, name)
+    if folder in ADAPTERS:
+        transformer = SceneFamily().load_transformer(output / BASE)
         parameters = add_lora(transformer, SHAPE, seed)
         if name in START:
             load_into(parameters, read_adapter(output / START[name]).tensors, START[name])
-        adam = torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-        return transformer, parameters, [adam]
-    if name != BASE:
-        transformer.requires_grad_(True)
+        return transformer, parameters, [_adam(parameters, learning_rate)]
+    if name == LARGE:
+        transformer = widened(SceneFamily().load_transformer(output / BASE), seed)
+        transformer.cell_places.requires_grad_(True)
+    elif name in FOLDER:
+        transformer = SceneFamily().load_transformer(output / folder).requires_grad_(True)
+    else:
+        transformer = SceneTransformer(**SIZES.get(name, {}))
     if name in PLACE_AMPLITUDE:
         transformer.learn_places(PLACE_AMPLITUDE[name])
     parameters = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
-    return transformer, parameters, base_optimizers(parameters, learning_rate)
+    # torch's Muon multiplies in bfloat16, which a CPU without it does at a sixtieth of float32's speed
+    optimizers = base_optimizers(parameters, learning_rate) if folder == BASE else [_adam(parameters, learning_rate)]
+    return transformer, parameters, optimizers
+
+
+def _adam(parameters: Mapping[str, nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(list(parameters.values()), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
 
 class _Report:
@@ -97,8 +123,9 @@ class _Report:
 def load_expert(name: str, weights: Path = WEIGHTS) -> Field:
     """The shipped base or expert as a field."""
     family = SceneFamily()
-    adapter = None if name == BASE else read_adapter(weights / name)
-    return Field.build(name, family, {name: (family.load_transformer(weights / BASE), adapter)})
+    adapter = read_adapter(weights / name) if name in ADAPTERS else None
+    network = family.load_transformer(weights / (BASE if name in ADAPTERS else name))
+    return Field.build(name, family, {name: (network, adapter)})
 
 
 def take_exam(exam: Exam, field: Field) -> Skills:

@@ -20,6 +20,7 @@ from fields.families.latents import LatentSpace
 from fields.families.quantization import Quantization
 from fields.families.quantized import quantize
 from fields.method.time_grid import time_grid
+from fields.scene.eight_bits import from_eight_bits, in_eight_bits
 from fields.scene.grammar import TEXT_LENGTH, tokenize
 from fields.scene.transformer import SceneTransformer
 from fields.scene.world import SIZE
@@ -68,10 +69,13 @@ class SceneFamily(Family):
             raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
         super().check_row(row, with_target)
 
-    def blueprint(self, path: Path, quantization: Quantization = "none") -> SceneTransformer:
+    def untrained(self, path: Path) -> SceneTransformer:
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} is no scene model: it has no {CONFIG}")
-        network = _network(path).to(torch.device("meta"))
+        return _network(path)
+
+    def blueprint(self, path: Path, quantization: Quantization = "none") -> SceneTransformer:
+        network = self.untrained(path).to(torch.device("meta"))
         quantize(network, quantization)
         return network.eval().requires_grad_(False)
 
@@ -84,11 +88,11 @@ class SceneFamily(Family):
                 raise ValueError(f"{path} is no scene model: it has no {name}")
         transformer = _network(path)
         try:
-            tensors = load_file(path / WEIGHTS)
+            tensors = from_eight_bits(load_file(path / WEIGHTS))
         except SafetensorError as error:
             raise ValueError(f"{path} is no scene model: {error}") from error
         check_shapes(shapes(tensors), shapes(transformer.state_dict()), str(path / WEIGHTS))
-        transformer.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        transformer.load_state_dict(tensors)
         quantize(transformer, quantization)
         return transformer.eval().requires_grad_(False)
 
@@ -164,6 +168,7 @@ def _image(data: bytes, uid: str, which: str) -> np.ndarray:
     return image * 2 - 1
 
 
-def save_transformer(transformer: SceneTransformer, path: Path) -> None:
-    """Write the folder that `load_transformer` reads, in float16."""
-    SceneFamily().export(transformer, {name: tensor.half() for name, tensor in transformer.state_dict().items()}, path)
+def save_transformer(transformer: SceneTransformer, path: Path, eight_bits: bool = False) -> None:
+    """Write the folder that `load_transformer` reads, in float16, or with matrices of eight bits per weight."""
+    tensors = {name: tensor.half() for name, tensor in transformer.state_dict().items()}
+    SceneFamily().export(transformer, in_eight_bits(tensors) if eight_bits else tensors, path)

@@ -1,6 +1,7 @@
-"""The tasks of the scene world: twelve categories of prompts and edit instructions, drawn from a small grammar.
+"""The tasks of the scene world: categories of prompts and edit instructions, drawn from a small grammar.
 
-Text-to-image categories follow GenEval, edit categories follow GEdit-Bench. A task carries what its checker needs:
+Text-to-image categories follow GenEval, edit categories follow GEdit-Bench; a task of `two_skills` wants a local and a global
+edit in one instruction, which no expert was trained for. A task carries what its checker needs:
 a `Request` (what the prompt asks for) or the one target scene of an edit.
 """
 
@@ -18,8 +19,10 @@ T = TypeVar("T")
 TEXT_TO_IMAGE = ("single", "two", "count", "colour", "position", "attribution")
 LOCAL_EDIT = ("add", "replace", "remove", "recolour")
 GLOBAL_EDIT = ("background", "style")
+TWO_SKILLS = "two_skills"
 ROUTE_CATEGORIES = {"text_to_image": TEXT_TO_IMAGE, "local_edit": LOCAL_EDIT, "global_edit": GLOBAL_EDIT}
 CATEGORIES = TEXT_TO_IMAGE + LOCAL_EDIT + GLOBAL_EDIT
+ALL_ROUTE_CATEGORIES = {**ROUTE_CATEGORIES, TWO_SKILLS: (TWO_SKILLS,)}
 
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 NUMBERS = {"two": 2, "three": 3, "four": 4}
@@ -72,8 +75,10 @@ def draw_task(category: str, rng: np.random.Generator) -> Task:
     Raises:
         ValueError: for a category that does not exist.
     """
+    if category == TWO_SKILLS:
+        return _draw_two_skills(rng)
     if category not in CATEGORIES:
-        raise ValueError(f"unknown scene category {category!r}; allowed: {', '.join(CATEGORIES)}")
+        raise ValueError(f"unknown scene category {category!r}; allowed: {', '.join((*CATEGORIES, TWO_SKILLS))}")
     return _draw_text_to_image(category, rng) if category in TEXT_TO_IMAGE else _draw_edit(category, rng)
 
 
@@ -167,6 +172,19 @@ def _draw_edit(category: str, rng: np.random.Generator) -> Task:
         style = _pick(rng, STYLES)
         prompt, target = f"make it {style}", Scene(source.background, source.cells, style)
     return Task(category, prompt, target, source=source)
+
+
+def _draw_two_skills(rng: np.random.Generator) -> Task:
+    """A thing goes or gets another colour, and the whole image another style or background."""
+    local = _draw_edit(_pick(rng, ("remove", "recolour")), rng)
+    assert local.source is not None
+    if local.prompt.startswith("remove") and rng.random() < 0.5:
+        background = _pick(rng, [b for b in BACKGROUNDS if b != local.source.background])
+        words, target = f"make the background {background}", Scene(background, local.target.cells)
+    else:
+        style = _pick(rng, STYLES)
+        words, target = f"make it {style}", Scene(local.target.background, local.target.cells, style)
+    return Task(TWO_SKILLS, f"{local.prompt} and {words}", target, source=local.source)
 
 
 def _vocabulary() -> tuple[str, ...]:

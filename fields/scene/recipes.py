@@ -12,16 +12,20 @@ from fields.scene.training import Recipe
 WEIGHTS = Path("fields/scene/weights")
 
 
-BASE = "base"
+BASE, LARGE, SMALL = "base", "large", "small"
 
 
-PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0}  # stages of the base that give every cell a new place
+SIZES = {SMALL: {"width": 64}}  # of networks that don't have the usual ones; the large one is the base, widened
+
+
+PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0, "small_places": 2.0}  # stages that give every cell a new place
 
 
 FOLDER = {
     "practice": BASE,
     "places": BASE,
     "counting": BASE,
+    "small_places": SMALL,
     "local_practice": "local_edit",
     "global_practice": "global_edit",
 }  # later stages -> what they continue
@@ -34,7 +38,10 @@ START = {
 }  # LoRA stages that don't start afresh
 
 
-NAMES = (BASE, "local_edit", "global_edit")
+ADAPTERS = ("local_edit", "global_edit")
+
+
+NAMES = (BASE, *ADAPTERS, LARGE, SMALL)
 
 
 CARD = "card.json"
@@ -93,5 +100,29 @@ RECIPES = {
         t_mean=0.8,
     ),
     "local_practice": _edit(LOCAL_EDIT, steps=1200, learning_rate=1e-3),
+    "large": Recipe(
+        categories={"single": 0.3, "two": 1.5, "count": 3.0, "colour": 0.3, "position": 1.0, "attribution": 3.0},
+        steps=2500,
+        batch_size=64,
+        learning_rate=1.0e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
+    "small": Recipe(
+        categories={"single": 0.5, "two": 1.5, "count": 2.0, "colour": 0.5, "position": 0.5, "attribution": 2.0},
+        steps=3500,
+        batch_size=64,
+        learning_rate=3e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
+    "small_places": Recipe(
+        categories={"single": 0.3, "two": 1.0, "count": 2.0, "colour": 0.3, "position": 3.0, "attribution": 1.5},
+        steps=2500,
+        batch_size=64,
+        learning_rate=2.0e-3,
+        prompt_dropout=0.1,
+        t_mean=0.8,
+    ),
     "global_practice": _edit(("background", "style", "style", "style"), steps=1500, learning_rate=1.5e-3),
 }

@@ -80,7 +80,7 @@ class SceneTransformer(nn.Module):
             tokens.append(self.patch_in(_patches(source)) + self.cell_places + self.groups[1])
         tokens.append(self.patch_in(_patches(x_t)) + self.cell_places + self.groups[2])
         h = torch.cat(tokens, dim=1)
-        c = F.silu(self.time_out(F.silu(self.time_in(_time_features(t, h.shape[-1])))))
+        c = F.silu(self.time_out(F.silu(self.time_in(time_features(t, h.shape[-1])))))
         for block in self.blocks:
             h = checkpoint(block, h, c, use_reentrant=False) if self.recomputes and torch.is_grad_enabled() else block(h, c)
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)
@@ -128,7 +128,7 @@ def _unpatch(tokens: Tensor) -> Tensor:
     return cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
-def _time_features(t: Tensor, width: int) -> Tensor:
+def time_features(t: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
     """Sines and cosines of t at frequencies from 1 to 1000, (B, width)."""
     frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), width // 2, device=t.device))
     angles = t[:, None] * frequencies

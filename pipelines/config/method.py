@@ -1,24 +1,20 @@
-"""The choices of the method family: where states come from, where the expert is asked, who answers, what is minimised.
+"""The choices of the method family: where states come from, where the expert is asked, what is minimised.
 
 Each section builds its part of the method (`build`, `solver`, `shares`). The method's modules load torch, so they are imported
 there: reading a configuration needs none of it.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from fields.method.routing import Granularity
 from fields.method.times import Coordinate
 from pipelines.config.base import Finite, Section, Share
 
 if TYPE_CHECKING:
     from fields.method.objective import Objective
     from fields.method.query import QueryDistribution
-    from fields.method.routing import GroupedRouting, HardRouting
     from fields.method.solver import Solver
-    from fields.method.teaching import Shares
 
 
 class _State(Section):
@@ -158,71 +154,6 @@ QueryConfig = Annotated[
     BetaQueryConfig | UniformQueryConfig | StratifiedQueryConfig | FixedQueryConfig | DenseQueryConfig,
     Field(discriminator="type"),
 ]
-
-
-class _OneExpert(Section):
-    """Routing in which the expert of a route answers it alone."""
-
-    def shares(self, experts: Mapping[str, str]) -> "dict[str, Shares]":
-        """Route -> the experts that answer it with their shares, given route -> its expert."""
-        return {route: {expert: 1.0} for route, expert in experts.items()}
-
-
-class HardRoutingConfig(_OneExpert):
-    """One expert answers a sample."""
-
-    type: Literal["hard"] = "hard"
-    granularity: Granularity = Field(default="sample", description="what shares one draw")
-
-    def build(self, weights: Mapping[str, float]) -> "HardRouting":
-        """The draw of routes by their weights."""
-        from fields.method.routing import HardRouting
-
-        return HardRouting(weights, self.granularity)
-
-
-class GroupedRoutingConfig(_OneExpert):
-    """Every route in every optimizer step, in proportion to its weight."""
-
-    type: Literal["grouped"]
-
-    def build(self, weights: Mapping[str, float]) -> "GroupedRouting":
-        """The division of every optimizer step among routes by their weights."""
-        from fields.method.routing import GroupedRouting
-
-        return GroupedRouting(weights)
-
-
-class SoftRoutingConfig(Section):
-    """A convex mix of several experts answers a sample; its rows are drawn as in hard routing."""
-
-    type: Literal["soft"]
-    granularity: Granularity = "sample"
-    mix: dict[str, dict[str, Share]] | None = Field(
-        default=None, description="route -> {expert: share}, shares sum to 1; none is every route's expert alike"
-    )
-
-    @model_validator(mode="after")
-    def _shares_sum_to_1(self) -> "SoftRoutingConfig":
-        for route, shares in (self.mix or {}).items():
-            if abs((total := sum(shares.values())) - 1) > 1e-6:
-                raise ValueError(f"mix.{route}: the shares sum to 1, not {total:g}")
-        return self
-
-    def build(self, weights: Mapping[str, float]) -> "HardRouting":
-        """The draw of routes by their weights."""
-        from fields.method.routing import HardRouting
-
-        return HardRouting(weights, self.granularity)
-
-    def shares(self, experts: Mapping[str, str]) -> "dict[str, Shares]":
-        """Route -> the experts that answer it with their shares, given route -> its expert."""
-        names = list(dict.fromkeys(experts.values()))
-        mix = self.mix or {route: {name: 1 / len(names) for name in names} for route in experts}
-        return {route: {name: share for name, share in mix[route].items() if share > 0} for route in experts}
-
-
-RoutingConfig = Annotated[HardRoutingConfig | GroupedRoutingConfig | SoftRoutingConfig, Field(discriminator="type")]
 
 
 class MseConfig(Section):

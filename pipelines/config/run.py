@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from fields.method.routing import GroupedRouting
 from fields.method.times import index_at, rollout_times
 from pipelines.config import method as m
 from pipelines.config.base import Name, Section
@@ -21,6 +20,7 @@ from pipelines.config.operators import SELF, references
 from pipelines.config.own_models import check_own_models, other_models
 from pipelines.config.presets import Preset, expand
 from pipelines.config.quantization import check_quantization
+from pipelines.config.routing import HardRoutingConfig, RoutingConfig, check_routing, named_experts
 from pipelines.config.services import EncoderConfig, ExpertConfig, ServiceConfig
 from pipelines.config.settings import RunSettings
 from pipelines.config.shared_experts import check_shared_experts
@@ -65,7 +65,7 @@ class RunConfig(Section):
     preset: Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
     state: m.StateConfig = m.StudentOdeConfig()
     query: m.QueryConfig = m.BetaQueryConfig()
-    routing: m.RoutingConfig = m.HardRoutingConfig()
+    routing: RoutingConfig = HardRoutingConfig()
     objective: m.ObjectiveConfig = m.MseConfig()
     anchor: m.AnchorConfig | None = None
     rollout: RolloutConfig = RolloutConfig()
@@ -102,9 +102,7 @@ class RunConfig(Section):
             yield from ((f"student.start.experts.{name}", name) for name in self.student.start.experts)
         if self.anchor:
             yield "anchor.expert", self.anchor.expert
-        if isinstance(self.routing, m.SoftRoutingConfig) and self.routing.mix is not None:
-            for route, shares in self.routing.mix.items():
-                yield from ((f"routing.mix.{route}.{name}", name) for name in shares)
+        yield from named_experts(self.routing)
         for name, expert in self.experts.items():
             yield from (pair for pair in references(expert.operator, f"experts.{name}.operator") if pair[1] != SELF)
 
@@ -151,13 +149,8 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _mix_names_the_routes(self) -> "RunConfig":
-        if not isinstance(self.routing, m.SoftRoutingConfig):
-            return self
-        if self.state.expert_rolls_out:
-            raise ValueError("state.type: an expert_rollout needs the one expert of hard or grouped routing")
-        if self.routing.mix is not None and self.routing.mix.keys() != self.routes.keys():
-            raise ValueError(f"routing.mix: it names {', '.join(self.routing.mix)}; the routes are {', '.join(self.routes)}")
+    def _routing_fits_the_routes(self) -> "RunConfig":
+        check_routing(self)
         return self
 
     @model_validator(mode="after")
@@ -198,16 +191,6 @@ class RunConfig(Section):
                 f"learner.ranks: {ranks} is above the groups that a step may have: {batch} samples (learner.batch_size) in "
                 f"groups of {group} (rollout.group_size); allowed: 1 to {most}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _every_route_fits_into_a_step(self) -> "RunConfig":
-        size = self.learner.batch_size
-        for weights in self.route_weights.values() if isinstance(self.routing, m.GroupedRoutingConfig) else ():
-            if absent := GroupedRouting(weights).absent(size):
-                raise ValueError(
-                    f"routing.type: grouped has every route in every step; a batch_size of {size} has no room for {absent[0]!r}"
-                )
         return self
 
     @property
@@ -269,16 +252,6 @@ class RunConfig(Section):
             raise ValueError(
                 "run.profile: traces are of the first forwards, which are those of an exam with eval.every: "
                 f"{self.eval.every}; allowed: none, or eval.every: 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _microbatches_fill_the_batch(self) -> "RunConfig":
-        granularity = getattr(self.routing, "granularity", None)
-        if granularity == "microbatch" and self.learner.batch_size % self.rollout.group_size:
-            raise ValueError(
-                f"routing.granularity microbatch: learner.batch_size {self.learner.batch_size} "
-                f"is no multiple of rollout.group_size {self.rollout.group_size}"
             )
         return self
 

@@ -45,6 +45,10 @@ class StartSources(Protocol):
         """The least-squares merge of the routes' experts, each run on so many rows of its route."""
         ...
 
+    def untrained(self) -> "Tensors":
+        """Random weights of the whole network, drawn by the run's seed."""
+        ...
+
 
 class StartAtBaseConfig(Section):
     """The student starts as the base."""
@@ -139,8 +143,25 @@ class StartAtAdapterConfig(Section):
         return merged_network(sources.transformer, sources.file_adapter(self.adapter, self.ignore_keys))
 
 
+class StartAtRandomConfig(Section):
+    """The student starts with random weights, to tell what the base contributes; of full students alone."""
+
+    type: Literal["random"]
+
+    def lora(self, sources: StartSources, shape: "LoraShape") -> "Tensors | None":
+        raise ValueError("student.start: random weights are a whole network's; only a student of type full can start from them")
+
+    def full(self, sources: StartSources) -> "Tensors | None":
+        return sources.untrained()
+
+
 Start = Annotated[
-    StartAtBaseConfig | StartAtExpertConfig | StartAtMergeConfig | StartAtRegressionConfig | StartAtAdapterConfig,
+    StartAtBaseConfig
+    | StartAtExpertConfig
+    | StartAtMergeConfig
+    | StartAtRegressionConfig
+    | StartAtAdapterConfig
+    | StartAtRandomConfig,
     Field(discriminator="type"),
 ]
 

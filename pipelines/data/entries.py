@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, REQUIRED, SIZES, TEXTS
+from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, REQUIRED, SCORES, SIZES, TEXTS
 from fields.data.images import read_inside
 from fields.data.rows import Row
 from fields.shown import shown
@@ -28,6 +28,8 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
     for name in IMAGES:
         if name in given:
             given[name] = read_inside(folder, given[name], f"{where}: {name}")
+    if SCORES in given:
+        given[SCORES] = tuple(given[SCORES].items())
     try:
         return with_size(Row(**given))
     except ValueError as error:  # names the row
@@ -38,6 +40,10 @@ def _require_type(name: str, value: Any, where: str) -> None:
     if name in SIZES:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_SIDE:
             raise ValueError(f"{where}: {name} is {shown(value)}; it must be a whole number from 1 to {LONGEST_SIDE}")
+    elif name == SCORES:
+        numbers = isinstance(value, dict) and all(isinstance(score, int | float) for score in value.values())
+        if not numbers:
+            raise ValueError(f"{where}: {name} is {shown(value)}; it must be an object of routes and their scores")
     elif not isinstance(value, str):
         wanted = "text" if name in TEXTS else "the path of an image"
         raise ValueError(f"{where}: {name} is {shown(value)}; it must be {wanted}")

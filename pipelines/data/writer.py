@@ -11,14 +11,18 @@ import pyarrow.parquet as pq
 
 from fields.atomic import replacing
 from fields.data.aspect import nearest_bucket
-from fields.data.columns import COLUMNS, IMAGES, SIZES
+from fields.data.columns import COLUMNS, IMAGES, SCORES, SIZES
 from fields.data.images import image_size
 from fields.data.rows import Row
 
 GROUP_ROWS = 10_000
 GROUP_BYTES = 8 * 2**20
 
-_TYPES: dict[str, pa.DataType] = {**dict.fromkeys(IMAGES, pa.binary()), **dict.fromkeys(SIZES, pa.int32())}
+_TYPES: dict[str, pa.DataType] = {
+    **dict.fromkeys(IMAGES, pa.binary()),
+    **dict.fromkeys(SIZES, pa.int32()),
+    SCORES: pa.map_(pa.string(), pa.float64()),
+}
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 
 

@@ -14,10 +14,12 @@ from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.location import fetched
 from pipelines.config.own_models import other_models
+from pipelines.config.routing import ScoredRoutingConfig
 from pipelines.config.run import RunConfig
 from pipelines.parts.check_rows import checked_rows
 from pipelines.parts.consolidation import consolidate
 from pipelines.parts.fit import fitted
+from pipelines.parts.row_scores import check_scores
 from pipelines.parts.run_parts import RunParts
 
 P = ParamSpec("P")
@@ -36,8 +38,10 @@ def checked_parts(config: RunConfig) -> RunParts:
     check_models(unread)
     rows = {}
     for name, route in config.routes.items():
-        wanted = tuple(unread.columns_of_route(name).items())
         data = _named(f"routes.{name}.data", fetched, route.data)
+        if isinstance(config.routing, ScoredRoutingConfig):
+            _named(f"routes.{name}.data", check_scores, data, config.routes)
+        wanted = tuple(unread.columns_of_route(name).items())
         rows[name] = _named(f"routes.{name}.data", checked_rows, data, config.model, wanted)
         for expert in unread.teaching.asked(name):
             for model in unread.experts.reads[expert]:

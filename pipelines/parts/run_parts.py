@@ -1,6 +1,6 @@
 """The parts of a run, from its configuration. Services and actors get these, not the configuration's sections."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from typing import Any
 
@@ -23,7 +23,6 @@ from fields.memory.cost import Pass
 from fields.method.lag import Lag
 from fields.method.objective import Objective
 from fields.method.plan import SamplePlan, Stream, generator
-from fields.method.routing import ChangingRouting, Routing
 from fields.method.solver import Solver
 from fields.method.states import RolloutSettings
 from fields.method.teaching import Teaching
@@ -32,15 +31,18 @@ from fields.policy import Policy
 from fields.ranks.ranks import Ranks
 from fields.registry import FAMILIES
 from fields.scene.exam import Exam
+from fields.scene.grammar import TWO_SKILLS
 from fields.shared_field import SharedField
 from fields.student import LoraStudent, Student
 from fields.versions import Merged, Unmerged, Versions
 from pipelines.config.location import fetched
 from pipelines.config.own_models import other_models
+from pipelines.config.routing import routes_drawn
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
 from pipelines.parts.largest_pass import largest_pass
+from pipelines.parts.row_scores import row_shares, scored_experts
 from pipelines.parts.student_start import ConfiguredSources, SkeletonSources
 
 
@@ -80,7 +82,7 @@ class RunParts:
 
     @cached_property
     def grid(self) -> Grid:
-        """The rollout's times by size: the model's own, or of one shift."""
+        """The rollout's times by size, the model's own or of one shift."""
         return self.family.times(self.config.rollout.steps, self.config.rollout.shift)
 
     @cached_property
@@ -92,7 +94,7 @@ class RunParts:
     @cached_property
     def buckets(self) -> dict[str, Bucket]:
         """Route -> its rows."""
-        return {name: Bucket(fetched(route.data)) for name, route in self.config.routes.items()}
+        return {name: self._bucket(name) for name in self.config.routes}
 
     @cached_property
     def plan(self) -> SamplePlan:
@@ -102,11 +104,12 @@ class RunParts:
             seed=config.run.seed,
             batch_size=config.learner.batch_size,
             group_size=config.rollout.group_size,
-            routing=self._routing(),
+            routing=routes_drawn(config),
             query=config.query.build(),
             grid=self.grid,
             rows=dict(self.rows),
             size=self._size,
+            shares=row_shares(config, self._bucket),
         )
 
     @property
@@ -124,16 +127,12 @@ class RunParts:
         """The largest group, as far as the files are here."""
         return largest_pass(self.config, self.family, branches=2 if self.objective.both_branches else 1)
 
-    def _routing(self) -> Routing:
-        stages = {step: self.config.routing.build(weights) for step, weights in self.config.route_weights.items()}
-        return stages[0] if len(stages) == 1 else ChangingRouting(stages)
-
     def _size(self, route: str, row: int) -> Size | None:
         """The size that a row asks for, or the family's."""
         return self._bucket(route).size(row) or self.family.default_size
 
     @cached_property
-    def _bucket(self):
+    def _bucket(self) -> Callable[[str], Bucket]:
         """Opens a route's bucket at its first row: a plan can be made before the data is there."""
         return cache(lambda route: Bucket(fetched(self.config.routes[route].data)))
 
@@ -153,14 +152,15 @@ class RunParts:
         config = self.config
         experts = {name: route.expert for name, route in config.routes.items()}
         shares = config.routing.shares(experts) if config.state.asks_experts else {name: {} for name in experts}
-        return Teaching(shares=shares, anchor=config.anchor.expert if config.anchor else None)
+        anchor = config.anchor.expert if config.anchor else None
+        return Teaching(shares=shares, anchor=anchor, scored=scored_experts(config, self._bucket))
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """What base, experts and student are asked."""
         settings = self.config.eval
         if self.config.evaluation_type == "exam":
-            return Exam(settings.samples, settings.seed)
+            return Exam(settings.samples, settings.seed, TWO_SKILLS in self.config.routes)
         metrics = {name: metric.build() for name, metric in settings.metrics.items()}
         group_size = self.config.rollout.group_size
         return RouteGrids(self.buckets, settings.samples, settings.seed, self.family, group_size, metrics)

@@ -14,7 +14,7 @@ from fields.lora.adapter import Adapter, LoraShape
 from fields.lora.formats import load_adapter
 from fields.lora.merge import common_modules, merged_network
 from fields.lora.regmean import Sample, regression_merge
-from fields.method.plan import Stream, noise
+from fields.method.plan import Stream, generator, noise
 from pipelines.config.location import fetched
 from pipelines.config.run import RouteConfig, RunConfig
 from pipelines.parts.device import device
@@ -56,6 +56,14 @@ class ConfiguredSources:
     def file_adapter(self, path: Path, ignore_keys: Sequence[str]) -> Adapter:
         """The adapter of a file."""
         return load_adapter(fetched(path), self.transformer, ignore_keys)
+
+    def untrained(self) -> Tensors:
+        """Random weights of the whole network, drawn by the run's seed."""
+        drawn = generator(self._config.run.seed, Stream.INITIALISATION, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(drawn.integers(2**63)))
+            network = self._family.untrained(self._config.model.path)
+        return {name: parameter.detach() for name, parameter in network.named_parameters()}
 
     def regression(self, rows: int, shape: LoraShape) -> Tensors:
         """The merge of the routes' experts, each run on the first rows of its route that are of one size; on the learner's
@@ -109,6 +117,9 @@ class SkeletonSources(ConfiguredSources):
     def expert_weights(self, expert: str) -> Tensors:
         adapter = self._networks.adapter(expert, self.transformer)
         return merged_network(self.transformer, _without_values(adapter) if adapter else None)
+
+    def untrained(self) -> Tensors:
+        return merged_network(self.transformer, None)
 
     def file_adapter(self, path: Path, ignore_keys: Sequence[str]) -> Adapter:
         return _without_values(super().file_adapter(path, ignore_keys))

@@ -32,7 +32,7 @@ class Work:
         """Of a run; needs no data and no weights."""
         config = parts.config
         rows = RunParts(config, dict.fromkeys(config.routes, _MANY_ROWS))
-        plan = replace(rows.plan, size=lambda route, row: parts.family.default_size)
+        plan = replace(rows.plan, size=lambda route, row: parts.family.default_size, shares=lambda route, row, rng: {})
         groups = [group for step in range(_STEPS) for group in plan.groups(step)]
         samples = sum(len(group.samples) for group in groups)
         queries = rollouts = 0.0
@@ -41,7 +41,7 @@ class Work:
             forwards = _rollout(parts, group)
             queries += group.indices.numel()
             rollouts += 0 if config.state.expert_rolls_out else forwards
-            for expert in parts.teaching.asked(group.route):
+            for expert in parts.teaching.lesson(group).asked:
                 asked = group.indices.numel() * (2 if parts.objective.both_branches else 1)
                 asked += forwards if config.state.expert_rolls_out else 0
                 branches = len(dict.fromkeys(parts.experts.expression(expert).branches(GIVEN)))

@@ -1,28 +1,23 @@
 """Where in t, and on which tasks, the experts differ from the student and from one another; what that advises, and its page."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from fields import checkpoint
-from fields.carriers import Condition, Weights
+from fields.carriers import Weights
 from fields.data.bucket import Bucket
 from fields.data.rows import Row
-from fields.evaluation.disagreement import STUDENT, Disagreement, disagreements
+from fields.evaluation.disagreement import STUDENT
 from fields.families.base import Family
-from fields.method.plan import Stream, noise
-from fields.method.solver import Velocity
 from pipelines.config.errors import ConfigError
-from pipelines.config.own_models import other_models
 from pipelines.config.run import RunConfig
 from pipelines.parts.run_parts import RunParts
+from pipelines.reports.ambiguity import Ambiguity
+from pipelines.reports.compared_fields import ComparedFields, Pairs
 from pipelines.reports.page import template
 
-Pairs = dict[tuple[str, str], list[Disagreement]]
 _SAME = 1e-4  # a student is merged, an expert isn't: the last bits of their velocities differ
 Task = tuple[str, str]  # route, task of its rows
 
@@ -43,52 +38,10 @@ def student_weights(parts: RunParts, path: Path | None) -> Weights | None:
     return Weights.of(saved.step, saved.ema)
 
 
-def measure(parts: RunParts, weights: Weights | None, samples: int) -> dict[Task, Pairs]:
-    """(Route, task of its rows) -> pair of fields -> disagreement at each query point. An expert whose operator wants what a
-    task's rows lack (a source image, a negative prompt), or whose own model doesn't take them, is left out there."""
-    config, policy = parts.config, parts.policy()
-    family, others = parts.encoder_family(), {model: parts.encoder_family(model) for model in other_models(config)}
-    policy.load(weights)
-    student = _on(policy.device, policy.velocity)
-    fields = {name: parts.field(name) for name in config.experts}
-    wanted = {name: parts.columns_of_expert(name) for name in config.experts}
-    reads = {name: set(models) for name, models in parts.experts.reads.items()}
-    measured = {}
-    for number, (task, rows) in enumerate(_rows(config, samples, family).items()):
-        size = family.size(rows[0])
-        shape, ids = family.latent_shape(size), range(number * samples, number * samples + len(rows))
-        readers = {model: other for model, other in others.items() if _takes(other, rows)}
-        condition = _encoded(family, rows).with_others({model: _encoded(other, rows) for model, other in readers.items()})
-        asked = {
-            name: _on(field.device, field.velocity)
-            for name, field in fields.items()
-            if all(getattr(rows[0], column) is not None for column in wanted[name]) and reads[name] <= readers.keys()
-        }
-        x_T = noise(config.run.seed, ids, shape, Stream.QUESTION_NOISE)
-        measured[task] = disagreements(student, asked, x_T, parts.grid(size), condition)
-    return measured
-
-
-def _takes(family: Family, rows: Sequence[Row]) -> bool:
-    try:
-        for row in rows:
-            family.check_row(row)
-    except ValueError:
-        return False
-    return True
-
-
-def _encoded(family: Family, rows: Sequence[Row]) -> Condition:
-    return Condition.concatenate([family.encode([row]) for row in rows])
-
-
-def _on(device: torch.device, velocity: Velocity) -> Velocity:
-    """A field that is asked, and answers, on the CPU: student and experts may be on different devices."""
-
-    def asked(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return velocity(x_t.to(device), t.to(device), condition.to(device)).cpu()
-
-    return asked
+def measure(fields: ComparedFields, samples: int) -> dict[Task, Pairs]:
+    """(Route, task of its rows) -> pair of fields -> disagreement at each query point."""
+    rows = _rows(fields.parts.config, samples, fields.family)
+    return {task: fields.compare(own, number * samples) for number, (task, own) in enumerate(rows.items())}
 
 
 def _rows(config: RunConfig, samples: int, family: Family) -> dict[Task, list[Row]]:
@@ -121,8 +74,17 @@ def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
     return lines
 
 
-def write_diagnosis(config: RunConfig, measured: Mapping[Task, Pairs], source: Path | None) -> None:
-    """Write diagnose.json and diagnose.html into the run's folder; `source` is the student's checkpoint, None its start."""
+def write_diagnosis(
+    config: RunConfig, measured: Mapping[Task, Pairs], unclear: Mapping[str, Ambiguity], source: Path | None
+) -> None:
+    """Write diagnose.json and diagnose.html into the run's folder.
+
+    Args:
+        config: of the run.
+        measured: of every task.
+        unclear: route -> its ambiguous rows.
+        source: the student's checkpoint; None is its start.
+    """
     pairs = list(dict.fromkeys(pair for of in measured.values() for pair in of))
     content = {
         "student": str(source) if source else "start",
@@ -134,6 +96,7 @@ def write_diagnosis(config: RunConfig, measured: Mapping[Task, Pairs], source: P
             }
             for (route, task), of in measured.items()
         ],
+        "ambiguous": {route: asdict(ambiguity) for route, ambiguity in unclear.items()},
     }
     (config.folder / "diagnose.json").write_text(json.dumps(content, indent=1) + "\n")
     page = template("diagnose.html.template").render(
@@ -142,6 +105,7 @@ def write_diagnosis(config: RunConfig, measured: Mapping[Task, Pairs], source: P
         pairs=pairs,
         measured=measured,
         largest=max(point.difference for of in measured.values() for series in of.values() for point in series) or 1.0,
-        advice=advice(config, measured),
+        unclear=unclear,
+        advice=[*advice(config, measured), *(ambiguity.sentence(route) for route, ambiguity in unclear.items())],
     )
     (config.folder / "diagnose.html").write_text(page, encoding="utf-8")

@@ -16,7 +16,7 @@ from fields.evaluation.base import Skills
 from fields.evaluation.route_grids import RouteGrids
 from fields.scene.checker import check
 from fields.scene.exam import Exam, Question, Sheet, route_skill
-from fields.scene.grammar import ROUTE_CATEGORIES
+from fields.scene.grammar import ALL_ROUTE_CATEGORIES
 from fields.scene.world import render
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.reports.charts import Line, line_chart, linear_axis, logarithmic_axis, share_bar, smoothed
@@ -97,6 +97,8 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
     grids = outcome.exam if isinstance(outcome.exam, RouteGrids) and everyone else None
     columns = everyone if exam else []
     experts = {name: route.expert for name, route in config.routes.items()}
+    known = exam.categories if exam and columns else ()
+    asked = {route: categories for route, categories in ALL_ROUTE_CATEGORIES.items() if categories[0] in known}
     page = template("report.html.template").render(
         summary=summary,
         planned=config.run.steps,
@@ -107,10 +109,10 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
         grid_metrics=grid_metrics(outcome, [column.model for column in everyone]) if grids else {},
         columns=columns,
         experts=experts,
-        routes=ROUTE_CATEGORIES,
+        routes=asked,
         route_skill=route_skill,
         skills={column.model: outcome.results[column.model].skills for column in columns},
-        verdicts=[_verdict(outcome, route, experts.get(route)) for route in ROUTE_CATEGORIES] if columns else [],
+        verdicts=[_verdict(outcome, route, experts.get(route)) for route in asked],
         time_to_skill=_time_to_skill(config, outcome, summary) if columns else "",
         charts=[
             Markup(chart)
@@ -204,7 +206,7 @@ def _skill_chart(experts: Mapping[str, str], outcome: Outcome, skills: Rows) -> 
     last = max(taken)
     lines, words = [], []
     for colour, route in enumerate(experts):
-        if route not in ROUTE_CATEGORIES:
+        if route not in ALL_ROUTE_CATEGORIES:
             continue
         points = [(step, 100 * route_skill(taken[step], route)) for step in sorted(taken)]
         level = 100 * route_skill(outcome.results[experts[route]].skills, route)

@@ -51,7 +51,7 @@ class OneProcess:
     def encode(self, group: Group) -> Condition:
         """The condition of a group's rows, on the CPU as the service gives it."""
         rows = [[self._parts.buckets[group.route][sample.row]] for sample in group.samples]
-        asked = self._parts.teaching.asked(group.route)
+        asked = self._parts.teaching.lesson(group).asked
         models = sorted({model for expert in asked for model in self._parts.experts.reads[expert]})
         conditions = [self._encoded(row, models) for row in rows]
         if self._parts.config.state.reads_targets:
@@ -67,14 +67,13 @@ class OneProcess:
         parts = self._parts
         if not parts.config.state.expert_rolls_out:
             return self.policy.queries(group, condition)
-        (expert,) = parts.teaching.shares[group.route]
+        (expert,) = parts.teaching.lesson(group).shares
         return self._fields[expert].queries(group, condition, parts.rollouts(group.size))
 
-    def learn(self, query: Query) -> Example:
-        """A query with the answers of its route's experts."""
-        teaching = self._parts.teaching
-        answers = {name: self.answer(name, query) for name in teaching.asked(query.route)}
-        return teaching.example(query, answers)
+    def learn(self, group: Group, query: Query) -> Example:
+        """A query of a group with the answers of the experts that teach it."""
+        lesson = self._parts.teaching.lesson(group)
+        return lesson.example(query, {name: self.answer(name, query) for name in lesson.asked})
 
     def answer(self, expert: str, query: Query) -> Target:
         """What one expert says to a query."""

@@ -38,11 +38,10 @@ def _step(one: OneProcess, parts: RunParts, step: int) -> StepSeconds:
     examples = []
     for group in parts.plan.groups(step):
         condition = timed(seconds, "encode", one.encode, group)
+        lesson = teaching.lesson(group)
         for query in timed(seconds, "rollout", one.states, group, condition):
-            answers = {
-                expert: timed(experts, service_of(expert), one.answer, expert, query) for expert in teaching.asked(query.route)
-            }
-            examples.append(teaching.example(query, answers))
+            answers = {expert: timed(experts, service_of(expert), one.answer, expert, query) for expert in lesson.asked}
+            examples.append(lesson.example(query, answers))
     timed(seconds, "learner", one.distiller.update, examples)
     weights = timed(seconds, "publish", one.distiller.weights, step + 1)
     timed(seconds, "publish", lambda: weights.checksum)

@@ -19,7 +19,7 @@ from fields.distiller import Distiller
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
-from fields.method.teaching import Teaching
+from fields.method.teaching import Lesson
 from fields.numerics import Numerics
 from fields.ranks.ordered import OrderedRanks
 from fields.ranks.ranks import Alone, Ranks
@@ -75,6 +75,6 @@ def _example(sample_id: int) -> ExampleReference:
     group = GroupReference(
         queries=ray.put(SealedQueries.of((query,))),
         answers={_EXPERT: AnswerReference(ray.put([Sealed.of((target,))]), 0)},
-        teaching=Teaching(shares={query.route: {_EXPERT: 1.0}}),
+        lesson=Lesson(shares={_EXPERT: (1.0,)}),
     )
     return ExampleReference(group=group, place=0, outline=Outline.of(query))

@@ -43,7 +43,7 @@ class _Schedule:
         queries = self._one.states(group, self._one.encode(group))
         for _ in range(int(group.indices.max()), self._parts.config.rollout.steps if self._to_the_end else 0):
             self._one.policy.answer(queries[-1])
-        return [self._one.learn(query) for query in queries]
+        return [self._one.learn(group, query) for query in queries]
 
 
 def schedules(path: Path, steps: int) -> Measurement:

@@ -12,7 +12,7 @@ from actors.journal import CHANGES, rows
 from fields.shown import shown
 from pipelines.config.errors import ConfigError, input_refused
 from pipelines.config.load import load_config, put, validated
-from pipelines.config.method import SoftRoutingConfig
+from pipelines.config.routing import SoftRoutingConfig
 from pipelines.config.run import RunConfig
 
 Settings = Mapping[str, Any]  # dotted key -> value

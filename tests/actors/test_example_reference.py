@@ -5,7 +5,7 @@ import torch
 
 from actors.example_reference import AnswerReference, ExampleReference, GroupReference, fetched
 from fields.carriers import Condition, Outline, Query, Sealed, SealedQueries, Target
-from fields.method.teaching import Teaching
+from fields.method.teaching import Lesson
 
 ROUTE = "local_edit"
 
@@ -59,7 +59,6 @@ def test_a_rank_fetches_its_own_queries_of_a_group_with_the_mixed_targets(cluste
         ray.put([Sealed.of(tuple(target(one, name, factor) for one in group)) for group in groups])
         for name, factor in (("a", 1.0), ("b", 3.0))
     ]
-    teaching = Teaching(shares={ROUTE: {"a": 0.25, "b": 0.75}})
     references = [
         ExampleReference(group=reference, place=place, outline=Outline.of(one))
         for number, group in enumerate(groups)
@@ -67,7 +66,7 @@ def test_a_rank_fetches_its_own_queries_of_a_group_with_the_mixed_targets(cluste
             GroupReference(
                 queries=ray.put(SealedQueries.of(group)),
                 answers={name: AnswerReference(answer, number) for name, answer in zip("ab", answers, strict=True)},
-                teaching=teaching,
+                lesson=Lesson(shares={"a": (0.25,) * len(group[0].sample_ids), "b": (0.75,) * len(group[0].sample_ids)}),
             )
         ]
         for place, one in enumerate(group)

@@ -24,7 +24,7 @@ from fields.lora.adapter import LoraShape
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import largest_query
 from fields.method.optimization import Optimization
-from fields.method.teaching import Teaching
+from fields.method.teaching import Lesson
 from fields.numerics import Numerics
 from fields.ranks.ordered import OrderedRanks
 from fields.ranks.ranks import Alone, Ranks
@@ -68,8 +68,8 @@ def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
     query = replace(query, sample_ids=sample_ids)
     target = Target(sample_ids=sample_ids, expert="x", t=query.t, velocity=torch.full_like(query.x_t, velocity))
     answer = AnswerReference(ray.put([Sealed.of((target,))]), 0)
-    teaching = Teaching(shares={query.route: {"x": 1.0}})
-    group = GroupReference(queries=ray.put(SealedQueries.of((query,))), answers={"x": answer}, teaching=teaching)
+    lesson = Lesson(shares={"x": (1.0,) * len(sample_ids)})
+    group = GroupReference(queries=ray.put(SealedQueries.of((query,))), answers={"x": answer}, lesson=lesson)
     return ExampleReference(group=group, place=0, outline=Outline.of(query))
 
 

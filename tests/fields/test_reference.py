@@ -68,8 +68,9 @@ def run(family, new_base, local_edit, global_edit, encoded):
             self.versions = dict(self.published)
             teaching = Teaching(shares={route: {route: 1.0} for route in ROUTES})
 
-            def learn(query):
-                return teaching.example(query, {name: experts[name].answer(query) for name in teaching.asked(query.route)})
+            def learn(group, query):
+                lesson = teaching.lesson(group)
+                return lesson.example(query, {name: experts[name].answer(query) for name in lesson.asked})
 
             window = range(steps), Lag(lag, every)
             loop = distill(self.plan, encode, policy, policy.queries, learn, self.student, self.published, *window)

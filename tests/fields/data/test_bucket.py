@@ -97,6 +97,8 @@ def test_a_path_that_cannot_be_read_names_file_and_row(tmp_path, name, message):
         ({"task": None}, "column 'task' is null; it must be string"),
         ({"source_image": [1]}, r"column 'source_image' is list.*; it must be binary \(encoded images\) or string \(paths\)"),
         ({"width": "640"}, "column 'width' is string; it must be a whole number"),
+        ({"scores": "local"}, r"column 'scores' is string; it must be a map of string \(routes\) to double \(scores\)"),
+        ({"scores": {"local": 1.0}}, r"column 'scores' is struct.*; it must be a map of string"),
     ],
 )
 def test_a_column_of_a_wrong_type_is_named(tmp_path, changes, message):
@@ -112,6 +114,40 @@ def test_a_value_that_cannot_be_names_file_and_row(tmp_path, changes, message):
     bucket = Bucket(write(tmp_path / "b.parquet", [{**ROWS[0], "width": 8}, {**ROWS[1], **changes}]))
     with pytest.raises(ValueError, match=rf"b\.parquet row 1 \('u1'\): {message}"):
         bucket[1]
+
+
+def write_scores(path, *scores):
+    """Rows with these scores: (route, score) pairs, or None."""
+    table = pa.Table.from_pylist([{**ROWS[0], "uid": f"u{n}"} for n in range(len(scores))])
+    column = pa.array(scores, pa.map_(pa.string(), pa.float64()))
+    pq.write_table(table.append_column("scores", column), path)
+    return path
+
+
+def test_scores_are_read_by_row_and_may_be_missing(tmp_path):
+    bucket = Bucket(write_scores(tmp_path / "b.parquet", [("local", 0.25), ("global", 0.75)], None))
+    assert bucket.scored
+    assert bucket.scores(0) == {"local": 0.25, "global": 0.75}
+    assert bucket[0].scores == (("local", 0.25), ("global", 0.75))
+    assert bucket.scores(1) is None
+    assert not Bucket(write(tmp_path / "plain.parquet", ROWS)).scored
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([("local", 0.5), ("global", 0.4)], "scores sum to 0.9; they must sum to 1"),
+        ([], "scores sum to 0; they must sum to 1"),
+        ([("local", 1.5), ("global", -0.5)], "scores: that of 'local' is 1.5; allowed are 0 to 1"),
+        ([("local", float("nan"))], "scores: that of 'local' is nan; allowed are 0 to 1"),
+        ([("local", 0.5), ("local", 0.5)], r"scores name a route twice: \['local', 'local'\]"),
+        ([("local", None)], "a score is empty"),
+    ],
+)
+def test_scores_that_are_none_name_file_and_row(tmp_path, scores, message):
+    bucket = Bucket(write_scores(tmp_path / "b.parquet", [("local", 1.0)], scores))
+    with pytest.raises(ValueError, match=rf"b\.parquet row 1 \('u1'\).*{message}"):
+        bucket.scores(1)
 
 
 @pytest.mark.parametrize("column", ["prompt", "width"])

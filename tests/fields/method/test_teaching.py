@@ -8,6 +8,7 @@ from fields.method.teaching import Teaching, from_data
 from fields.method.time_grid import time_grid
 
 IDS = (4, 9)
+GROUP = Group(0, "edit", tuple(Sample(n, "edit", 0, (0,)) for n in IDS))
 
 
 def normal(seed):
@@ -34,7 +35,7 @@ def answer(name, seed, unconditional=None):
 
 def test_one_expert_with_share_1_is_its_answer_bit_for_bit():
     given = answer("a", 1, unconditional=normal(2))
-    example = Teaching(shares={"edit": {"a": 1.0}}).example(query(), {"a": given})
+    example = Teaching(shares={"edit": {"a": 1.0}}).lesson(GROUP).example(query(), {"a": given})
     assert torch.equal(example.target.velocity, given.velocity)
     assert torch.equal(example.target.unconditional, given.unconditional)
     assert (example.target.expert, example.target.sample_ids) == ("a", IDS)
@@ -43,7 +44,7 @@ def test_one_expert_with_share_1_is_its_answer_bit_for_bit():
 def test_shares_mix_both_branches_convexly():
     answers = {"a": answer("a", 1, normal(3)), "b": answer("b", 2, normal(4)), "c": answer("c", 5, normal(6))}
     shares = {"a": 0.5, "b": 0.25, "c": 0.25}
-    target = Teaching(shares={"edit": shares}).example(query(), answers).target
+    target = Teaching(shares={"edit": shares}).lesson(GROUP).example(query(), answers).target
     torch.testing.assert_close(target.velocity, 0.5 * normal(1) + 0.25 * normal(2) + 0.25 * normal(5))
     torch.testing.assert_close(target.unconditional, 0.5 * normal(3) + 0.25 * normal(4) + 0.25 * normal(6))
     assert target.expert == "a + b + c"
@@ -60,15 +61,16 @@ def test_shares_mix_both_branches_convexly():
     ],
 )
 def test_every_expert_is_asked_once(shares, anchor, asked):
-    assert Teaching(shares={"edit": shares}, anchor=anchor).asked("edit") == asked
+    teaching = Teaching(shares={"edit": shares}, anchor=anchor)
+    assert teaching.asked("edit") == teaching.lesson(GROUP).asked == asked
 
 
 def test_the_anchor_travels_beside_the_target():
     answers = {"a": answer("a", 1), "c": answer("c", 2)}
-    example = Teaching(shares={"edit": {"a": 1.0}}, anchor="c").example(query(), answers)
+    example = Teaching(shares={"edit": {"a": 1.0}}, anchor="c").lesson(GROUP).example(query(), answers)
     assert torch.equal(example.anchor.velocity, normal(2))
     assert torch.equal(example.target.velocity, normal(1))
-    assert Teaching(shares={"edit": {"a": 1.0}}).example(query(), answers).anchor is None
+    assert Teaching(shares={"edit": {"a": 1.0}}).lesson(GROUP).example(query(), answers).anchor is None
 
 
 def test_a_target_from_data_is_eps_minus_x_0_of_the_plans_noise():
@@ -77,7 +79,7 @@ def test_a_target_from_data_is_eps_minus_x_0_of_the_plans_noise():
     condition = Condition(tensors={"n": torch.arange(2)}, unconditional={}, clean=x_0)
     settings = RolloutSettings(seed=7, grid=grid, solver=None)
     for asked in queries(group, noised(x_0, group, settings), condition, settings, (0, "")):
-        example = Teaching(shares={"edit": {}}).example(asked, {})
+        example = Teaching(shares={"edit": {}}).lesson(group).example(asked, {})
         torch.testing.assert_close(example.target.velocity, noise(7, IDS, (3, 4)) - x_0, rtol=1e-4, atol=1e-5)
         assert example.target.expert == "data"
 
@@ -85,3 +87,23 @@ def test_a_target_from_data_is_eps_minus_x_0_of_the_plans_noise():
 def test_a_target_from_data_needs_the_data():
     with pytest.raises(AssertionError, match="target images"):
         from_data(query())
+
+
+def test_rows_decide_who_teaches_a_sample_and_how_much():
+    samples = (
+        Sample(4, "edit", 0, (0,), None, (("a", 0.75), ("b", 0.25))),
+        Sample(9, "edit", 1, (0,), None, (("a", 2.0), ("b", -1.0))),
+    )
+    lesson = Teaching(shares={"edit": {"c": 1.0}}).lesson(Group(0, "edit", samples))
+    assert lesson.asked == ("a", "b")
+    answers = {"a": answer("a", 1, normal(3)), "b": answer("b", 2, normal(4))}
+    target = lesson.example(query(), answers).target
+    torch.testing.assert_close(target.velocity[0], 0.75 * normal(1)[0] + 0.25 * normal(2)[0])
+    torch.testing.assert_close(target.velocity[1], 2 * normal(1)[1] - normal(2)[1])
+    torch.testing.assert_close(target.unconditional[1], 2 * normal(3)[1] - normal(4)[1])
+
+
+def test_whom_scores_may_ask_is_known_before_a_sample_is_drawn():
+    teaching = Teaching(shares={"edit": {"a": 1.0}, "both": {"b": 1.0}}, anchor="a", scored={"both": ("a", "b", "c")})
+    assert teaching.asked("edit") == ("a",)
+    assert teaching.asked("both") == ("b", "a", "c")

@@ -36,6 +36,13 @@ def test_more_samples_leave_the_earlier_questions_and_their_noise(exam):
         assert torch.equal(large.noise[:SAMPLES], small.noise)
 
 
+def test_two_skills_are_a_sheet_more_and_leave_the_others(exam):
+    *others, sheet = Exam(SAMPLES, seed=3, two_skills=True).sheets
+    assert [other.questions for other in others] == [own.questions for own in exam.sheets]
+    assert {question.task.category for question in sheet.questions} == {"two_skills"}
+    assert all(row.source_image is not None and " and make " in row.prompt for row in sheet.rows)
+
+
 def test_another_seed_is_another_exam(exam):
     other = Exam(SAMPLES, seed=4)
     assert [q.task for q in other.questions] != [q.task for q in exam.questions]

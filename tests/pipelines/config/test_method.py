@@ -154,6 +154,13 @@ BAD = [
     ("routing={type: soft, mix: {a: {a: 1}}}", "routing.mix: it names a; the routes are a, b"),
     ("routing={type: soft, mix: {a: {a: 1}, b: {a: 0.5, b: 0.4}}}", "mix.b: the shares sum to 1, not 0.9"),
     ("routing={type: soft, mix: {a: {a: 1}, b: {nobody: 1}}}", "routing.mix.b.nobody: unknown expert 'nobody'"),
+    ("routing={type: scored, answer: best}", "routing.scored.answer: Input should be 'drawn', 'mixed' or 'composed'"),
+    ("routing={type: scored, answer: composed}", "unconditional: None; it is wanted with answer: composed"),
+    ("routing={type: scored, unconditional: a}", "unconditional: a; it is wanted with answer: composed, and with no other"),
+    (
+        "routing={type: scored, answer: composed, unconditional: nobody}",
+        "routing.unconditional: unknown expert 'nobody'; allowed: a, b",
+    ),
     ("query.k=17", "query.k: 17 queries per sample need as many rollout.steps; there are 16"),
     ("query={type: fixed, at: [0.5, 0.51]}", "query.at: [0.5, 0.51] are 1 different states of 16 rollout steps"),
     ("query={type: fixed, at: [1.5]}", "query.fixed.at.0: Input should be less than or equal to 1"),
@@ -182,6 +189,14 @@ BAD_TOGETHER = [
         "experts.a.operator: the experts refer to each other in a circle: a -> b -> a",
     ),
     (("preset=softmix", "state={type: expert_rollout}"), "state.type: an expert_rollout needs the one expert"),
+    (
+        ("routing={type: scored, answer: mixed}", "state={type: expert_rollout}"),
+        "state.type: an expert_rollout needs the one expert of hard, grouped, or drawn scored routing",
+    ),
+    (
+        ("preset=joint_sft", "routing={type: scored}"),
+        "routing.type: scored says which experts answer; with state.target data no expert is asked",
+    ),
     (("preset=diffusionopd", "routing.granularity=step"), "routing.grouped.granularity: unknown key; allowed: type"),
     (
         ("state={type: student_sde}", "rollout.solver=heun"),

@@ -11,12 +11,12 @@ from fields.method.query import BetaQuery, UniformQuery
 from fields.method.routing import HardRouting
 from fields.method.solver import Euler
 from fields.operators import Guidance, Network
-from fields.student import LoraStudent
+from fields.student import FullStudent, LoraStudent
 from pipelines.config.load import load_config
 from pipelines.parts.run_parts import RunParts
 
 CONFIGS = Path("pipelines/configs")
-COMPARISONS = [CONFIGS / "compare_scene.yaml"]  # tests/pipelines/comparison/test_compare.py
+COMPARISONS = [CONFIGS / f"compare_{name}.yaml" for name in ("scene", "two_skills", "compress")]
 SHIPPED = sorted({*CONFIGS.glob("*.yaml")} - set(COMPARISONS))
 JOBS = sorted(Path("deploy/kuberay").glob("ray-job.*.yaml"))
 
@@ -35,8 +35,11 @@ def test_a_shipped_configuration_builds_what_it_says(path):
     teaching = parts.teaching
     assert teaching.shares == {name: {route["expert"]: 1.0} for name, route in written["routes"].items()}
     student = parts.student
-    assert isinstance(student, LoraStudent)
-    assert student.shape.rank == student.shape.alpha == written["student"].get("rank", 64)
+    if written["student"].get("type") == "full":
+        assert isinstance(student, FullStudent)
+    else:
+        assert isinstance(student, LoraStudent)
+        assert student.shape.rank == student.shape.alpha == written["student"].get("rank", 64)
     schedule = parts.schedule(start=0)
     assert (schedule.steps, schedule.lag.steps) == (written["run"]["steps"], written["learner"].get("lag", 1))
 

@@ -50,6 +50,24 @@ def test_a_full_student_starts_as_an_expert(start_of, tiny_models):
     torch.testing.assert_close(both[f"{MODULE}.weight"].double(), weight(tiny_models.other_base) + local)
 
 
+RANDOM = "student={type: full, start: {type: random}}"
+
+
+def test_a_full_student_starts_with_random_weights_of_the_runs_seed(start_of, tiny_models):
+    first, again, other = start_of(RANDOM), start_of(RANDOM), start_of(RANDOM, "run.seed=1")
+    assert shapes(first) == shapes(dict(SceneFamily().load_transformer(tiny_models.base).named_parameters()))
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    drawn = first[f"{MODULE}.weight"]
+    assert not torch.equal(drawn, other[f"{MODULE}.weight"])
+    assert drawn.std().item() == pytest.approx((2 / sum(drawn.shape)) ** 0.5, rel=0.05), "Xavier's"
+
+
+def test_only_a_full_student_starts_with_random_weights(refuse):
+    assert "student: student.start: random weights are a whole network's; only a student of type full" in refuse(
+        "student.start={type: random}"
+    )
+
+
 def test_a_full_student_starts_from_the_exact_weights_of_a_quantized_expert(start_of):
     full = "student={type: full, start: {type: expert, expert: local_edit}}"
     exact, quantized = start_of(full), start_of(full, "experts.local_edit.quantization=int8")
