@@ -70,8 +70,8 @@ def compiled(model: M, branches: int = 1) -> M:
 
 def _first_passes(family: Family, branches: int) -> Iterable[Pass]:
     """What is compiled at, in this order: two samples, which stand for any number, and one, without and with a source image."""
-    edits = {"none": (False,), "optional": (False, True), "required": (True,)}[family.source]
-    return (Pass(samples, family.default_size, edit, branches) for samples in (2, 1) for edit in edits)
+    numbers = {"none": (0,), "optional": (0, 1), "required": (1,)}[family.source]
+    return (Pass(samples, family.default_size, sources, branches) for samples in (2, 1) for sources in numbers)
 
 
 def compiled_graphs() -> int:

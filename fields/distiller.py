@@ -83,8 +83,8 @@ class Distiller:
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.updates = 0
-        edits, branches = family.source == "required", 2 if self.objective.both_branches else 1
-        self._padding = replace(largest or Pass(1, family.default_size, edits, branches), samples=1)
+        sources, branches = int(family.source == "required"), 2 if self.objective.both_branches else 1
+        self._padding = replace(largest or Pass(1, family.default_size, sources, branches), samples=1)
 
     @property
     def networks(self) -> Iterable[nn.Module]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fields.data.columns import IMAGES, LONGEST_SIDE, REQUIRED, SCORES, SIZES, check_columns
+from fields.data.columns import IMAGES, LONGEST_SIDE, MOST_SOURCES, REQUIRED, SCORES, SIZES, SOURCES, check_columns
 from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
 from fields.data.rows import Row
@@ -13,8 +13,9 @@ from fields.shown import shown
 class Bucket:
     """The rows of one route, read lazily by row group; `fields/data/row_groups.py` says which size of group is good.
 
-    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image`, `target_image`, `width`, `height` and
-    `scores` are optional, others are ignored. An image column holds encoded images, or paths relative to the file's folder.
+    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image` or `source_images`, `target_image`,
+    `width`, `height` and `scores` are optional, others are ignored. A column of images holds encoded images, or paths relative
+    to the file's folder.
 
     Raises:
         ValueError: if the file is missing, is not Parquet, lacks a required column, has one twice or of a wrong type, or has no
@@ -46,8 +47,17 @@ class Bucket:
             if (size := values.get(name)) is not None and not 1 <= size <= LONGEST_SIDE:
                 raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
         for name in IMAGES:
-            if isinstance(values.get(name), str):
-                values[name] = read_inside(self.path.parent, values[name], f"{where}: {name}")
+            values[name] = self._image(values.get(name), f"{where}: {name}")
+        if several := values.pop(SOURCES, None):
+            if values["source_image"] is not None:
+                raise ValueError(f"{where} has a source_image and source_images; allowed is one of them")
+            if len(several) > MOST_SOURCES:
+                raise ValueError(f"{where} has {len(several)} source images; at most {MOST_SOURCES} are read")
+            images = [self._image(image, f"{where}: {SOURCES}") for image in several]
+            if None in images:
+                raise ValueError(f"{where}: an image of {SOURCES} is empty")
+            values["source_image"], *more = images
+            values["more_sources"] = tuple(more)
         if (scores := values.get(SCORES)) is not None:
             if any(score is None for _, score in scores):
                 raise ValueError(f"{where}: a score is empty")
@@ -56,6 +66,10 @@ class Bucket:
             return Row(**values)
         except ValueError as error:  # names the row
             raise ValueError(f"{where}: {error}") from error
+
+    def _image(self, value: str | bytes | None, where: str) -> bytes | None:
+        """An encoded image, or what the file at a path holds."""
+        return read_inside(self.path.parent, value, where) if isinstance(value, str) else value
 
     def size(self, number: int) -> Size | None:
         """Width and height in pixels that a row asks for, if it does; a file without such columns is not read."""

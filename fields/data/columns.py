@@ -10,9 +10,11 @@ from fields.shown import listed, one_line
 REQUIRED = ("uid", "task", "prompt")
 TEXTS = (*REQUIRED, "negative_prompt")
 IMAGES = ("source_image", "target_image")
+SOURCES = "source_images"
 SIZES = ("width", "height")
 SCORES = "scores"
-COLUMNS = (*TEXTS, *IMAGES, *SIZES, SCORES)
+COLUMNS = (*TEXTS, *IMAGES, SOURCES, *SIZES, SCORES)
+MOST_SOURCES = 16  # source images of a row
 LONGEST_SIDE = 100_000  # pixels; beyond it a size is a mistake
 
 
@@ -56,7 +58,13 @@ def _fits(name: str, found: pa.DataType) -> bool:
         return pa.types.is_integer(kind)
     if name == SCORES:
         return pa.types.is_map(kind) and _is_text(kind.key_type) and pa.types.is_floating(kind.item_type)
-    return _is_text(kind) or (name in IMAGES and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)))
+    if name == SOURCES:
+        return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _holds_images(kind.value_type)
+    return _holds_images(kind) if name in IMAGES else _is_text(kind)
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -68,4 +76,6 @@ def _wanted(name: str) -> str:
         return "a whole number"
     if name == SCORES:
         return "a map of string (routes) to double (scores)"
+    if name == SOURCES:
+        return "a list of binary (encoded images) or of string (paths)"
     return "binary (encoded images) or string (paths)" if name in IMAGES else "string"

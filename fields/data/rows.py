@@ -17,10 +17,11 @@ class Row:
         uid: names the row in messages.
         task: the kind of task, for people and reports; it changes nothing in training.
         prompt: a caption, or for edits the instruction.
-        source_image: for edits the encoded image (PNG, JPEG, ...) to edit.
+        source_image: for edits the encoded image (PNG, JPEG, ...) to edit, or the first of several.
         target_image: an image that would be right, encoded.
         negative_prompt: what an operator with a negative prompt leads away from.
         width, height: of the image to make, in pixels; None leaves it to the model family.
+        more_sources: the other source images, encoded, in their order.
         scores: (route, how much of its skill the row needs), which sum to 1; None leaves the row to the route that it is of.
 
     Raises:
@@ -36,6 +37,12 @@ class Row:
     width: int | None = None
     height: int | None = None
     scores: tuple[tuple[str, float], ...] | None = None
+    more_sources: tuple[bytes, ...] = ()
+
+    @property
+    def sources(self) -> tuple[bytes, ...]:
+        """All source images, encoded; empty for a row that edits none."""
+        return () if self.source_image is None else (self.source_image, *self.more_sources)
 
     def __post_init__(self) -> None:
         for name in ("uid", "task", "prompt", "negative_prompt"):

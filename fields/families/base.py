@@ -62,6 +62,11 @@ class Family(ABC):
         self.default_size = size or self.own_size
         self.device = device or torch.device("cpu")
 
+    @property
+    def most_sources(self) -> int:
+        """Source images that a row may have, if it has one."""
+        return 1
+
     @abstractmethod
     def load_encoders(self) -> None:
         """Load what `encode` and `decode` compute with, which they otherwise do at their first call.
@@ -112,13 +117,13 @@ class Family(ABC):
         """
         return 0
 
-    def encoding_passes(self, size: Size, edits: bool) -> Iterator[Callable[[], object]]:
+    def encoding_passes(self, size: Size, sources: int) -> Iterator[Callable[[], object]]:
         """What `encode` and `decode` compute for a row of the greatest length, one network after the other, on networks without
         values; none where no network encodes.
 
         Args:
             size: of the images, width and height in pixels.
-            edits: whether the row has a source image.
+            sources: source images of the row.
         """
         return iter(())
 
@@ -200,14 +205,14 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def widest_inputs(self, batch: int, size: Size, edits: bool) -> Tensors:
+    def widest_inputs(self, batch: int, size: Size, sources: int) -> Tensors:
         """The condition's tensors for prompts of the greatest length, without values: on the meta device, but for those that
         say what of a row is there, which hide nothing.
 
         Args:
             batch: number of rows.
             size: of the images, width and height in pixels.
-            edits: whether the rows have a source image.
+            sources: source images of each row.
         """
 
     @abstractmethod

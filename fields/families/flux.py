@@ -2,13 +2,12 @@
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.packing import pack, positions, unpack
-from fields.families.pipeline import Latents, Named, PipelineFamily, blank
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, blank
 
 
 class FluxFamily(PipelineFamily):
@@ -32,11 +31,11 @@ class FluxFamily(PipelineFamily):
         channels, height, width = super().latent_shape(size)
         return channels // 4, height, width
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         text, pooled, _ = self.encoders.encode_prompt(prompt, None, device=self.device, max_sequence_length=self.max_tokens)
         return {"text": text, "pooled": pooled}
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         network = self.network_config
         text = blank(self.longest_prompt, network["joint_attention_dim"])
         return {"text": text, "pooled": blank(network["pooled_projection_dim"])}

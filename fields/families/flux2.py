@@ -10,14 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
+from fields.data.columns import MOST_SOURCES
 from fields.data.size import Size
 from fields.families.folder import INDEX, fetch, read_json
-from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, blank
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, Pixels, blank, source_inputs
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
 _TOKENIZER = "tokenizer"
-_SOURCE_POSITION = 10  # first coordinate of the first source image's tokens; the image's own is 0
+_SOURCE_POSITION = 10  # first coordinate of the first source image's tokens, 20 of the second; the image's own is 0
 
 
 class Flux2Family(PipelineFamily):
@@ -68,10 +69,14 @@ class Flux2Family(PipelineFamily):
             raise ValueError(f"guidance {scale}: {self.path} was distilled to do without")
         return super().guidance(of, scale, against, interval)
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    @property
+    def most_sources(self) -> int:
+        return MOST_SOURCES
+
+    def text(self, prompt: str, sources: Images) -> Named:
         return {"text": self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)[0]}
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         return {"text": blank(self.longest_prompt, self.network_config["joint_attention_dim"])}
 
     def count_tokens(self, prompt: str) -> int:
@@ -83,7 +88,7 @@ class Flux2Family(PipelineFamily):
         return self.encoders._encode_vae_image(self.pixels(image), generator=None)
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
-        images = {0: x_t} | ({_SOURCE_POSITION: inputs["source"]} if "source" in inputs else {})
+        images = {0: x_t} | {_SOURCE_POSITION * n: source for n, source in enumerate(source_inputs(inputs), start=1)}
         height, width = x_t.shape[2:]
         tokens = torch.cat([image.flatten(2).transpose(1, 2) for image in images.values()], dim=1)
         ids = torch.cat([_positions(first, height, width, 1) for first in images]).to(x_t.device)

@@ -1,13 +1,12 @@
 """Lumina Image 2.0."""
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.guidance import LengthKept
-from fields.families.pipeline import Latents, Named, PipelineFamily, blank, nothing_hidden
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, blank, nothing_hidden
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -34,20 +33,20 @@ class Lumina2Family(PipelineFamily):
         """Keeps the length of each row of each channel of the latents, as its pipeline does."""
         return LengthKept(super().guidance(of, scale, against, interval), _row_lengths)
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         text, mask, *_ = self.encoders.encode_prompt(
             prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_tokens
         )
         return {"text": text, "mask": mask}
 
-    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+    def negative_text(self, prompt: str, sources: Images) -> Named:
         """Without the system prompt."""
         *_, text, mask = self.encoders.encode_prompt(
             "", negative_prompt=[prompt], device=self.device, max_sequence_length=self.max_tokens
         )
         return {"text": text, "mask": mask}
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         return {
             "text": blank(self.longest_prompt, self.network_config["cap_feat_dim"]),
             "mask": nothing_hidden(self.longest_prompt),

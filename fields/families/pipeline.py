@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import DISTILLED_GUIDANCE, Condition, Tensors
+from fields.data.columns import MOST_SOURCES
 from fields.data.images import decode_image, to_bytes
 from fields.data.rows import Row, target_images
 from fields.data.size import Size
@@ -43,6 +44,7 @@ def _read_text(network: nn.Module, tokens: int) -> object:
 
 
 Latents = Float[Tensor, "batch channels height width"]
+Images = Sequence[Image.Image]  # a row's source images
 Pixels = Float[Tensor, "batch 3 image_height image_width"]
 
 _log = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class PipelineFamily(PipelineParts):
         tokenizer: the component that decides how long a prompt may be.
         max_tokens: of a prompt; None reads all.
         distilled_scale: the guidance scale that a guidance-distilled network takes as an input where no operator sets one.
-        text_sees_source: whether a text depends on what the source image shows, and not only on whether there is one.
+        text_sees_source: whether a text depends on what source images show, and not only on how many there are.
         scheduler_spaces_times: whether the model's pipeline gives its scheduler the number of steps alone, not the times.
     """
 
@@ -68,7 +70,7 @@ class PipelineFamily(PipelineParts):
     own_size = (1024, 1024)
 
     @abstractmethod
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         """A prompt's tensors, batch 1, by the names that `call` reads."""
 
     @property
@@ -77,22 +79,24 @@ class PipelineFamily(PipelineParts):
         return 512 if self.max_tokens is None else self.max_tokens
 
     @abstractmethod
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         """What `text` gives for a prompt of the greatest length, without values."""
 
     def widest_source(self, size: Size) -> Named:
         """What `source_tensors` gives, without values."""
         return {"source": blank(*self.latent_shape(size))}
 
-    def widest_inputs(self, batch: int, size: Size, edits: bool) -> Tensors:
-        named = self.widest_text(size, edits) | (self.widest_source(size) if edits else {})
+    def widest_inputs(self, batch: int, size: Size, sources: int) -> Tensors:
+        named = self.widest_text(size, sources)
+        for n in range(sources):
+            named |= _numbered(self.widest_source(size), n)
         if self.guidance_is_distilled:
             named |= {DISTILLED_GUIDANCE: blank()}
         return {name: tensor.expand(batch, *tensor.shape[1:]) for name, tensor in named.items()}
 
-    def encoding_passes(self, size: Size, edits: bool) -> Iterator[Callable[[], object]]:
+    def encoding_passes(self, size: Size, sources: int) -> Iterator[Callable[[], object]]:
         """Of every text encoder, and of the VAE there and back; what sees a source image beside the VAE is smaller than it."""
-        tokens = self.widest_text(size, edits)["text"].shape[1]
+        tokens = self.widest_text(size, sources)["text"].shape[1]
         for network in self.encoder_blueprints.values():
             if getattr(network, "main_input_name", "") == "input_ids":
                 yield partial(_read_text, network, tokens)
@@ -102,9 +106,9 @@ class PipelineFamily(PipelineParts):
         yield lambda: planned.image_latents(Image.new("RGB", size))
         yield lambda: planned.decode_latents(blank(*self.latent_shape(size)).to(self.dtype))
 
-    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+    def negative_text(self, prompt: str, sources: Images) -> Named:
         """A negative prompt's, which replace those of `text` where the prompt is dropped."""
-        return self.text(prompt, source)
+        return self.text(prompt, sources)
 
     @abstractmethod
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
@@ -191,7 +195,11 @@ class PipelineFamily(PipelineParts):
         if row.source_image is not None:
             if self.source == "none":
                 raise ValueError(f"row {row.uid!r} has a source image; family {self.name} takes none")
-            decode_image(row.source_image, row.uid)
+            if len(row.sources) > self.most_sources:
+                has = f"row {row.uid!r} has {len(row.sources)} source images"
+                raise ValueError(f"{has}; family {self.name} takes {self.most_sources} at most")
+            for image in row.sources:
+                decode_image(image, row.uid)
         if with_target:
             (target,) = target_images([row])
             decode_image(target, row.uid)
@@ -203,31 +211,32 @@ class PipelineFamily(PipelineParts):
     def _encode_row(self, row: Row) -> Condition:
         self.check_row(row)
         self._check_length(row)
-        source = self._image(row, row.source_image) if row.source_image is not None else None
-        tensors = self.text(row.prompt, source)
+        sources = [self._image(row, image) for image in row.sources]
+        tensors = self.text(row.prompt, sources)
         if self.guidance_is_distilled:
             tensors[DISTILLED_GUIDANCE] = torch.tensor([self.distilled_scale])
-        seen = {} if source is None else self.source_tensors(source)
+        seen = Named()
+        for n, source in enumerate(sources):
+            seen |= _numbered(self.source_tensors(source), n)
         negative = row.negative_prompt
         return Condition(
             tensors=tensors | seen,
-            unconditional=self._empty_text(source),
-            negative={} if negative is None else self.negative_text(negative, source),
+            unconditional=self._empty_text(sources),
+            negative={} if negative is None else self.negative_text(negative, sources),
             source_names=tuple(seen),
         )
 
-    def _empty_text(self, source: Image.Image | None) -> Named:
-        """The empty prompt's tensors; they are the same for every row, unless a text depends on the source image."""
+    def _empty_text(self, sources: Images) -> Named:
+        """The empty prompt's tensors; they are the same for every row, unless a text depends on the source images."""
         if self.text_sees_source:
-            return self.negative_text("", source)
-        edits = source is not None
-        if edits not in self._empty_texts:
-            self._empty_texts[edits] = self.negative_text("", source)
-        return self._empty_texts[edits]
+            return self.negative_text("", sources)
+        if len(sources) not in self._empty_texts:
+            self._empty_texts[len(sources)] = self.negative_text("", sources)
+        return self._empty_texts[len(sources)]
 
     @cached_property
-    def _empty_texts(self) -> dict[bool, Named]:
-        """The empty prompt's tensors, as they were encoded once, by whether there is a source image."""
+    def _empty_texts(self) -> dict[int, Named]:
+        """The empty prompt's tensors, as they were encoded once, by the number of source images."""
         return {}
 
     @torch.no_grad()
@@ -260,3 +269,14 @@ class PipelineFamily(PipelineParts):
     def decode(self, x_0: Latents) -> Float[np.ndarray, "batch 3 rows columns"]:
         images = [self.decode_latents(row[None].to(self.device, self.dtype)).float().cpu() for row in x_0]
         return (torch.cat(images) / 2 + 0.5).numpy()
+
+
+def _numbered(source: Named, n: int) -> Named:
+    """The tensors of source image `n`, from 0, by names that are its own: `source`, `source_2`, `source_3`, ..."""
+    return {name if n == 0 else f"{name}_{n + 1}": tensor for name, tensor in source.items()}
+
+
+def source_inputs(inputs: Tensors, name: str = "source") -> list[Tensor]:
+    """A tensor of every source image, in their order; none where there is none."""
+    names = [name, *(f"{name}_{n}" for n in range(2, MOST_SOURCES + 1))]
+    return [inputs[name] for name in names if name in inputs]

@@ -9,7 +9,7 @@ from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.guidance import LengthKept
 from fields.families.packing import pack, unpack
-from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, blank, nothing_hidden
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, Pixels, blank, nothing_hidden, source_inputs
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -36,11 +36,11 @@ class QwenImageFamily(PipelineFamily):
     def guidance(self, of: Expression, scale: float, against: Against = "empty", interval: Interval = ALWAYS) -> Expression:
         return LengthKept(super().guidance(of, scale, against, interval), _token_lengths)
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         text, mask = self.encoders.encode_prompt(prompt, device=self.device, max_sequence_length=self.max_tokens)
         return masked(text, mask)
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         return self._widest(self.longest_prompt)
 
     def _widest(self, tokens: int) -> Named:
@@ -52,7 +52,7 @@ class QwenImageFamily(PipelineFamily):
 
     def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
         height, width = x_t.shape[2:]
-        tokens = [pack(x_t), *([pack(inputs["source"])] if "source" in inputs else [])]
+        tokens = [pack(x_t), *map(pack, source_inputs(inputs))]
         velocity = transformer(
             hidden_states=torch.cat(tokens, dim=1),
             timestep=t,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.data.size import Size
-from fields.families.pipeline import Latents, Named, PipelineFamily, Pixels, blank
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, Pixels, blank
 from fields.method.time_grid import time_grid
 
 
@@ -40,18 +40,18 @@ class SanaFamily(PipelineFamily):
             return time_grid(steps, scheduler["flow_shift"])
         return super().grid(size, steps)
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         instruction = inspect.signature(type(self.encoders).__call__).parameters["complex_human_instruction"].default
         text, mask, *_ = self.encoders.encode_prompt(
             prompt, do_classifier_free_guidance=False, device=self.device, complex_human_instruction=instruction
         )
         return {"text": text, "mask": mask}
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         tokens = self.longest_prompt + 1
         return {"text": blank(tokens, self.network_config["caption_channels"]), "mask": blank(tokens)}
 
-    def negative_text(self, prompt: str, source: Image.Image | None) -> Named:
+    def negative_text(self, prompt: str, sources: Images) -> Named:
         """Without the instruction."""
         *_, text, mask = self.encoders.encode_prompt("", negative_prompt=prompt, device=self.device)
         return {"text": text, "mask": mask}

@@ -1,12 +1,11 @@
 """Stable Diffusion 3 and 3.5."""
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.data.size import Size
-from fields.families.pipeline import Latents, Named, PipelineFamily, blank
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, blank
 
 _CLIP_TOKENS = 77
 
@@ -25,13 +24,13 @@ class SD3Family(PipelineFamily):
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     )
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         text, _, pooled, _ = self.encoders.encode_prompt(
             prompt, None, None, device=self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
         )
         return {"text": text, "pooled": pooled}
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         network = self.network_config
         text = blank(_CLIP_TOKENS + self.longest_prompt, network["joint_attention_dim"])
         return {"text": text, "pooled": blank(network["pooled_projection_dim"])}

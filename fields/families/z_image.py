@@ -2,12 +2,11 @@
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from fields.carriers import Tensors
 from fields.data.size import Size
-from fields.families.pipeline import Latents, Named, PipelineFamily, blank, nothing_hidden
+from fields.families.pipeline import Images, Latents, Named, PipelineFamily, blank, nothing_hidden
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -27,13 +26,13 @@ class ZImageFamily(PipelineFamily):
         """Z-Image's scale counts from the conditional branch: v_c + scale (v_c - v_u)."""
         return super().guidance(of, 1 + scale, against, interval)
 
-    def text(self, prompt: str, source: Image.Image | None) -> Named:
+    def text(self, prompt: str, sources: Images) -> Named:
         (text,), _ = self.encoders.encode_prompt(
             prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_tokens
         )
         return {"text": text[None], "mask": torch.ones(1, len(text), dtype=torch.bool)}
 
-    def widest_text(self, size: Size, edits: bool) -> Named:
+    def widest_text(self, size: Size, sources: int) -> Named:
         return {
             "text": blank(self.longest_prompt, self.network_config["cap_feat_dim"]),
             "mask": nothing_hidden(self.longest_prompt),

@@ -35,22 +35,23 @@ class Pass:
     Attributes:
         samples: that share a forward.
         size: of their images, width and height in pixels.
-        edits: whether they have a source image.
+        sources: source images of each.
         branches: velocities of each sample whose graphs are kept together; 2 with the one without a prompt.
     """
 
     samples: int
     size: Size
-    edits: bool = False
+    sources: int = 0
     branches: int = 1
 
     def for_source(self, source: Literal["none", "optional", "required"]) -> "Pass":
         """The same for a family that takes a source image never, where there is one, or always."""
-        return replace(self, edits={"none": False, "optional": self.edits, "required": True}[source])
+        return replace(self, sources={"none": 0, "optional": self.sources, "required": max(1, self.sources)}[source])
 
     def __str__(self) -> str:
         width, height = self.size
-        return f"{self.samples} samples of {width} x {height} pixels{' with a source image' if self.edits else ''}"
+        images = ("", " with a source image")[self.sources] if self.sources < 2 else f" with {self.sources} source images"
+        return f"{self.samples} samples of {width} x {height} pixels{images}"
 
 
 def forward_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
@@ -72,16 +73,16 @@ def update_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
 
 
 @torch.no_grad()
-def encoding_cost(family: Family, size: Size, edits: bool) -> int:
+def encoding_cost(family: Family, size: Size, sources: int) -> int:
     """The most bytes that encoding or decoding one row takes beside the weights; 0 where no network does.
 
     Args:
         family: what encodes.
         size: of the row's images, width and height in pixels.
-        edits: whether it has a source image.
+        sources: its source images.
     """
     peak = 0
-    for encode in family.encoding_passes(size, edits):
+    for encode in family.encoding_passes(size, sources):
         with fused_attention(), OperatorCosts() as costs:
             encode()
         peak = max(peak, costs.peak)
@@ -91,7 +92,7 @@ def encoding_cost(family: Family, size: Size, edits: bool) -> int:
 def _cost(family: Family, transformer: nn.Module, what: Pass, backward: bool) -> Cost:
     x_t = torch.empty(what.samples, *family.latent_shape(what.size), device=_META)
     t = torch.empty(what.samples, device=_META)
-    condition = Condition(tensors=family.widest_inputs(what.samples, what.size, what.edits), unconditional={})
+    condition = Condition(tensors=family.widest_inputs(what.samples, what.size, what.sources), unconditional={})
     with fused_attention() as attention, OperatorCosts() as costs:
         velocities = [family.velocity(transformer, x_t, t, condition) for _ in range(what.branches)]
         if backward:

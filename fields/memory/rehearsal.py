@@ -41,7 +41,7 @@ def _first_line(error: Exception) -> str:
 def largest_query(family: Family, what: Pass) -> Query:
     """A query as large as a pass: of zeros, in the middle of the rollout, with prompts of the greatest length."""
     x_t = torch.zeros(what.samples, *family.latent_shape(what.size))
-    inputs = family.widest_inputs(what.samples, what.size, what.edits)
+    inputs = family.widest_inputs(what.samples, what.size, what.sources)
     tensors = {  # laid out as encoded rows are, whole and views of nothing: blocks are compiled for it
         name: torch.zeros(tensor.shape, dtype=tensor.dtype)
         if tensor.is_meta

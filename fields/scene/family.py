@@ -67,6 +67,8 @@ class SceneFamily(Family):
     def check_row(self, row: Row, with_target: bool = False) -> None:
         if (size := self.size(row)) != self.own_size:
             raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
+        if row.more_sources:
+            raise ValueError(f"row {row.uid!r} has {len(row.sources)} source images; scenes are edited from one")
         super().check_row(row, with_target)
 
     def untrained(self, path: Path) -> SceneTransformer:
@@ -103,9 +105,9 @@ class SceneFamily(Family):
             {name: tensor.contiguous() for name, tensor in {**transformer.state_dict(), **tensors}.items()}, path / WEIGHTS
         )
 
-    def widest_inputs(self, batch: int, size: Size, edits: bool) -> Tensors:
+    def widest_inputs(self, batch: int, size: Size, sources: int) -> Tensors:
         tensors = {"words": torch.empty(batch, TEXT_LENGTH, dtype=torch.long, device="meta")}
-        return tensors | ({"source": torch.empty(batch, 3, SIZE, SIZE, device="meta")} if edits else {})
+        return tensors | ({"source": torch.empty(batch, 3, SIZE, SIZE, device="meta")} if sources else {})
 
     def encode(self, rows: Sequence[Row]) -> Condition:
         words = torch.stack([torch.from_numpy(_words(row.uid, row.prompt)) for row in rows])

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pipelines.config.comparison import Comparison, Variant
 from pipelines.config.errors import ConfigError
@@ -62,16 +64,30 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
 
 
 def job_key(config: RunConfig) -> str:
-    """A short digest of all that decides a result but the seed."""
-    recipe = run_recipe(config) | {"steps": config.run.steps, "eval": config.eval.model_dump(mode="json")}
-    recipe |= {"run": {name: value for name, value in run_recipe(config)["run"].items() if name != "seed"}}
-    recipe |= {"weights": weights_digest(config)}
+    """A short digest of all that decides a result but the seed.
+
+    Values that are the defaults are left out, so that a key of the configuration that comes later leaves every digest as it is;
+    `Store.get` looks whether a default has become another.
+    """
+    written = config.model_dump(mode="json", exclude_defaults=True)
+    recipe = _only(run_recipe(config), written) | {"steps": config.run.steps, "eval": written.get("eval", {})}
+    recipe |= {"run": {}, "weights": weights_digest(config)}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _only(settings: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are written, at every depth."""
+    return {
+        name: _only(value, written[name]) if isinstance(value, Mapping) and isinstance(written[name], Mapping) else value
+        for name, value in settings.items()
+        if name in written
+    }
 
 
 def weights_digest(config: RunConfig) -> str:
     """Of the safetensors that a run reads: results of other weights are other results."""
-    files = [config.model.path, getattr(config.student.start, "adapter", None)]
+    models = [expert.model.path for expert in config.experts.values() if expert.model is not None]
+    files = [config.model.path, *models, getattr(config.student.start, "adapter", None)]
     files += [path for expert in config.experts.values() for path in (expert.checkpoint, expert.adapter)]
     return hashlib.sha256("".join(_digest(path) for path in files if path is not None).encode()).hexdigest()
 

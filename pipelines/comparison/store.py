@@ -1,6 +1,7 @@
 """compare.json: the results of a comparison."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from fields.atomic import write_text
 from pipelines.comparison.jobs import Job
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
+from pipelines.config.recipe import recipe
 from pipelines.run_folder.outcome import package_versions
 
 
@@ -33,8 +35,9 @@ class Store:
         return result is not None and all(f"{scale:g}" in result["skills"] for scale in job.guidance)
 
     def get(self, job: Job) -> dict[str, Any] | None:
-        """The job's result; None if it has none yet."""
-        return self.content["runs"].get(job.key, {}).get(str(job.config.run.seed))
+        """The job's result; None if it has none yet, or one of other settings, because a default was another then."""
+        result = self.content["runs"].get(job.key, {}).get(str(job.config.run.seed))
+        return result if result is not None and _agree(recipe(job.config), result["settings"]) else None
 
     def put(self, job: Job, result: dict[str, Any]) -> None:
         """Add a result, and save."""
@@ -44,6 +47,13 @@ class Store:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         write_text(self.path, json.dumps(self.content, indent=1, sort_keys=True) + "\n")
+
+
+def _agree(now: Any, then: Any) -> bool:
+    """Whether settings are equal where both have them."""
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        return all(_agree(now[name], then[name]) for name in now.keys() & then.keys())
+    return now == then
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, REQUIRED, SCORES, SIZES, TEXTS
+from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, MOST_SOURCES, REQUIRED, SCORES, SIZES, SOURCES, TEXTS
 from fields.data.images import read_inside
 from fields.data.rows import Row
 from fields.shown import shown
@@ -28,6 +28,11 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
     for name in IMAGES:
         if name in given:
             given[name] = read_inside(folder, given[name], f"{where}: {name}")
+    if several := given.pop(SOURCES, None):
+        if "source_image" in given:
+            raise ValueError(f"{where} has a source_image and source_images; allowed is one of them")
+        images = [read_inside(folder, path, f"{where}: {SOURCES}") for path in several]
+        given |= {"source_image": images[0], "more_sources": tuple(images[1:])}
     if SCORES in given:
         given[SCORES] = tuple(given[SCORES].items())
     try:
@@ -40,6 +45,9 @@ def _require_type(name: str, value: Any, where: str) -> None:
     if name in SIZES:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_SIDE:
             raise ValueError(f"{where}: {name} is {shown(value)}; it must be a whole number from 1 to {LONGEST_SIDE}")
+    elif name == SOURCES:
+        if not isinstance(value, list) or not 1 <= len(value) <= MOST_SOURCES or not all(isinstance(p, str) for p in value):
+            raise ValueError(f"{where}: {name} is {shown(value)}; it must be a list of 1 to {MOST_SOURCES} paths of images")
     elif name == SCORES:
         numbers = isinstance(value, dict) and all(isinstance(score, int | float) for score in value.values())
         if not numbers:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fields.atomic import replacing
 from fields.data.aspect import nearest_bucket
-from fields.data.columns import COLUMNS, IMAGES, SCORES, SIZES
+from fields.data.columns import COLUMNS, IMAGES, SCORES, SIZES, SOURCES
 from fields.data.images import image_size
 from fields.data.rows import Row
 
@@ -21,6 +21,7 @@ GROUP_BYTES = 8 * 2**20
 _TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(IMAGES, pa.binary()),
     **dict.fromkeys(SIZES, pa.int32()),
+    SOURCES: pa.list_(pa.binary()),
     SCORES: pa.map_(pa.string(), pa.float64()),
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
@@ -60,8 +61,9 @@ class RowWriter:
             width, height = nearest_bucket(row.width, row.height, self.area)
             row = replace(row, width=width, height=height)
         self.rows += 1
-        self._pending.append(asdict(row))
-        self._pending_bytes += sum(len(image) for image in (row.source_image, row.target_image) if image)
+        several = {"source_image": None, SOURCES: row.sources} if row.more_sources else {}
+        self._pending.append(asdict(row) | several)
+        self._pending_bytes += sum(len(image) for image in (*row.sources, row.target_image) if image)
         if len(self._pending) >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 

@@ -35,6 +35,9 @@ def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
         for column, what in _IN_ALL_OR_NONE:
             if (getattr(row, column) is None) != (getattr(first, column) is None):
                 raise ValueError(f"{bucket.path} row {n} ({row.uid!r}): a bucket has a {what} in every row or in none")
+        if len(row.sources) != len(first.sources):
+            has = f"{bucket.path} row {n} ({row.uid!r}) has {len(row.sources)} source images"
+            raise ValueError(f"{has}, the first row {len(first.sources)}; a bucket has as many in every row")
         try:
             _check_row(row, family, wanted)
         except ValueError as error:  # names the row by its uid

@@ -281,7 +281,7 @@ class Footprints:
             num_gpus=section.num_gpus,
             weights=weights,
             kept=0,
-            working=encoding_cost(family, what.size, what.edits),
+            working=encoding_cost(family, what.size, what.sources),
             host=PROCESS + weights + section.cache_bytes,
             remedy="encoder.num_gpus=0, or a GPU of its own",
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from fields.data.columns import SIZES
+from fields.data.columns import SIZES, SOURCES
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.memory.cost import Pass
@@ -13,7 +13,7 @@ from pipelines.config.run import RouteConfig, RunConfig
 
 
 def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
-    """The most samples that a group can have, of the largest image that a row asks for, with a source image if a row has one.
+    """The most samples that a group can have, of the largest image that a row asks for, with its source images.
 
     Files that aren't here are taken to hold images of the family's own size, with a source image where the family takes one.
 
@@ -24,12 +24,12 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     """
     files = [path for path in map(_here, config.routes.values()) if path.is_file()]
     absent = len(files) < len(config.routes)
-    edits = family.source != "none" and (absent or any("source_image" in pq.read_schema(path).names for path in files))
+    sources = max([int(absent), *map(_sources, files)]) if family.source != "none" else 0
     samples = min(config.rollout.group_size, config.learner.batch_size)
     sizes = {size or family.default_size for path in files for size in _sizes(path)}
     if absent:
         sizes.add(family.default_size)
-    return Pass(samples, max(sizes, key=lambda size: (size[0] * size[1], size)), edits, branches)
+    return Pass(samples, max(sizes, key=lambda size: (size[0] * size[1], size)), sources, branches)
 
 
 def _here(route: RouteConfig) -> Path:
@@ -37,6 +37,17 @@ def _here(route: RouteConfig) -> Path:
         return fetched(route.data)
     except ValueError:
         return route.data
+
+
+def _sources(path: Path) -> int:
+    """Source images of a file's rows: its first has as many as any."""
+    columns = [name for name in ("source_image", SOURCES) if name in pq.read_schema(path).names]
+    if SOURCES in columns:
+        for batch in pq.ParquetFile(path).iter_batches(1, columns=[SOURCES]):
+            if several := batch.column(0)[0].as_py():
+                return len(several)
+            break
+    return int("source_image" in columns)
 
 
 def _sizes(path: Path) -> set[Size | None]:

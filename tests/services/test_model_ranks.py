@@ -166,7 +166,7 @@ def test_an_expert_of_two_processes_answers_with_the_bits_of_one(deployed, tiny_
 
     async def ask() -> None:
         expert = client()
-        await expert.rehearse(Pass(2, (24, 24), edits=True))
+        await expert.rehearse(Pass(2, (24, 24), sources=1))
         for asked in (query(0, 1, 2), query(3)):  # other shapes
             ((answered,),) = await answers(expert, [name], [(asked,)])
             expected = alone.answer(asked)

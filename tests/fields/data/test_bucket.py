@@ -97,6 +97,8 @@ def test_a_path_that_cannot_be_read_names_file_and_row(tmp_path, name, message):
         ({"task": None}, "column 'task' is null; it must be string"),
         ({"source_image": [1]}, r"column 'source_image' is list.*; it must be binary \(encoded images\) or string \(paths\)"),
         ({"width": "640"}, "column 'width' is string; it must be a whole number"),
+        ({"source_images": b"png"}, r"column 'source_images' is binary; it must be a list of binary \(encoded images\)"),
+        ({"source_images": [1]}, r"column 'source_images' is list.*; it must be a list of binary"),
         ({"scores": "local"}, r"column 'scores' is string; it must be a map of string \(routes\) to double \(scores\)"),
         ({"scores": {"local": 1.0}}, r"column 'scores' is struct.*; it must be a map of string"),
     ],
@@ -114,6 +116,35 @@ def test_a_value_that_cannot_be_names_file_and_row(tmp_path, changes, message):
     bucket = Bucket(write(tmp_path / "b.parquet", [{**ROWS[0], "width": 8}, {**ROWS[1], **changes}]))
     with pytest.raises(ValueError, match=rf"b\.parquet row 1 \('u1'\): {message}"):
         bucket[1]
+
+
+def test_several_source_images_are_read_in_their_order_also_from_paths(tmp_path):
+    (tmp_path / "c.png").write_bytes(b"third")
+    plain = {name: value for name, value in ROWS[0].items() if name != "source_image"}
+    several = Bucket(write(tmp_path / "b.parquet", [{**plain, "source_images": [b"first", b"second"]}]))
+    assert several[0].sources == (b"first", b"second")
+    assert (several[0].source_image, several[0].more_sources) == (b"first", (b"second",))
+    paths = Bucket(write(tmp_path / "p.parquet", [{**plain, "source_images": ["c.png", "c.png", "c.png"]}]))
+    assert paths[0].sources == (b"third",) * 3
+    one = Bucket(write(tmp_path / "o.parquet", [{**plain, "source_images": [b"first"]}, {**plain, "source_images": None}]))
+    assert (one[0].sources, one[1].sources) == ((b"first",), ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source_image": b"a", "source_images": [b"b"]}, "has a source_image and source_images; allowed is one of them"),
+        ({"source_images": [b"a"] * 17}, "has 17 source images; at most 16 are read"),
+        ({"source_images": [b"a", None]}, "an image of source_images is empty"),
+        ({"source_images": ["none.png"]}, r"source_images 'none\.png' does not exist in"),
+        ({"source_images": ["../a.png"]}, r"source_images '\.\./a\.png' leaves the folder"),
+    ],
+)
+def test_source_images_that_cannot_be_name_file_and_row(tmp_path, changes, message):
+    plain = {name: value for name, value in ROWS[0].items() if name != "source_image"}
+    bucket = Bucket(write(tmp_path / "b.parquet", [{**plain, **changes}]))
+    with pytest.raises(ValueError, match=rf"b\.parquet row 0 \('u0'\).*{message}"):
+        bucket[0]
 
 
 def write_scores(path, *scores):

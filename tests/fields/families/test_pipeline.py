@@ -73,15 +73,17 @@ def test_the_empty_prompt_is_encoded_once_unless_the_text_sees_the_source(tiny, 
     family = FAMILIES[name](tiny(name).folder, size=SIZE)
     encoded: list[str] = []
     negative_text = family.negative_text
-    monkeypatch.setattr(family, "negative_text", lambda prompt, source: encoded.append(prompt) or negative_text(prompt, source))
+    monkeypatch.setattr(
+        family, "negative_text", lambda prompt, sources: encoded.append(prompt) or negative_text(prompt, sources)
+    )
     sources = {"none": (None,), "optional": (None, 1, 2), "required": (1, 2)}[family.source]
     rows = [row(family, prompt, source) for source in sources for prompt in ("a red cat", "the blue dog")]
     conditions = [family.encode([each]) for each in rows]
     assert len(encoded) == {"none": 1, "optional": 2, "required": len(rows)}[family.source]
     for condition, each in zip(conditions, rows, strict=True):
-        source = None if each.source_image is None else family._image(each, each.source_image)
+        sources = [family._image(each, image) for image in each.sources]
         with torch.no_grad():
-            expected = negative_text("", source)
+            expected = negative_text("", sources)
         assert condition.unconditional.keys() == expected.keys()
         assert all(torch.equal(tensor, expected[part]) for part, tensor in condition.unconditional.items())
 
@@ -92,6 +94,14 @@ def test_another_source_image_is_another_velocity(tiny, name):
     conditions = [model.family.encode([row(model.family, source=seed)]) for seed in (1, 2)]
     assert difference(velocity(model, *conditions)) > 0.003
     assert difference(velocity(model, *(condition.variant(Variant(prompt="empty")) for condition in conditions))) > 0.001
+
+
+@pytest.mark.parametrize("name", ["flux2", "z_image_omni"])
+def test_another_second_source_image_is_another_velocity_and_can_be_dropped(tiny, name):
+    model = tiny(name)
+    conditions = [model.family.encode([row(model.family, source=1, more_sources=(png(seed),))]) for seed in (2, 3)]
+    assert difference(velocity(model, *conditions)) > 0.001
+    assert difference(velocity(model, *(condition.variant(Variant(source=False)) for condition in conditions))) < 1e-6
 
 
 @pytest.mark.parametrize("name", [name for name in EDITORS if name != "qwen_image_edit"])
@@ -253,6 +263,17 @@ def test_bfloat16_networks_keep_float32_states(tiny, name):
         ("sana", {"width": 48, "height": 64}, "row 'u7': its size is 48 x 64; sides are multiples of 32"),
         ("sd3", {"source_image": png(0)}, "row 'u7' has a source image; family sd3 takes none"),
         ("qwen_image_edit", {"source_image": None}, "row 'u7' has no source image; family qwen_image_edit edits one"),
+        (
+            "flux",
+            {"source_image": png(0), "more_sources": (png(1),)},
+            "row 'u7' has 2 source images; family flux takes 1 at most",
+        ),
+        (
+            "qwen_image_edit",
+            {"source_image": png(0), "more_sources": (png(1),) * 2},
+            "row 'u7' has 3 source images; family qwen_image_edit takes 1 at most",
+        ),
+        ("flux2", {"source_image": png(0), "more_sources": (b"junk",)}, "row 'u7': the image of 4 bytes does not decode"),
         ("flux", {"source_image": b"junk"}, "row 'u7': the image of 4 bytes does not decode"),
     ],
 )

@@ -4,6 +4,7 @@ Everything is float32; a state may differ from the pipeline's by 1e-5 of its nor
 paddings cost.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -30,10 +31,12 @@ def source(seed: int) -> bytes:
     return encode_png(np.random.default_rng(seed).random((3, HEIGHT, WIDTH), dtype=np.float32))
 
 
-def rows(with_source: bool = False, negatives: tuple[str | None, str | None] = NEGATIVES) -> list[Row]:
+def rows(sources: int = 0, negatives: tuple[str | None, str | None] = NEGATIVES) -> list[Row]:
+    """Two rows, each with so many source images of its own."""
+    images = [[source(2 * k + n) for k in range(sources)] for n in range(2)]
     return [
-        Row(f"u{n}", "task", PROMPTS[n], source_image=source(n) if with_source else None, negative_prompt=negatives[n])
-        for n in range(2)
+        Row(f"u{n}", "task", PROMPTS[n], own[0] if own else None, negative_prompt=negatives[n], more_sources=tuple(own[1:]))
+        for n, own in enumerate(images)
     ]
 
 
@@ -141,19 +144,20 @@ def test_flux2_klein_is_guided_away_from_no_prompt(tiny):
     assert_same(ours(model, rows(negatives=(None, None)), model.family.guidance(SELF, 3.0), noise), expected)
 
 
-def picture(row: Row) -> Image.Image:
-    assert row.source_image is not None
-    return Image.fromarray(to_bytes(decode_image(row.source_image, row.uid)))
+def pictures(row: Row) -> Image.Image | list[Image.Image]:
+    """As the pipelines take them: an image, or a list of several."""
+    images = [Image.fromarray(to_bytes(decode_image(image, row.uid))) for image in row.sources]
+    return images if len(images) > 1 else images[0]
 
 
 def edited_by_stock(model: Tiny, noise: torch.Tensor, edits: list[Row], **arguments) -> list[torch.Tensor]:
-    """One row at a time: the pipelines take one source image."""
+    """One row at a time: all images that a pipeline is given are of one row."""
     alone = [
         stock(
             model,
             noise[n : n + 1],
             prompt=row.prompt,
-            image=picture(row),
+            image=pictures(row),
             **{key: value[n] for key, value in arguments.items()},
         )
         for n, row in enumerate(edits)
@@ -173,24 +177,25 @@ def kontext(tiny):
 
 
 def test_kontext_edits_like_the_pipeline(kontext):
-    noise, edits = noise_of(kontext), rows(with_source=True)
+    noise, edits = noise_of(kontext), rows(1)
     expected = edited_by_stock(
         kontext, noise, edits, guidance_scale=[2.5, 2.5], _auto_resize=[False, False], max_area=[WIDTH * HEIGHT] * 2
     )
     assert_same(ours(kontext, edits, kontext.family.guidance(SELF, 2.5), noise), expected)
 
 
+@pytest.mark.parametrize("sources", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_flux2_edits_like_the_pipeline(tiny, scale):
+def test_flux2_edits_like_the_pipeline(tiny, scale, sources):
     model = tiny("flux2")
-    noise, edits = noise_of(model), rows(with_source=True, negatives=(None, None))
+    noise, edits = noise_of(model), rows(sources, negatives=(None, None))
     expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale])
     assert_same(ours(model, edits, model.family.guidance(SELF, scale), noise), expected)
 
 
 def test_flux2_dev_is_told_its_distilled_guidance(tmp_path):
     model = build("flux2", flux2_dev(), tmp_path)
-    noise, edits = noise_of(model), rows(with_source=True)
+    noise, edits = noise_of(model), rows(1)
     for operator, scale in ((SELF, 4.0), (model.family.guidance(SELF, 2.0), 2.0)):
         expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale])
         assert_same(ours(model, edits, operator, noise), expected)
@@ -202,29 +207,40 @@ def test_qwen_image_edits_like_the_pipeline(tiny, scale, monkeypatch):
     module = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit.calculate_dimensions"
     monkeypatch.setattr(module, lambda area, ratio: (WIDTH, HEIGHT, None))
     model = tiny("qwen_image_edit")
-    noise, edits = noise_of(model), rows(with_source=True)
+    noise, edits = noise_of(model), rows(1)
     expected = edited_by_stock(model, noise, edits, true_cfg_scale=[scale, scale], negative_prompt=list(NEGATIVES))
     operator = model.family.guidance(SELF, scale, "negative") if scale > 1 else SELF
     assert_same(ours(model, edits, operator, noise), expected)
 
 
-def test_qwen_image_edit_plus_edits_like_the_pipeline(tmp_path, monkeypatch):
+@pytest.mark.parametrize("sources", [1, 3])
+def test_qwen_image_edit_plus_edits_like_the_pipeline(tmp_path, monkeypatch, sources):
     """It shows its text encoder another size of the source than its network."""
     module = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus"
     monkeypatch.setattr(f"{module}.VAE_IMAGE_SIZE", WIDTH * HEIGHT)
     monkeypatch.setattr(f"{module}.CONDITION_IMAGE_SIZE", 32 * 64)
     model = build("qwen_image_edit", qwen_image_edit_plus(), tmp_path)
-    noise, edits = noise_of(model), rows(with_source=True)
+    noise, edits = noise_of(model), rows(sources)
     expected = edited_by_stock(model, noise, edits, true_cfg_scale=[3.0, 3.0], negative_prompt=list(NEGATIVES))
     assert_same(ours(model, edits, model.family.guidance(SELF, 3.0, "negative"), noise), expected)
 
 
+@pytest.mark.parametrize("sources", [1, 3])
 @pytest.mark.parametrize("scale", [0.0, 3.0])
-def test_z_image_omni_edits_like_the_pipeline(tiny, scale, monkeypatch):
+def test_z_image_omni_edits_like_the_pipeline(tiny, scale, sources, monkeypatch):
     """The pipeline encodes its source in bfloat16 whatever it computes in; here both do in float32."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     model = tiny("z_image_omni")
-    noise, edits = noise_of(model), rows(with_source=True)
+    noise, edits = noise_of(model), rows(sources)
     expected = edited_by_stock(model, noise, edits, guidance_scale=[scale, scale], negative_prompt=list(NEGATIVES))
     operator = model.family.guidance(SELF, scale, "negative") if scale else SELF
     assert_same(ours(model, edits, operator, noise), expected)
+
+
+def test_the_order_of_source_images_matters(tiny):
+    for name in ("flux2", "z_image_omni"):
+        model, (first, _) = tiny(name), rows(2)
+        other = replace(first, source_image=first.more_sources[0], more_sources=(first.source_image,))
+        noise = noise_of(model, 1)
+        mine, turned = (ours(model, [row], SELF, noise)[-1] for row in (first, other))
+        assert (mine - turned).norm() > 1e-3 * mine.norm()

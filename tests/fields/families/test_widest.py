@@ -11,43 +11,46 @@ from fields.memory.cost import Pass, encoding_cost, forward_cost, update_cost
 from fields.memory.operator_costs import OperatorCosts
 
 UNCUT = ("qwen_image_edit",)
+SEVERAL = ("flux2", "z_image_omni")
 NO_TEXT = ("source", "guidance")
 
 
 def _cases():
     for name in tiny_pipelines.PIPELINES:
         source = tiny_pipelines.FAMILIES[name].source
-        yield from ((name, edits) for edits in {"none": (False,), "optional": (False, True), "required": (True,)}[source])
+        several = (3,) if name in SEVERAL else ()
+        yield from ((name, sources) for sources in {"none": (0,), "optional": (0, 1, *several), "required": (1,)}[source])
 
 
-@pytest.mark.parametrize(("name", "edits"), list(_cases()))
-def test_widest_inputs_are_those_of_a_prompt_that_is_cut(tiny, name, edits):
+@pytest.mark.parametrize(("name", "sources"), list(_cases()))
+def test_widest_inputs_are_those_of_a_prompt_that_is_cut(tiny, name, sources):
     family = tiny(name).family
     size = family.default_size
-    image = encode_png(np.zeros((3, size[1], size[0]), dtype=np.float32)) if edits else None
-    encoded = family.encode([Row(uid="1", task="t", prompt="red circle " * 1000, source_image=image)]).tensors
-    widest = family.widest_inputs(1, size, edits)
+    first, *more = [encode_png(np.zeros((3, size[1], size[0]), dtype=np.float32))] * sources or [None]
+    row = Row(uid="1", task="t", prompt="red circle " * 1000, source_image=first, more_sources=tuple(more))
+    encoded = family.encode([row]).tensors
+    widest = family.widest_inputs(1, size, sources)
     assert widest.keys() == encoded.keys()
     for tensor, given in ((widest[key], encoded[key]) for key in widest):
         assert tensor.ndim == given.ndim
         assert tensor.is_floating_point() == given.is_floating_point() or tensor.is_meta
-    for key in widest.keys() - {"seen"}:  # how many patches SigLIP sees depends on its processor
+    for key in widest.keys() - {"seen", "seen_2", "seen_3"}:  # how many patches SigLIP sees depends on its processor
         if name not in UNCUT or key in NO_TEXT:
             assert widest[key].shape == encoded[key].shape, key
 
 
-@pytest.mark.parametrize(("name", "edits"), list(_cases()))
-def test_costs_are_measured_without_values(tiny, name, edits):
+@pytest.mark.parametrize(("name", "sources"), list(_cases()))
+def test_costs_are_measured_without_values(tiny, name, sources):
     """Twice the samples are twice the operations of every layer that sees tokens, and recomputation repeats the forward."""
     family = tiny(name).family
     network = family.blueprint(tiny(name).folder).requires_grad_(True)
     assert all(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
-    one, two = (forward_cost(family, network, Pass(n, family.default_size, edits)) for n in (1, 2))
+    one, two = (forward_cost(family, network, Pass(n, family.default_size, sources)) for n in (1, 2))
     assert two.flops == pytest.approx(2 * one.flops, rel=0.02)
     assert one.peak_bytes < two.peak_bytes < 3 * one.peak_bytes
-    kept = update_cost(family, network, Pass(1, family.default_size, edits))
+    kept = update_cost(family, network, Pass(1, family.default_size, sources))
     family.recompute_activations(network)
-    recomputed = update_cost(family, network, Pass(1, family.default_size, edits))
+    recomputed = update_cost(family, network, Pass(1, family.default_size, sources))
     assert kept.flops < recomputed.flops <= kept.flops + one.flops
     assert all(parameter.grad is None for parameter in network.parameters())
 

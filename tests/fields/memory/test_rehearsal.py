@@ -16,7 +16,7 @@ from fields.policy import Policy
 from fields.shared_field import Member, SharedField
 from fields.versions import Unmerged
 
-GROUP = Pass(5, (24, 24), edits=True)
+GROUP = Pass(5, (24, 24), sources=1)
 HUGE = replace(GROUP, samples=10**8)  # states alone are 691 GB
 
 

@@ -118,7 +118,7 @@ def _work(
     student.begin()
     if together.resume:
         checkpoint.restore(together.resume, student)
-    student.rehearse(Pass(2, (24, 24), edits=True))  # which leaves nothing behind
+    student.rehearse(Pass(2, (24, 24), sources=1))  # which leaves nothing behind
     reduction, learned = student.objective.over_queries, []
     for number in range(len(steps) + 1):
         if number:

@@ -15,6 +15,7 @@ from pipelines.comparison.store import Store
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
+from pipelines.config.recipe import recipe
 from pipelines.parts.check_files import checked_parts
 
 SHIPPED = Path("pipelines/configs/compare_scene.yaml")
@@ -28,6 +29,13 @@ def test_the_shipped_comparison_has_every_experiment_with_five_seeds():
     assert len(jobs) == len({job.key for job in jobs}) * len(comparison.seeds)
     first = jobs[: len(jobs) // len(comparison.seeds)]
     assert {job.config.run.seed for job in first} == {0}, "every row has its first seed before any has its second"
+
+
+def test_the_shipped_results_are_found_again():
+    """Whatever keys the configuration got since: nothing of them would be run again."""
+    comparison = load(SHIPPED, Comparison, {})
+    store = Store(Path("docs/results/compare.json"), comparison)
+    assert all(store.has(job) for job in plan_jobs(comparison))
 
 
 def test_variants_that_mean_the_same_are_one_run_and_others_are_not():
@@ -86,6 +94,36 @@ def test_what_stands_is_not_run_again(comparison_file, tmp_path, capsys):
     assert compare.main([str(comparison_file), "--output", str(output)]) == 0
     assert "6 runs, 0 to do" in capsys.readouterr().out
     assert "| **one** | 0.500 ± 0.000 |" in (output / "compare.md").read_text()
+
+
+def test_a_result_of_another_default_is_no_result_and_a_key_that_it_lacks_changes_nothing(comparison_file, tmp_path):
+    """As defaults stand in no digest, the settings beside a result tell."""
+    comparison = load(comparison_file, Comparison, {})
+    job, *_ = plan_jobs(comparison)
+    store = Store(tmp_path / "compare.json", comparison)
+    settings = recipe(job.config)
+    assert job.config.learner.clip == 1.0
+    for known, there in (
+        (settings, True),
+        ({name: value for name, value in settings.items() if name != "objective"}, True),
+        ({**settings, "learner": {**settings["learner"], "clip": 2.0}}, False),
+        ({**settings, "experts": {**settings["experts"], "local_edit": {"adapter": "other"}}}, False),
+    ):
+        store.put(job, {"skills": {"1": {}}, "settings": known})
+        assert store.has(job) == there
+
+
+def test_other_weights_of_an_experts_own_model_are_another_run(comparison_file, tiny_models):
+    keys = set()
+    for model in (tiny_models.base, tiny_models.other_base):
+        content = yaml.safe_load(comparison_file.read_text())
+        content["set"] |= {
+            "experts.local_edit.model": {"family": "scene", "path": str(model)},
+            "student.start": {"type": "base"},
+        }
+        comparison_file.write_text(yaml.safe_dump(content))
+        keys.add(plan_jobs(load(comparison_file, Comparison, {}))[0].key)
+    assert len(keys) == 2
 
 
 def test_every_job_is_run_with_its_own_seed_and_name(comparison_file):

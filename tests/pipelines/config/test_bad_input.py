@@ -138,6 +138,17 @@ def _with_first_source(table: pa.Table, value: bytes | None) -> pa.Table:
     return table.set_column(column, "source_image", pa.array(values, pa.binary()))
 
 
+def _with_more_sources(table: pa.Table, first: int) -> pa.Table:
+    """Every row from this one on has its source image twice."""
+    images = table["source_image"].to_pylist()
+    one = pa.array([image if n < first else None for n, image in enumerate(images)], pa.binary())
+    two = pa.array([None if n < first else [image, image] for n, image in enumerate(images)], pa.list_(pa.binary()))
+    columns = {"source_image": one, "source_images": two}
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
 def _with_first_negative(table: pa.Table, value: str) -> pa.Table:
     values = [value, *[None] * (table.num_rows - 1)]
     return table.set_column(table.column_names.index("negative_prompt"), "negative_prompt", pa.array(values, pa.string()))
@@ -153,6 +164,14 @@ def _with_first_negative(table: pa.Table, value: str) -> pa.Table:
         (lambda table: table.slice(0, 0), "has no rows"),
         (lambda table: _with_first_source(table, b"no image"), "row 'local_edit-000000': the image of 8 bytes does not decode"),
         (lambda table: _with_first_source(table, None), "a bucket has a source image in every row or in none"),
+        (
+            lambda table: _with_more_sources(table, 1),
+            "row 1 ('local_edit-000001') has 2 source images, the first row 1; a bucket has as many in every row",
+        ),
+        (
+            lambda table: _with_more_sources(table, 0),
+            "row 0: row 'local_edit-000000' has 2 source images; scenes are edited from one",
+        ),
         (lambda table: _with_first_negative(table, "red"), "a bucket has a negative prompt in every row or in none"),
     ],
 )

@@ -88,6 +88,9 @@ BAD = [
     ({**PLAIN, "source_image": "a" * 5000}, "aaa' cannot be read: [Errno 36] File name too long"),
     ({**PLAIN, "prompt": "a" * 100_001}, "line 2: row 'a': prompt has 100001 characters; at most 100000 are read"),
     ({**PLAIN, "prompt": ["a" * 1000] * 1000}, "it must be text"),
+    ({**PLAIN, "source_images": "a.png"}, "line 2: source_images is 'a.png'; it must be a list of 1 to 16 paths of images"),
+    ({**PLAIN, "source_images": []}, "line 2: source_images is []; it must be a list of 1 to 16 paths of images"),
+    ({**PLAIN, "source_images": ["images/no.png"]}, "line 2: source_images 'images/no.png' does not exist in"),
     ({**PLAIN, "scores": [0.5, 0.5]}, "line 2: scores is [0.5, 0.5]; it must be an object of routes and their scores"),
     ({**PLAIN, "scores": {"local": "all"}}, "it must be an object of routes and their scores"),
     ({**PLAIN, "scores": {"local": 0.5, "global": 0.4}}, "line 2: row 'a': scores sum to 0.9; they must sum to 1"),
@@ -96,6 +99,15 @@ BAD = [
     ({**PLAIN, "target_image": "images/none.png"}, "line 2: row 'a': the image of 8 bytes does not decode"),
     ([PLAIN], 'line 2 is [{"uid": "a", "task": "add", "prompt": "; it must be an object'),
 ]
+
+
+def test_several_source_images_and_scores_of_a_row(folder, prepared, image):
+    entry = {**PLAIN, "source_images": ["images/wide.png", "images/tall.jpg"], "scores": {"x": 0.25, "y": 0.75}}
+    (folder / "t.jsonl").write_text(json.dumps(entry))
+    (row,) = prepared(folder / "out.parquet", "import", "--input", folder / "t.jsonl", "--output", folder / "out.parquet")
+    assert row.sources == (image(6, 4), image(2, 8, "JPEG"))
+    assert row.scores == (("x", 0.25), ("y", 0.75))
+    assert (row.width, row.height) == (6, 4), "those of the first"
 
 
 @pytest.mark.parametrize(("entry", "message"), BAD, ids=range(len(BAD)))

@@ -17,6 +17,18 @@ def test_rows_are_read_back_as_written(tmp_path):
     assert writer.rows == 2
 
 
+def test_several_source_images_and_scores_are_read_back_as_written(tmp_path):
+    rows = [
+        Row("a", "t", "p", b"first", more_sources=(b"second", b"third"), scores=(("x", 0.25), ("y", 0.75))),
+        Row("b", "t", "p", b"only"),
+    ]
+    with RowWriter(tmp_path / "rows.parquet") as writer:
+        for row in rows:
+            writer.write(row)
+    bucket = Bucket(tmp_path / "rows.parquet")
+    assert [bucket[n] for n in range(2)] == rows
+
+
 def test_row_groups_are_bounded_by_rows(tmp_path):
     with RowWriter(tmp_path / "x.parquet") as writer:
         for n in range(2 * GROUP_ROWS + 1):

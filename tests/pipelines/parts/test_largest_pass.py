@@ -21,6 +21,22 @@ def write(path, sizes):
 
 
 @pytest.mark.parametrize(
+    ("columns", "sources"),
+    [
+        ({}, 0),
+        ({"source_image": [b"a"]}, 1),
+        ({"source_images": [[b"a", b"b", b"c"]]}, 3),
+        ({"source_image": [b"a"], "source_images": [None]}, 1),
+    ],
+)
+def test_the_source_images_of_the_rows_are_counted(make_config, tmp_path, columns, sources):
+    pq.write_table(pa.table({"uid": ["u"], "task": ["t"], "prompt": ["p"], **columns}), tmp_path / "rows.parquet")
+    config = make_config(f"routes={{text_to_image: {{expert: text_to_image, data: {tmp_path / 'rows.parquet'}}}}}")
+    assert largest_pass(config, FAMILIES["flux2"](), branches=1).sources == sources
+    assert largest_pass(config, FAMILIES["sd3"](), branches=1).sources == 0
+
+
+@pytest.mark.parametrize(
     ("sizes", "expected"),
     [
         ([(64, 64), (32, 96), (16, 16)], (64, 64)),
@@ -36,4 +52,4 @@ def test_the_largest_image_is_one_that_a_row_asks_for(make_config, tmp_path, siz
         write(data, sizes)
     routes = f"routes={{text_to_image: {{expert: text_to_image, data: {data}}}}}"
     config = make_config(routes, "rollout.group_size=4", "learner.batch_size=3")
-    assert largest_pass(config, FAMILIES["sd3"](), branches=2) == Pass(3, expected, False, 2)
+    assert largest_pass(config, FAMILIES["sd3"](), branches=2) == Pass(3, expected, 0, 2)
