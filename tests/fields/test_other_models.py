@@ -72,7 +72,7 @@ class ClosedForm(Family):
     def _unasked(self, *arguments, **options):
         raise AssertionError("a field and a student ask for velocities alone")
 
-    load_encoders = load_transformer = blueprint = encode = widest_inputs = clean = decode = _unasked
+    load_encoders = load_transformer = blueprint = untrained = encode = widest_inputs = clean = decode = _unasked
 
 
 class PlainFamily(ClosedForm):

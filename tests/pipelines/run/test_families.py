@@ -1,5 +1,6 @@
 """A student of every family, distilled from two services; its adapter loads in the stock pipeline and changes the image."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,7 +17,7 @@ from PIL import Image
 from tiny_pipelines import PIPELINES, SIZE
 
 from fields.data.bucket import Bucket
-from fields.data.images import encode_png, to_bytes
+from fields.data.images import decode_image, encode_png, to_bytes
 from fields.families.guidance import DistilledGuidance, LengthKept
 from fields.families.pipeline import PipelineFamily
 from fields.lora.adapter import Adapter, LoraShape, add_lora
@@ -159,6 +160,27 @@ def test_a_student_distilled_on_a_cluster_changes_the_stock_pipeline_s_image(clu
 
 def norm(tensors: Iterable[torch.Tensor]) -> float:
     return float(sum(tensor.square().sum() for tensor in tensors)) ** 0.5
+
+
+def with_two_sources(path: Path) -> None:
+    """Every row of a bucket gets a second source image, turned upside down."""
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        first = row.pop("source_image")
+        row["source_images"] = [first, encode_png(np.ascontiguousarray(decode_image(first, row["uid"])[:, ::-1]))]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.mark.slow  # tests/fields/families/test_stock.py compares each family with its pipeline, for one source and three
+@pytest.mark.parametrize("name", ["flux2", "z_image_omni"])
+def test_edits_with_several_source_images_through_services_are_the_reference(cluster, trained, name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(trained(name).folder / "model", folder / "model")
+    run, alone = config(name, folder, f"{name.replace('_', '-')}-two"), config(name, folder, "reference")
+    with_two_sources(folder / "adapted.parquet")
+    expected = reference(alone).weights.checksum
+    assert distributed(run).weights.checksum == expected
+    assert expected != trained(name).outcome.weights.checksum
 
 
 def test_a_student_over_a_bfloat16_base_is_float32(trained):
