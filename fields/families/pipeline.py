@@ -276,7 +276,7 @@ def _numbered(source: Named, n: int) -> Named:
     return {name if n == 0 else f"{name}_{n + 1}": tensor for name, tensor in source.items()}
 
 
-def source_inputs(inputs: Tensors, name: str = "source") -> list[Tensor]:
+def source_inputs(inputs: Tensors, name: str = "source") -> list[Float[Tensor, "batch ..."]]:
     """A tensor of every source image, in their order; none where there is none."""
     names = [name, *(f"{name}_{n}" for n in range(2, MOST_SOURCES + 1))]
     return [inputs[name] for name in names if name in inputs]
