@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _COMES_BACK_S = 60.0
 _PAUSE_S = 0.2
+_LOAD = "load"  # the kind of a start, among those of calls
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -59,8 +60,7 @@ class RolloutPool:
         run: name of the run, for the metrics.
         watchdog_s: a worker that takes longer than this, and ten times longer than any has for such a call, is taken to hang
             and started anew.
-        first_s: the limit before such a call was ever answered, as a rollout of a large model takes minutes, and of loading the
-            base again.
+        first_s: the limit before such a call was ever answered, as a rollout of a large model, or loading it, takes minutes.
         patience_s: this long after the first loss the last error is raised.
 
     Attributes:
@@ -83,11 +83,11 @@ class RolloutPool:
         for number in self._workers:
             self._idle.put_nowait(number)
         self._resizing = asyncio.Lock()
-        self._first_s = first_s
         self._limit = HangLimit(watchdog_s, first_s)
         self.rolled_out_s = 0.0
         self.waits = Waits()
         self._returning: set[asyncio.Task[None]] = set()
+        self._starting: dict[int, float] = {}  # since when a worker that was lost is started anew, by its number
         self._tags = {"run": run}
         self._calls = RepeatedCalls("field_rollout", self._tags, patience_s)
         self._size = Gauge("field_rollout_workers", "Workers that there should be.", ("run",))
@@ -100,7 +100,7 @@ class RolloutPool:
 
     async def ready(self) -> None:
         """Returns once every worker has loaded the base."""
-        await asyncio.gather(*(_loaded(worker) for worker in self._workers.values()))
+        await asyncio.gather(*(self._loaded(worker) for worker in self._workers.values()))
 
     async def rehearse(self, what: Pass, weights: PublishedWeights) -> None:
         """Let every worker compute the largest forward of a rollout with these weights, before any other call is made.
@@ -134,11 +134,12 @@ class RolloutPool:
     async def _join(self, number: int, timeout_s: float) -> None:
         worker = self._start_worker(number)
         try:
-            await asyncio.wait_for(_loaded(worker), timeout_s)
+            await asyncio.wait_for(self._loaded(worker), timeout_s)
         except BaseException:
             _end(worker)
             raise
         self._workers[number] = worker
+        self._starting.pop(number, None)
         self._idle.put_nowait(number)
 
     async def _last_idle(self) -> int:
@@ -179,20 +180,34 @@ class RolloutPool:
         x_0, _ = await self._call("generate", lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
         return x_0
 
+    async def _loaded(self, worker: WorkerHandle) -> None:
+        """Returns once a worker has loaded the base; what that took limits how long it may take again."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.wrap_future(worker.ready.remote().future())
+        self._limit.answered(_LOAD, loop.time() - began)
+
     async def _return(self, number: int, worker: WorkerHandle) -> None:
         """Let a worker that was lost have calls again once it has loaded the base: no call's time is that of a start. One that
-        doesn't come has them all the same, and whoever makes one is told why."""
+        hangs while it loads is started anew, too; one that doesn't come has calls all the same, and whoever makes one is told
+        why."""
         loop = asyncio.get_running_loop()
+        began = self._starting.setdefault(number, loop.time())
         given_up = loop.time() + _COMES_BACK_S
         with self.waits.on(f"rollout worker {number}: to load the base again"):
             while loop.time() < given_up:
+                limit_s = self._limit.seconds(_LOAD)
                 try:
-                    await asyncio.wait_for(_loaded(worker), self._first_s)
+                    await asyncio.wait_for(self._loaded(worker), began + limit_s - loop.time())
+                    del self._starting[number]
                     break
-                except LOST_CALL_ERRORS as error:
-                    if isinstance(error, TimeoutError):
-                        given_up = loop.time() + _COMES_BACK_S
+                except LOST_CALL_ERRORS:  # of a worker that is being started Ray says at once that it is not there
+                    if loop.time() >= began + limit_s:
+                        self._limit.reached(_LOAD, limit_s)
+                        _log.warning("rollout worker %d has not loaded for %.0f s: it is started anew", number, limit_s)
                         ray.kill(cast(ActorHandle[Any], worker), no_restart=False)
+                        began = self._starting[number] = loop.time()
+                        given_up = began + _COMES_BACK_S
                     await asyncio.sleep(_PAUSE_S)
         self._idle.put_nowait(number)
 
@@ -239,10 +254,6 @@ class RolloutPool:
                     self._idle.put_nowait(number)
 
         return await self._calls.answer(attempt)
-
-
-async def _loaded(worker: WorkerHandle) -> None:
-    await asyncio.wrap_future(worker.ready.remote().future())
 
 
 def _end(worker: WorkerHandle) -> None:

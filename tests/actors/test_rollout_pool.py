@@ -95,6 +95,34 @@ def test_a_worker_that_hangs_is_started_anew_and_its_call_is_made_again(cluster)
     asyncio.run(live())
 
 
+@ray.remote(num_cpus=0.1, max_restarts=-1)
+class FrozenOnce(Worker.__ray_metadata__.modified_class):
+    """Its second process, and no other, hangs while it loads."""
+
+    def __init__(self, number: int, folder: Path):
+        super().__init__(number)
+        starts = len(list(folder.iterdir()))
+        (folder / str(starts)).touch()
+        if starts == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_worker_that_hangs_while_it_loads_again_is_started_once_more(cluster, tmp_path):
+    """After ten times what its first start took, and not after the half hour that a first one may take."""
+    starts = tmp_path / "starts"
+    starts.mkdir()
+
+    async def live() -> None:
+        pool = RolloutPool(lambda number: FrozenOnce.remote(number, starts), 1, "twice frozen", watchdog_s=3.0)
+        await pool.ready()
+        died = tmp_path / "died"
+        await asyncio.wait_for(pool._call("die", lambda worker: worker.die_once.remote(died)), LIMIT_S)
+        assert len(list(starts.iterdir())) == 3
+        pool.end()
+
+    asyncio.run(live())
+
+
 def test_the_limit_follows_the_longest_answer_of_a_kind_and_doubles_when_it_was_too_short():
     limit = HangLimit(least_s=60.0, first_s=1800.0)
     assert limit.seconds("queries") == 1800.0
