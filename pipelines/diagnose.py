@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     measured, unclear = measure(fields, options.samples), ambiguities(fields, options.samples)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_diagnosis(config, measured, unclear, options.checkpoint)
-    for line in (*advice(config, measured), *(ambiguity.sentence(route) for route, ambiguity in unclear.items())):
+    for line in advice(config, measured, unclear):
         print(line)
     print(f"report: {config.folder / 'diagnose.html'}")
     return 0

@@ -1,13 +1,17 @@
 """A route's bucket: rows of a Parquet file, and how the images in them are read."""
 
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from fields.data.columns import IMAGES, LONGEST_SIDE, MOST_SOURCES, REQUIRED, SCORES, SIZES, SOURCES, check_columns
 from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
-from fields.data.rows import Row
+from fields.data.rows import Row, check_scores, source_fields
 from fields.data.size import Size
 from fields.shown import shown
+
+Pairs = Sequence[tuple[str, float | None]]  # (route, score), as a map of Parquet is read
 
 
 class Bucket:
@@ -40,7 +44,7 @@ class Bucket:
             ValueError: names the file, the row and the column that is empty or too long, or whose image is not there.
         """
         values = self._groups.row(number, self._columns)
-        where = f"{self.path} row {number} ({shown(values['uid'])})"
+        where = self._where(number)
         if empty := [name for name in REQUIRED if values[name] is None]:
             raise ValueError(f"{where}: {empty[0]} is empty")
         for name in SIZES:
@@ -48,21 +52,15 @@ class Bucket:
                 raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
         for name in IMAGES:
             values[name] = self._image(values.get(name), f"{where}: {name}")
-        if several := values.pop(SOURCES, None):
-            if values["source_image"] is not None:
-                raise ValueError(f"{where} has a source_image and source_images; allowed is one of them")
-            if len(several) > MOST_SOURCES:
-                raise ValueError(f"{where} has {len(several)} source images; at most {MOST_SOURCES} are read")
-            images = [self._image(image, f"{where}: {SOURCES}") for image in several]
-            if None in images:
-                raise ValueError(f"{where}: an image of {SOURCES} is empty")
-            values["source_image"], *more = images
-            values["more_sources"] = tuple(more)
-        if (scores := values.get(SCORES)) is not None:
-            if any(score is None for _, score in scores):
-                raise ValueError(f"{where}: a score is empty")
-            values[SCORES] = tuple(scores)
+        several = [self._image(image, f"{where}: {SOURCES}") for image in values.pop(SOURCES, None) or ()]
+        if len(several) > MOST_SOURCES:
+            raise ValueError(f"{where} has {len(several)} source images; at most {MOST_SOURCES} are read")
+        images = [image for image in several if image is not None]
+        if len(images) < len(several):
+            raise ValueError(f"{where}: an image of {SOURCES} is empty")
+        values |= source_fields(values["source_image"], images, where)
         try:
+            values[SCORES] = _pairs(values.get(SCORES))
             return Row(**values)
         except ValueError as error:  # names the row
             raise ValueError(f"{where}: {error}") from error
@@ -79,15 +77,49 @@ class Bucket:
         width, height = (values[name] for name in SIZES)
         return None if width is None or height is None else (width, height)
 
-    @property
+    @cached_property
     def scored(self) -> bool:
-        """Whether rows may have scores of their own."""
+        """Whether a row may have scores of its own."""
         return SCORES in self._columns and self._groups.holds(SCORES)
 
     def scores(self, number: int) -> dict[str, float] | None:
-        """A row's scores over routes, if it has some; a file without such a column is not read.
+        """A row's scores over routes, if it has some; a file without any is not read.
 
         Raises:
-            ValueError: as for the row.
+            ValueError: for scores that are none; names the file and the row.
         """
-        return None if not self.scored or (scores := self[number].scores) is None else dict(scores)
+        return self._checked_scores(number, self._groups.row(number, self._columns)[SCORES]) if self.scored else None
+
+    def every_rows_scores(self) -> Iterator[dict[str, float] | None]:
+        """The scores of all rows in their order; no other column is read.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        for number, pairs in enumerate(self._groups.column(SCORES)):
+            yield self._checked_scores(number, pairs)
+
+    def _checked_scores(self, number: int, pairs: Pairs | None) -> dict[str, float] | None:
+        try:
+            if (scores := _pairs(pairs)) is not None:
+                check_scores(scores)
+        except ValueError as error:
+            raise ValueError(f"{self._where(number)}: {error}") from error
+        return None if scores is None else dict(scores)
+
+    def _where(self, number: int) -> str:
+        return f"{self.path} row {number} ({shown(self._groups.row(number, self._columns)['uid'])})"
+
+
+def _pairs(pairs: Pairs | None) -> tuple[tuple[str, float], ...] | None:
+    """A map's pairs, as a row holds them.
+
+    Raises:
+        ValueError: for a score that is empty.
+    """
+    if pairs is None:
+        return None
+    scores = tuple((route, score) for route, score in pairs if score is not None)
+    if len(scores) < len(pairs):
+        raise ValueError("a score is empty")
+    return scores

@@ -18,6 +18,7 @@ from fields.shown import one_line
 
 CACHE_BYTES = 64 * 2**20
 MOST_DECODED = 2**30  # bytes of a row group; a file of five kilobytes can hold gigabytes, as one value may stand for many rows
+_COLUMN_ROWS = 1024  # that are decoded at once where one column is read alone
 
 _DAMAGE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for files that are damaged, or made to look so
 
@@ -78,10 +79,21 @@ class RowGroups:
     def holds(self, column: str) -> bool:
         """Whether a row may have a value in a column: false only if the file's statistics say that none has."""
         metadata = self._file.metadata
-        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
-        chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
-        own = [chunk.statistics for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
-        return any(statistics is None or statistics.num_values > 0 for statistics in own)
+        own = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path.split(".")[0] == column]
+        statistics = (metadata.row_group(n).column(place).statistics for n in range(metadata.num_row_groups) for place in own)
+        return any(known is None or known.num_values > 0 for known in statistics)
+
+    def column(self, name: str) -> Iterator[Any]:
+        """The values of one column, of all rows in their order.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        try:
+            for batch in self._file.iter_batches(_COLUMN_ROWS, columns=[name], use_threads=False):
+                yield from batch.column(0).to_pylist()
+        except _DAMAGE as error:
+            raise ValueError(f"{self._path}: column {name!r} is damaged: {one_line(error)}") from error
 
     def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
         if group in self._cache:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fields.shown import shown
 
@@ -49,17 +50,38 @@ class Row:
             if len(text := getattr(self, name) or "") > LONGEST_TEXT:
                 raise ValueError(f"row {shown(self.uid)}: {name} has {len(text)} characters; at most {LONGEST_TEXT} are read")
         if self.scores is not None:
-            self._check_scores(self.scores)
+            try:
+                check_scores(self.scores)
+            except ValueError as error:
+                raise ValueError(f"row {shown(self.uid)}: {error}") from error
 
-    def _check_scores(self, scores: Sequence[tuple[str, float]]) -> None:
-        where = f"row {shown(self.uid)}: scores"
-        for route, score in scores:
-            if not 0 <= score <= 1:  # false for nan, too
-                raise ValueError(f"{where}: that of {shown(route)} is {score}; allowed are 0 to 1")
-        if len({route for route, _ in scores}) < len(scores):
-            raise ValueError(f"{where} name a route twice: {shown([route for route, _ in scores])}")
-        if abs((total := sum(score for _, score in scores)) - 1) > _SUM_TOLERANCE:
-            raise ValueError(f"{where} sum to {total:g}; they must sum to 1")
+
+def check_scores(scores: Sequence[tuple[str, float]]) -> None:
+    """Refuse scores of a row that are none.
+
+    Raises:
+        ValueError: if one is outside [0, 1], a route comes twice, or they don't sum to 1.
+    """
+    for route, score in scores:
+        if not 0 <= score <= 1:  # false for nan, too
+            raise ValueError(f"scores: that of {shown(route)} is {score}; allowed are 0 to 1")
+    if len({route for route, _ in scores}) < len(scores):
+        raise ValueError(f"scores name a route twice: {shown([route for route, _ in scores])}")
+    if abs((total := sum(score for _, score in scores)) - 1) > _SUM_TOLERANCE:
+        raise ValueError(f"scores sum to {total:g}; they must sum to 1")
+
+
+def source_fields(image: bytes | None, several: Sequence[bytes], where: str) -> dict[str, Any]:
+    """The fields of a row with this source image, or with these.
+
+    Raises:
+        ValueError: if it has both.
+    """
+    if not several:
+        return {"source_image": image}
+    if image is not None:
+        raise ValueError(f"{where} has a source_image and source_images; allowed is one of them")
+    return {"source_image": several[0], "more_sources": tuple(several[1:])}
 
 
 def target_images(rows: Sequence[Row]) -> list[bytes]:

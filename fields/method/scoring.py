@@ -43,10 +43,7 @@ class Scoring:
         scores = scores or {route: 1.0}
         if self.answer == "drawn":
             return {self.experts[route_at(scores, rng.random())]: 1.0}
-        weights = dict[str, float]()
-        for scored, score in scores.items():
-            if score > 0:
-                weights[self.experts[scored]] = weights.get(self.experts[scored], 0.0) + score
+        weights = self.by_expert(scores)
         if self.answer == "mixed":
             total = sum(weights.values())
             return {expert: weight / total for expert, weight in weights.items()}
@@ -55,3 +52,11 @@ class Scoring:
         factors = {expert: weight / highest for expert, weight in weights.items()}
         factors[self.unconditional] = factors.get(self.unconditional, 0.0) + 1 - sum(factors.values())
         return {expert: factor for expert, factor in factors.items() if factor != 0}
+
+    def by_expert(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Expert -> the sum of the scores of its routes, where it is not 0."""
+        weights = dict[str, float]()
+        for route, score in scores.items():
+            if score > 0:
+                weights[self.experts[route]] = weights.get(self.experts[route], 0.0) + score
+        return weights

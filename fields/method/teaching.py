@@ -1,7 +1,7 @@
 """What a student learns at its states: from the expert of the route, from several, from an anchor, or from the data itself."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -17,17 +17,14 @@ class Teaching:
     Attributes:
         shares: route -> {expert: share}; one expert with share 1 is hard routing; empty teaches from the data.
         anchor: the expert to whose velocity the student is held, if any.
-        scored: route -> the experts that its rows' own scores may ask.
     """
 
     shares: Mapping[str, Shares]
     anchor: str | None = None
-    scored: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def asked(self, route: str) -> tuple[str, ...]:
-        """The experts that may answer a query of a route, each once."""
-        anchor = [self.anchor] if self.anchor else []
-        return tuple(dict.fromkeys((*self.shares[route], *self.scored.get(route, ()), *anchor)))
+        """The experts that answer a query of a route, where its rows don't decide it, each once."""
+        return _each_once(self.shares[route], self.anchor)
 
     def lesson(self, group: Group) -> "Lesson":
         """Who teaches the samples of a group: as their rows decide, or else as the route is taught."""
@@ -50,13 +47,17 @@ class Lesson:
     @property
     def asked(self) -> tuple[str, ...]:
         """The experts that answer the group's queries, each once."""
-        return tuple(dict.fromkeys((*self.shares, *([self.anchor] if self.anchor else []))))
+        return _each_once(self.shares, self.anchor)
 
     def example(self, query: Query, answers: Mapping[str, Target]) -> Example:
         """A query of the group with its target, computed from the experts' answers."""
         parts = [(answers[name], torch.tensor(factors)) for name, factors in self.shares.items()]
         target = Target.combine(parts) if parts else from_data(query)
         return Example(query=query, target=target, anchor=answers[self.anchor] if self.anchor else None)
+
+
+def _each_once(experts: Iterable[str], anchor: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*experts, *([anchor] if anchor else []))))
 
 
 def from_data(query: Query) -> Target:

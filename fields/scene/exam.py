@@ -59,6 +59,11 @@ class Exam:
         self.categories = (*CATEGORIES, TWO_SKILLS) if two_skills else CATEGORIES
 
     @property
+    def routes(self) -> dict[str, tuple[str, ...]]:
+        """Route -> its categories, of those that the exam asks about."""
+        return {name: own for name, own in ALL_ROUTE_CATEGORIES.items() if own[0] in self.categories}
+
+    @property
     def sheets(self) -> Sequence[Sheet]:
         """One per category."""
         return self._sheets

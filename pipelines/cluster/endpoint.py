@@ -18,6 +18,7 @@ from pipelines.cluster.deployment import RunServices
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import STUDENT
 from pipelines.config.services import ServiceConfig
+from pipelines.parts.asked import columns_of_expert
 from pipelines.parts.check_files import check_models
 from pipelines.parts.fit import fitted_rollout
 from pipelines.parts.run_parts import RunParts
@@ -132,7 +133,7 @@ def endpoint_settings(
 
 def _needs(parts: RunParts, model: str) -> tuple[Need, ...]:
     """What a request must have for a model: an expert's operator wants it, or the family of all of them."""
-    columns = set() if model == STUDENT else set(parts.columns_of_expert(model))
+    columns = set() if model == STUDENT else set(columns_of_expert(parts, model))
     if parts.family.source == "required":
         columns.add("source_image")
     return tuple(parameter for column, parameter in _PARAMETERS.items() if column in columns)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, MOST_SOURCES, REQUIRED, SCORES, SIZES, SOURCES, TEXTS
 from fields.data.images import read_inside
-from fields.data.rows import Row
+from fields.data.rows import Row, source_fields
 from fields.shown import shown
 from pipelines.data.writer import with_size
 
@@ -28,11 +28,8 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
     for name in IMAGES:
         if name in given:
             given[name] = read_inside(folder, given[name], f"{where}: {name}")
-    if several := given.pop(SOURCES, None):
-        if "source_image" in given:
-            raise ValueError(f"{where} has a source_image and source_images; allowed is one of them")
-        images = [read_inside(folder, path, f"{where}: {SOURCES}") for path in several]
-        given |= {"source_image": images[0], "more_sources": tuple(images[1:])}
+    several = [read_inside(folder, path, f"{where}: {SOURCES}") for path in given.pop(SOURCES, ())]
+    given |= source_fields(given.get("source_image"), several, where)
     if SCORES in given:
         given[SCORES] = tuple(given[SCORES].items())
     try:

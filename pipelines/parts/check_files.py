@@ -14,12 +14,11 @@ from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.location import fetched
 from pipelines.config.own_models import other_models
-from pipelines.config.routing import ScoredRoutingConfig
 from pipelines.config.run import RunConfig
+from pipelines.parts.asked import columns_of_expert, columns_of_route, may_be_asked
 from pipelines.parts.check_rows import checked_rows
 from pipelines.parts.consolidation import consolidate
 from pipelines.parts.fit import fitted
-from pipelines.parts.row_scores import check_scores
 from pipelines.parts.run_parts import RunParts
 
 P = ParamSpec("P")
@@ -39,11 +38,9 @@ def checked_parts(config: RunConfig) -> RunParts:
     rows = {}
     for name, route in config.routes.items():
         data = _named(f"routes.{name}.data", fetched, route.data)
-        if isinstance(config.routing, ScoredRoutingConfig):
-            _named(f"routes.{name}.data", check_scores, data, config.routes)
-        wanted = tuple(unread.columns_of_route(name).items())
+        wanted = tuple(_named(f"routes.{name}.data", columns_of_route, unread, name).items())
         rows[name] = _named(f"routes.{name}.data", checked_rows, data, config.model, wanted)
-        for expert in unread.teaching.asked(name):
+        for expert in may_be_asked(unread, name):
             for model in unread.experts.reads[expert]:
                 others = other_models(config)[model]
                 _named(f"routes.{name}.data, which experts.{expert} reads", checked_rows, data, others, wanted)
@@ -116,7 +113,7 @@ def _check_evaluation(parts: RunParts) -> None:
         for model in parts.experts.reads[expert]:
             for row in (row for sheet in evaluation.sheets for row in sheet.rows):
                 _named(f"eval.every: evaluation asks experts.{expert} about every row", parts.families[model].check_row, row)
-        for column in parts.columns_of_expert(expert):
+        for column in columns_of_expert(parts, expert):
             if any(getattr(row, column) is None for sheet in evaluation.sheets for row in sheet.rows):
                 raise ConfigError(
                     f"experts.{expert}.operator: it wants a {column} in every row, and evaluation asks about rows without one; "

@@ -30,7 +30,7 @@ def checked_rows(path: Path, model: ModelConfig, wanted: Wanted) -> int:
 def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
     bucket, family = Bucket(path), ModelConfig.model_validate_json(model).build(device(0))
     first = bucket[0]
-    for n in checked_numbers(bucket):
+    for n in range(0, len(bucket), -(-len(bucket) // _MOST_ROWS_CHECKED)):
         row = bucket[n]
         for column, what in _IN_ALL_OR_NONE:
             if (getattr(row, column) is None) != (getattr(first, column) is None):
@@ -43,11 +43,6 @@ def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
         except ValueError as error:  # names the row by its uid
             raise ValueError(f"{bucket.path} row {n}: {error}") from error
     return len(bucket)
-
-
-def checked_numbers(bucket: Bucket) -> range:
-    """Every row of a small file, and evenly spread ones of a large file, by their numbers."""
-    return range(0, len(bucket), -(-len(bucket) // _MOST_ROWS_CHECKED))
 
 
 def _check_row(row: Row, family: Family, wanted: Wanted) -> None:

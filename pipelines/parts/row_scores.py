@@ -1,6 +1,7 @@
 """The scores that rows have over routes, and which experts answer a row by them."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from fields.data.bucket import Bucket
 from fields.method.scoring import Shares
 from fields.shown import shown
+from pipelines.config.location import fetched
 from pipelines.config.routing import ScoredRoutingConfig
 from pipelines.config.run import RunConfig
-from pipelines.parts.check_rows import checked_numbers
 
 RowShares = Callable[[str, int, np.random.Generator], Shares]
 
@@ -33,28 +34,37 @@ def row_shares(config: RunConfig, bucket: Callable[[str], Bucket]) -> RowShares:
     return shares
 
 
-def scored_experts(config: RunConfig, bucket: Callable[[str], Bucket]) -> Mapping[str, list[str]]:
-    """Route -> the experts that its rows' scores may ask; a file without scores asks those of its route alone.
+def experts_by_scores(config: RunConfig, route: str) -> list[str]:
+    """The experts that the scores of a route's rows name; none where scores don't route.
 
     Raises:
-        ValueError: if a route's file cannot be read.
+        ValueError: if the file cannot be read, or names a route that isn't there.
     """
     if not isinstance(config.routing, ScoredRoutingConfig):
-        return {}
-    experts = [route.expert for route in config.routes.values()]
-    if config.routing.unconditional is not None:
+        return []
+    named = scored_routes(fetched(config.routes[route].data), config.routes)
+    experts = [config.routes[name].expert for name in named]
+    if len(set(experts)) > 1 and config.routing.unconditional is not None:
         experts.append(config.routing.unconditional)
-    return {name: list(dict.fromkeys(experts)) for name in config.routes if bucket(name).scored}
+    return list(dict.fromkeys(experts))
 
 
-def check_scores(path: Path, routes: Collection[str]) -> None:
-    """Check that the scores of a file's rows are of routes that there are.
+def scored_routes(path: Path, routes: Collection[str]) -> tuple[str, ...]:
+    """The routes that a row of a file has a score for that is not 0, in the order in which they come.
 
     Raises:
-        ValueError: names the file, the row and the routes.
+        ValueError: if the file cannot be read, a row's scores are none, or are of a route that isn't there; names the row.
     """
+    return _scored_routes(path, tuple(routes))
+
+
+@cache  # a process reads a file's scores once
+def _scored_routes(path: Path, routes: tuple[str, ...]) -> tuple[str, ...]:
     bucket = Bucket(path)
-    for number in checked_numbers(bucket) if bucket.scored else ():
-        if unknown := [name for name in bucket.scores(number) or () if name not in routes]:
+    found: Mapping[str, None] = {}
+    for number, scores in enumerate(bucket.every_rows_scores()) if bucket.scored else ():
+        if unknown := [name for name in scores or () if name not in routes]:
             where = f"{path} row {number} ({shown(bucket[number].uid)})"
             raise ValueError(f"{where}: scores name the route {shown(unknown[0])}; the routes are {', '.join(routes)}")
+        found |= dict.fromkeys(name for name, score in (scores or {}).items() if score > 0)
+    return tuple(found)

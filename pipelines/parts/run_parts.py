@@ -9,7 +9,7 @@ from torch import nn
 
 from actors.mirror import Mirror
 from actors.schedule import Schedule
-from fields.carriers import GIVEN, Tensors, Variant
+from fields.carriers import Tensors
 from fields.compilation import M, compiled
 from fields.data.bucket import Bucket
 from fields.data.size import Size
@@ -42,7 +42,7 @@ from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
 from pipelines.parts.largest_pass import largest_pass
-from pipelines.parts.row_scores import row_shares, scored_experts
+from pipelines.parts.row_scores import row_shares
 from pipelines.parts.student_start import ConfiguredSources, SkeletonSources
 
 
@@ -152,15 +152,15 @@ class RunParts:
         config = self.config
         experts = {name: route.expert for name, route in config.routes.items()}
         shares = config.routing.shares(experts) if config.state.asks_experts else {name: {} for name in experts}
-        anchor = config.anchor.expert if config.anchor else None
-        return Teaching(shares=shares, anchor=anchor, scored=scored_experts(config, self._bucket))
+        return Teaching(shares=shares, anchor=config.anchor.expert if config.anchor else None)
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """What base, experts and student are asked."""
         settings = self.config.eval
         if self.config.evaluation_type == "exam":
-            return Exam(settings.samples, settings.seed, TWO_SKILLS in self.config.routes)
+            two_skills = self.config.routes.get(TWO_SKILLS)  # one that comes later is not asked about: exams are to be compared
+            return Exam(settings.samples, settings.seed, two_skills is not None and two_skills.weight > 0)
         metrics = {name: metric.build() for name, metric in settings.metrics.items()}
         group_size = self.config.rollout.group_size
         return RouteGrids(self.buckets, settings.samples, settings.seed, self.family, group_size, metrics)
@@ -209,28 +209,6 @@ class RunParts:
         if self.config.numerics.compile == "none":
             return model
         return compiled(model, branches=2 if self.objective.both_branches else 1)
-
-    def columns_of_expert(self, name: str) -> list[str]:
-        """The columns that an expert's operator wants in every row that it is asked about."""
-        variants = self._variants(name)
-        negative = ["negative_prompt"] if any(variant.prompt == "negative" for variant in variants) else []
-        return negative + (["source_image"] if not all(variant.source for variant in variants) else [])
-
-    def reads_empty(self, route: str) -> bool:
-        """Whether the empty prompt is read at a route's samples: by an expert that is guided with it, or by the objective."""
-        variants = [variant for expert in self.teaching.asked(route) for variant in self._variants(expert)]
-        return self.objective.both_branches or any(variant.prompt == "empty" for variant in variants)
-
-    def _variants(self, expert: str) -> list[Variant]:
-        """What an expert's operator sees of a condition."""
-        return [branch.variant for branch in self.experts.expression(expert).branches(GIVEN)]
-
-    def columns_of_route(self, route: str) -> dict[str, str]:
-        """Column -> the key of the configuration that wants it in every row of a route, beside the prompt."""
-        wanted = {"target_image": "state.type"} if self.config.state.reads_targets else {}
-        for expert in self.teaching.asked(route):
-            wanted |= dict.fromkeys(self.columns_of_expert(expert), f"experts.{expert}.operator")
-        return wanted
 
     def rollouts(self, size: Size | None) -> RolloutSettings:
         """How the states of samples of a size are reached, by the student or by an expert."""

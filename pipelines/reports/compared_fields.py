@@ -1,6 +1,6 @@
 """The student and every expert in one process, asked about the same rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from fields.families.base import Family
 from fields.method.plan import Stream, noise
 from fields.method.solver import Velocity
 from pipelines.config.own_models import other_models
+from pipelines.parts.asked import columns_of_expert
 from pipelines.parts.run_parts import RunParts
 
 Pairs = dict[tuple[str, str], list[Disagreement]]
@@ -33,16 +34,17 @@ class ComparedFields:
         policy.load(weights)
         self._student = _on(policy.device, policy.velocity)
         self._fields = {name: parts.field(name) for name in parts.config.experts}
-        self._wanted = {name: parts.columns_of_expert(name) for name in parts.config.experts}
+        self._wanted = {name: columns_of_expert(parts, name) for name in parts.config.experts}
         self._reads = {name: set(models) for name, models in parts.experts.reads.items()}
 
-    def compare(self, rows: Sequence[Row], first_id: int) -> Pairs:
+    def compare(self, rows: Sequence[Row], first_id: int, experts: Collection[str] | None = None) -> Pairs:
         """Pair of fields -> disagreement at each query point. An expert whose operator wants what the rows lack (a source
         image, a negative prompt), or whose own model doesn't take them, is left out.
 
         Args:
             rows: of one size, with the same columns.
             first_id: of the first row's noise; the others follow.
+            experts: that are asked; None asks all.
         """
         size = self.family.size(rows[0])
         readers = {model: other for model, other in self._others.items() if _takes(other, rows)}
@@ -50,7 +52,8 @@ class ComparedFields:
         asked = {
             name: _on(field.device, field.velocity)
             for name, field in self._fields.items()
-            if all(getattr(rows[0], column) is not None for column in self._wanted[name])
+            if (experts is None or name in experts)
+            and all(getattr(rows[0], column) is not None for column in self._wanted[name])
             and self._reads[name] <= readers.keys()
         }
         ids = range(first_id, first_id + len(rows))

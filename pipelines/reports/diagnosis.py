@@ -56,8 +56,10 @@ def _rows(config: RunConfig, samples: int, family: Family) -> dict[Task, list[Ro
     return found
 
 
-def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
-    """A line a route: where its expert differs most from the student, and the share of the squared difference at low noise."""
+def advice(config: RunConfig, measured: Mapping[Task, Pairs], unclear: Mapping[str, Ambiguity]) -> list[str]:
+    """For each route, where its expert differs most from the student, with the share of the squared difference at low noise,
+    and of each route with scores, how many rows are ambiguous.
+    """
     lines = []
     for name, route in config.routes.items():
         series = [of[STUDENT, route.expert] for (of_route, _), of in measured.items() if of_route == name]
@@ -71,7 +73,7 @@ def advice(config: RunConfig, measured: Mapping[Task, Pairs]) -> list[str]:
         lines.append(
             f"{name}: {route.expert} differs most at t = {peak:.2f}; {low:.0f} % of the squared difference is at t <= 0.5"
         )
-    return lines
+    return lines + [ambiguity.sentence(route) for route, ambiguity in unclear.items()]
 
 
 def write_diagnosis(
@@ -106,6 +108,6 @@ def write_diagnosis(
         measured=measured,
         largest=max(point.difference for of in measured.values() for series in of.values() for point in series) or 1.0,
         unclear=unclear,
-        advice=[*advice(config, measured), *(ambiguity.sentence(route) for route, ambiguity in unclear.items())],
+        advice=advice(config, measured, unclear),
     )
     (config.folder / "diagnose.html").write_text(page, encoding="utf-8")

@@ -16,7 +16,6 @@ from fields.evaluation.base import Skills
 from fields.evaluation.route_grids import RouteGrids
 from fields.scene.checker import check
 from fields.scene.exam import Exam, Question, Sheet, route_skill
-from fields.scene.grammar import ALL_ROUTE_CATEGORIES
 from fields.scene.world import render
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.reports.charts import Line, line_chart, linear_axis, logarithmic_axis, share_bar, smoothed
@@ -97,8 +96,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
     grids = outcome.exam if isinstance(outcome.exam, RouteGrids) and everyone else None
     columns = everyone if exam else []
     experts = {name: route.expert for name, route in config.routes.items()}
-    known = exam.categories if exam and columns else ()
-    asked = {route: categories for route, categories in ALL_ROUTE_CATEGORIES.items() if categories[0] in known}
+    asked = exam.routes if exam and columns else {}
     page = template("report.html.template").render(
         summary=summary,
         planned=config.run.steps,
@@ -118,7 +116,7 @@ def write_report(config: RunConfig, outcome: Outcome, summary: dict[str, Any]) -
             Markup(chart)
             for chart in (
                 _loss_chart(list(config.routes), metrics),
-                exam and _skill_chart(experts, outcome, skills),
+                exam and _skill_chart({name: experts[name] for name in experts if name in asked}, outcome, skills),
                 _time_bar(metrics),
             )
             if chart
@@ -206,8 +204,6 @@ def _skill_chart(experts: Mapping[str, str], outcome: Outcome, skills: Rows) -> 
     last = max(taken)
     lines, words = [], []
     for colour, route in enumerate(experts):
-        if route not in ALL_ROUTE_CATEGORIES:
-            continue
         points = [(step, 100 * route_skill(taken[step], route)) for step in sorted(taken)]
         level = 100 * route_skill(outcome.results[experts[route]].skills, route)
         words.append(f"{route} {points[0][1]:.0f} % to {points[-1][1]:.0f} %, expert {level:.0f} %")

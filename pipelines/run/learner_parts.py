@@ -26,6 +26,7 @@ from pipelines.cluster.reserve import Reservation
 from pipelines.config.recipe import recipe
 from pipelines.config.sharing import shares_student
 from pipelines.data.scene import prepare_missing
+from pipelines.parts.asked import reads_empty
 from pipelines.parts.device import device, sharing_ranks
 from pipelines.parts.run_parts import RunParts
 from pipelines.parts.traced import traced
@@ -150,6 +151,6 @@ def curriculum(parts: RunParts) -> Curriculum:
         teaching=parts.teaching,
         expert_rollouts=parts.rollouts if state.expert_rolls_out else None,
         reads_targets=state.reads_targets,
-        reads_empty=frozenset(route for route in parts.config.routes if parts.reads_empty(route)),
+        reads_empty=frozenset(route for route in parts.config.routes if reads_empty(parts, route)),
         reads=parts.experts.reads,
     )

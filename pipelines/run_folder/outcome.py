@@ -13,7 +13,6 @@ from fields.atomic import write_text
 from fields.carriers import Weights
 from fields.evaluation.base import Evaluation, ExamResult
 from fields.scene.exam import Exam, route_skill
-from fields.scene.grammar import ALL_ROUTE_CATEGORIES
 from pipelines.config.run import AFTER, BASE, BEFORE, RunConfig
 from pipelines.run_folder.summary import SUMMARY
 from pipelines.run_folder.time_to_skill import exams_taken, first_holding
@@ -82,7 +81,7 @@ def expert_levels(config: RunConfig, outcome: Outcome) -> dict[str, float]:
     """Route -> the graded skill of its expert, for routes that are trained and that the exam asks about; empty without one."""
     if not isinstance(outcome.exam, Exam) or not outcome.results:
         return {}
-    routes = {name: route.expert for name, route in config.routes.items() if route.weight and name in ALL_ROUTE_CATEGORIES}
+    routes = {name: route.expert for name, route in config.routes.items() if route.weight and name in outcome.exam.routes}
     return {name: route_skill(outcome.results[expert].skills, name) for name, expert in routes.items()}
 
 

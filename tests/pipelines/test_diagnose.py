@@ -63,8 +63,14 @@ def test_rows_whose_scores_leave_it_open_are_named(diagnose, scored, tmp_path):
     found = content["ambiguous"]["two_skills"]
     assert (found["looked_at"], found["ambiguous"]) == (4, 2)
     assert [row["uid"] for row in found["rows"]] == ["two_skills-000002", "two_skills-000001"], "the most open first"
-    assert [set(row["experts"]) for row in found["rows"]] == [{"local_edit", "global_edit"}] * 2
-    assert "two_skills: 2 of 4 rows are ambiguous (no score reaches 0.75); over 2 of them their two experts differ by" in said
+    assert [row["scores"] for row in found["rows"]] == [
+        {"global_edit": 0.5, "local_edit": 0.5},
+        {"local_edit": 0.7, "global_edit": 0.3},
+    ]
+    assert (
+        "two_skills: 2 of 4 rows are ambiguous (no expert's score reaches 0.75); over 2 of them their two experts differ by"
+        in said
+    )
     page = (tmp_path / "d" / "diagnose.html").read_text()
     assert "Ambiguous rows of two_skills" in page
     assert page.count("two_skills-00000") == 3, "both rows, and the one that is named above them"

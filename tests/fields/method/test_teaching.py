@@ -101,9 +101,3 @@ def test_rows_decide_who_teaches_a_sample_and_how_much():
     torch.testing.assert_close(target.velocity[0], 0.75 * normal(1)[0] + 0.25 * normal(2)[0])
     torch.testing.assert_close(target.velocity[1], 2 * normal(1)[1] - normal(2)[1])
     torch.testing.assert_close(target.unconditional[1], 2 * normal(3)[1] - normal(4)[1])
-
-
-def test_whom_scores_may_ask_is_known_before_a_sample_is_drawn():
-    teaching = Teaching(shares={"edit": {"a": 1.0}, "both": {"b": 1.0}}, anchor="a", scored={"both": ("a", "b", "c")})
-    assert teaching.asked("edit") == ("a",)
-    assert teaching.asked("both") == ("b", "a", "c")

@@ -5,6 +5,7 @@ import torch
 
 from fields.lora.formats import load_adapter
 from fields.scene.family import SceneFamily
+from pipelines.parts.asked import reads_empty
 from pipelines.parts.run_parts import RunParts
 
 
@@ -25,7 +26,7 @@ from pipelines.parts.run_parts import RunParts
 )
 def test_the_empty_prompt_is_read_by_guided_experts_and_by_objectives_of_both_branches(make_config, overrides, routes):
     parts = RunParts(make_config(*overrides))
-    assert {route for route in parts.config.routes if parts.reads_empty(route)} == routes
+    assert {route for route in parts.config.routes if reads_empty(parts, route)} == routes
 
 
 @pytest.mark.parametrize("adapter", [None, "local_edit"])
