@@ -88,17 +88,19 @@ def _area(text: str) -> int:
 
 
 def _mapping(text: str) -> tuple[str, str]:
-    task, equals, route = text.partition("=")
-    if not (task and equals and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", route)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not written TASK=ROUTE, with a route of letters, digits and _ . -")
-    return task, route
+    return _pair(text, r"[A-Za-z0-9][A-Za-z0-9_.-]*", "TASK=ROUTE, with a route of letters, digits and _ . -")
 
 
 def _description(text: str) -> tuple[str, str]:
-    route, equals, description = text.partition("=")
-    if not (route and equals and description):
-        raise argparse.ArgumentTypeError(f"{text!r} is not written ROUTE=TEXT")
-    return route, description
+    return _pair(text, r"(?s).+", "ROUTE=TEXT")
+
+
+def _pair(text: str, value: str, written: str) -> tuple[str, str]:
+    """What stands before and after the first equals sign; the second fits a regular expression."""
+    name, _, of = text.partition("=")
+    if not name or not re.fullmatch(value, of):
+        raise argparse.ArgumentTypeError(f"{text!r} is not written {written}")
+    return name, of
 
 
 def _write_scene(options: argparse.Namespace) -> list[Path]:
@@ -129,9 +131,13 @@ def _write_omniedit(options: argparse.Namespace) -> list[Path]:
 
 
 def _write_scores(options: argparse.Namespace) -> list[Path]:
-    from pipelines.data.scores import ClipScorer, write_scores
+    from fields.evaluation.clip import ClipScorer
+    from pipelines.data.scores import write_scores
 
-    return write_scores(options.input, options.output, ClipScorer(options.clip, dict(options.route), options.temperature))
+    routes = dict(options.route)
+    if len(routes) < len(options.route):
+        raise ValueError(f"--route names a route twice: {', '.join(name for name, _ in options.route)}")
+    return write_scores(options.input, options.output, ClipScorer(options.clip, routes, options.temperature))
 
 
 if __name__ == "__main__":

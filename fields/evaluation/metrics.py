@@ -12,6 +12,7 @@ from torch import nn
 
 from fields.data.images import to_bytes
 from fields.data.rows import Row
+from fields.evaluation.clip import check_clip, load_clip
 
 
 class Metric(ABC):
@@ -44,9 +45,7 @@ class ClipScore(Metric):
     def __init__(self, weights: Path):
         if find_spec("torchmetrics") is None:
             raise ValueError("clip_score needs the package torchmetrics, which is not installed: pip install torchmetrics")
-        for name in ("config.json", "model.safetensors"):
-            if not (weights / name).is_file():
-                raise ValueError(f"{weights} is no CLIP model: it has no {name}")
+        check_clip(weights)
         self._weights = weights
         self._loaded: tuple[nn.Module, Any] | None = None
 
@@ -60,11 +59,10 @@ class ClipScore(Metric):
     def _load(self) -> tuple[nn.Module, Any]:
         """Model and processor, read when they are first needed and kept."""
         if self._loaded is None:
-            from transformers import CLIPModel, CLIPProcessor
+            from transformers import CLIPProcessor
 
-            model = CLIPModel.from_pretrained(self._weights, use_safetensors=True, local_files_only=True)
             processor = CLIPProcessor.from_pretrained(self._weights, local_files_only=True)
-            self._loaded = _Features(model.eval()), processor
+            self._loaded = _Features(load_clip(self._weights)), processor
         return self._loaded
 
 

@@ -192,9 +192,24 @@ class Family(ABC):
         Raises:
             ValueError: for a row that cannot be encoded; names it.
         """
+        self.check_sources(row)
         self.encode([row])
         if with_target:
             self.clean([row])
+
+    def check_sources(self, row: Row) -> None:
+        """Whether the model takes as many source images as a row has.
+
+        Raises:
+            ValueError: names the row.
+        """
+        if not row.sources and self.source == "required":
+            raise ValueError(f"row {row.uid!r} has no source image; family {self.name} edits one")
+        if row.sources and self.source == "none":
+            raise ValueError(f"row {row.uid!r} has a source image; family {self.name} takes none")
+        if len(row.sources) > self.most_sources:
+            has = f"row {row.uid!r} has {len(row.sources)} source images"
+            raise ValueError(f"{has}; family {self.name} takes {self.most_sources} at most")
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> Condition:

@@ -190,16 +190,9 @@ class PipelineFamily(PipelineParts):
         width, height = self.size(row)
         if width < 1 or height < 1 or width % self.multiple or height % self.multiple:
             raise ValueError(f"row {row.uid!r}: its size is {width} x {height}; sides are multiples of {self.multiple}")
-        if row.source_image is None and self.source == "required":
-            raise ValueError(f"row {row.uid!r} has no source image; family {self.name} edits one")
-        if row.source_image is not None:
-            if self.source == "none":
-                raise ValueError(f"row {row.uid!r} has a source image; family {self.name} takes none")
-            if len(row.sources) > self.most_sources:
-                has = f"row {row.uid!r} has {len(row.sources)} source images"
-                raise ValueError(f"{has}; family {self.name} takes {self.most_sources} at most")
-            for image in row.sources:
-                decode_image(image, row.uid)
+        self.check_sources(row)
+        for image in row.sources:
+            decode_image(image, row.uid)
         if with_target:
             (target,) = target_images([row])
             decode_image(target, row.uid)

@@ -30,7 +30,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         if (self.answer == "composed") != (self.unconditional is not None):
-            raise ValueError("unconditional: the expert of v_u is wanted with answer composed, and with no other")
+            raise ValueError(f"unconditional: {self.unconditional}; it is wanted with answer: composed, and with no other")
 
     def shares(self, route: str, scores: Mapping[str, float] | None, rng: np.random.Generator) -> Shares:
         """Expert -> the factor of its velocity; none of them is 0.

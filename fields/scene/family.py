@@ -67,8 +67,6 @@ class SceneFamily(Family):
     def check_row(self, row: Row, with_target: bool = False) -> None:
         if (size := self.size(row)) != self.own_size:
             raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
-        if row.more_sources:
-            raise ValueError(f"row {row.uid!r} has {len(row.sources)} source images; scenes are edited from one")
         super().check_row(row, with_target)
 
     def untrained(self, path: Path) -> SceneTransformer:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipelines.config.comparison import Comparison, Variant
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
 from pipelines.config.location import fetched
-from pipelines.config.recipe import recipe as run_recipe
+from pipelines.config.recipe import recipe
 from pipelines.config.run import RunConfig
 
 
@@ -63,25 +62,25 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
     return config.model_copy(update={"run": named})
 
 
+def settings(config: RunConfig, *, without_defaults: bool = False) -> dict[str, Any]:
+    """All that decides a result but the weights that it reads: what is trained, for how long, and how it is examined.
+
+    Args:
+        config: of the run.
+        without_defaults: leave out settings that are the defaults.
+    """
+    asked = config.eval.model_dump(mode="json", exclude_defaults=without_defaults)
+    return recipe(config, without_defaults=without_defaults) | {"steps": config.run.steps, "eval": asked}
+
+
 def job_key(config: RunConfig) -> str:
     """A short digest of all that decides a result but the seed.
 
     Values that are the defaults are left out, so that a key of the configuration that comes later leaves every digest as it is;
-    `Store.get` looks whether a default has become another.
+    `results_of` looks whether a default has become another.
     """
-    written = config.model_dump(mode="json", exclude_defaults=True)
-    recipe = _only(run_recipe(config), written) | {"steps": config.run.steps, "eval": written.get("eval", {})}
-    recipe |= {"run": {}, "weights": weights_digest(config)}
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _only(settings: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are written, at every depth."""
-    return {
-        name: _only(value, written[name]) if isinstance(value, Mapping) and isinstance(written[name], Mapping) else value
-        for name, value in settings.items()
-        if name in written
-    }
+    decides = settings(config, without_defaults=True) | {"run": {}, "weights": weights_digest(config)}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def weights_digest(config: RunConfig) -> str:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from fields.atomic import write_text
 from fields.scene.exam import route_skill
 from pipelines.comparison.intervals import Estimate, difference, estimate, verdict
-from pipelines.comparison.jobs import configure, job_key
+from pipelines.comparison.jobs import configure
+from pipelines.comparison.store import results_of
 from pipelines.config.comparison import Comparison, Experiment
 from pipelines.config.run import BASE
 from pipelines.reports.charts import Line, line_chart, linear_axis
@@ -72,9 +73,8 @@ def _results(comparison: Comparison, experiment: Experiment, content: Mapping[st
     """Row label -> seed -> result, for what has been run."""
     found = {}
     for label, (variant, scale) in experiment.rows.items():
-        key = job_key(configure(comparison, experiment.variants[variant], comparison.seeds[0]))
-        results = {int(seed): result for seed, result in content["runs"].get(key, {}).items()}
-        found[label] = {seed: result for seed, result in results.items() if f"{scale:g}" in result["skills"]}
+        of_variant = results_of(content, configure(comparison, experiment.variants[variant], comparison.seeds[0]))
+        found[label] = {seed: result for seed, result in of_variant.items() if f"{scale:g}" in result["skills"]}
     return found
 
 

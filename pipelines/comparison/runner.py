@@ -15,14 +15,14 @@ import ray
 from actors.journal import METRICS, SKILLS, rows
 from fields.carriers import Weights
 from fields.evaluation.base import Skills
+from fields.scene.exam import Exam
 from pipelines.cluster import connect
 from pipelines.cluster.demands import RunDemands
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.waiting import waiting_for
-from pipelines.comparison.jobs import Job, weights_digest
+from pipelines.comparison.jobs import Job, settings, weights_digest
 from pipelines.comparison.store import Store
 from pipelines.config.comparison import Comparison
-from pipelines.config.recipe import recipe
 from pipelines.config.run import BASE, RunConfig
 from pipelines.parts.run_parts import RunParts
 from pipelines.run.learner_process import end, start_learner
@@ -65,8 +65,7 @@ async def run_all(
         return f"{name}: another student than in {store.path}"
 
     try:
-        exam = jobs[0].config.eval.model_dump_json(exclude={"every"})
-        judged = f"{weights_digest(jobs[0].config)[:12]} {exam}"
+        judged = _exam(jobs[0], parts[jobs[0].key])
         if store.content.get("experts_of") != judged:
             with waiting_for("the exams of base and experts", say):
                 skills = await _expert_skills(jobs[0], with_seed_of(jobs[0], parts[jobs[0].key]))
@@ -94,6 +93,13 @@ def _start_ray(comparison: Comparison, config: RunConfig, say: Callable[[str], N
     asked = [*demands.actors, *demands.services.values()]
     cpus = ceil(comparison.concurrency * sum(demand.count * demand.num_cpus for demand in asked))
     connect.start(say, num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False)
+
+
+def _exam(job: Job, parts: RunParts) -> str:
+    """What decides the skills of base and experts."""
+    assert isinstance(parts.evaluation, Exam)
+    asked = job.config.eval.model_dump_json(exclude={"every"})
+    return f"{weights_digest(job.config)[:12]} {asked} {','.join(parts.evaluation.categories)}"
 
 
 async def _expert_skills(job: Job, parts: RunParts) -> dict[str, Skills]:
@@ -130,7 +136,7 @@ def _result(config: RunConfig, weights: Weights, skills: Mapping[str, Skills]) -
     """A run's entry in compare.json, from its folder and what its student can do at each guidance scale."""
     steps = rows(config.folder / METRICS)
     return {
-        "settings": recipe(config) | {"steps": config.run.steps},
+        "settings": settings(config),
         "weights_sha256": weights.checksum,
         "seconds": steps[-1]["seconds"] if steps else 0.0,
         "samples": sum(row["samples"] for row in steps),

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fields.atomic import write_text
-from pipelines.comparison.jobs import Job
+from pipelines.comparison.jobs import Job, job_key, settings
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
-from pipelines.config.recipe import recipe
+from pipelines.config.run import RunConfig
 from pipelines.run_folder.outcome import package_versions
 
 
@@ -35,9 +35,8 @@ class Store:
         return result is not None and all(f"{scale:g}" in result["skills"] for scale in job.guidance)
 
     def get(self, job: Job) -> dict[str, Any] | None:
-        """The job's result; None if it has none yet, or one of other settings, because a default was another then."""
-        result = self.content["runs"].get(job.key, {}).get(str(job.config.run.seed))
-        return result if result is not None and _agree(recipe(job.config), result["settings"]) else None
+        """The job's result; None if it has none yet."""
+        return results_of(self.content, job.config).get(job.config.run.seed)
 
     def put(self, job: Job, result: dict[str, Any]) -> None:
         """Add a result, and save."""
@@ -47,6 +46,18 @@ class Store:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         write_text(self.path, json.dumps(self.content, indent=1, sort_keys=True) + "\n")
+
+
+def results_of(content: Mapping[str, Any], config: RunConfig) -> dict[int, dict[str, Any]]:
+    """Seed -> the result of a run, whatever the seed of its configuration; not one of a time when a default was another.
+
+    Args:
+        content: of compare.json.
+        config: of the run.
+    """
+    wanted = settings(config) | {"run": {}}  # what is left of this section is the seed
+    found = content["runs"].get(job_key(config), {})
+    return {int(seed): result for seed, result in found.items() if _agree(wanted, result["settings"])}
 
 
 def _agree(now: Any, then: Any) -> bool:

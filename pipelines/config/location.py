@@ -107,6 +107,14 @@ def fetched(path: Path) -> Path:
     return path
 
 
+def is_here(path: Path) -> bool:
+    """Whether a file can be read here, also one in object storage: its copy is made."""
+    try:
+        return fetched(path).is_file()
+    except ValueError:
+        return False
+
+
 def _manifest(path: Path) -> Path:
     """What was copied; written last, so a copy without it is none."""
     return path.with_name(f".{path.name}.json")

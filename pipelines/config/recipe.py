@@ -1,6 +1,6 @@
 """The settings that decide a student: what a run that continues must have in common with its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipelines.config.run import RunConfig
@@ -14,10 +14,14 @@ _SUMMING_RANKS = "summing_ranks"  # where they share a full student; otherwise t
 Recipe = Mapping[str, Any]
 
 
-def recipe(config: RunConfig) -> dict[str, Any]:
+def recipe(config: RunConfig, *, without_defaults: bool = False) -> dict[str, Any]:
     """The settings that decide the student, as plain values.
 
     Left out is what may change on the way: the run's name, folder and length, and everything about resources and memory.
+
+    Args:
+        config: of the run.
+        without_defaults: leave out settings that are the defaults, so that a key that comes later changes nothing.
     """
 
     def essential(value: Any) -> Any:
@@ -25,10 +29,10 @@ def recipe(config: RunConfig) -> dict[str, Any]:
             return {key: essential(item) for key, item in value.items() if key not in _RESOURCES | _SAME_BITS}
         return value
 
-    everything = config.model_dump(mode="json")
+    everything = config.model_dump(mode="json", exclude_defaults=without_defaults)
     recipe = {key: essential(value) for key, value in everything.items() if key not in _BESIDE}
-    recipe["run"] = {"seed": recipe["run"]["seed"]}
-    recipe["rollout"]["merge"] = config.rollout.merges
+    recipe["run"] = {"seed": config.run.seed}
+    recipe["rollout"] = recipe.get("rollout", {}) | {"merge": config.rollout.merges}
     if (ranks := summing_ranks(config)) > 1:
         recipe[_SUMMING_RANKS] = ranks
     return recipe
@@ -56,7 +60,15 @@ def recipe_differences(now: Recipe, saved: Recipe, step: int) -> list[str]:
     """
     known = {name: expert for name, expert in now["experts"].items() if name in saved["experts"]}  # others may have come since
     ranks = {_SUMMING_RANKS: recorded_ranks(saved)}
-    return differences({**until(now, step), "experts": known, **ranks}, {**until(saved, step), **ranks})
+    both = now["routes"].keys() & saved["routes"].keys() if now["routing"]["type"] == "scored" else set()
+    return differences({**_until(now, step, both), "experts": known, **ranks}, {**_until(saved, step, both), **ranks})
+
+
+def _until(recipe: Recipe, step: int, named: Collection[str]) -> Recipe:
+    """As `until`, with the experts of these routes: scores may name a route of which no row is drawn."""
+    experts = {name: {"expert": recipe["routes"][name]["expert"]} for name in named}
+    first = until(recipe, step)
+    return {**first, "routes": experts | first["routes"]}
 
 
 def differences(now: Any, saved: Any, key: str = "") -> list[str]:

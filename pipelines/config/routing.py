@@ -83,8 +83,7 @@ class ScoredRoutingConfig(_OneExpert):
 
     @model_validator(mode="after")
     def _composed_has_an_unconditional(self) -> "ScoredRoutingConfig":
-        if (self.answer == "composed") != (self.unconditional is not None):
-            raise ValueError(f"unconditional: {self.unconditional}; it is wanted with answer: composed, and with no other")
+        self.scoring({})
         return self
 
     def build(self, weights: Mapping[str, float]) -> HardRouting:

@@ -8,8 +8,8 @@ from fields.data.columns import SIZES, SOURCES
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.memory.cost import Pass
-from pipelines.config.location import fetched
-from pipelines.config.run import RouteConfig, RunConfig
+from pipelines.config.location import is_here
+from pipelines.config.run import RunConfig
 
 
 def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
@@ -22,7 +22,7 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
         family: of its base.
         branches: velocities of each sample whose graphs the learner keeps together.
     """
-    files = [path for path in map(_here, config.routes.values()) if path.is_file()]
+    files = [route.data for route in config.routes.values() if is_here(route.data)]
     absent = len(files) < len(config.routes)
     sources = max([int(absent), *map(_sources, files)]) if family.source != "none" else 0
     samples = min(config.rollout.group_size, config.learner.batch_size)
@@ -30,13 +30,6 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     if absent:
         sizes.add(family.default_size)
     return Pass(samples, max(sizes, key=lambda size: (size[0] * size[1], size)), sources, branches)
-
-
-def _here(route: RouteConfig) -> Path:
-    try:
-        return fetched(route.data)
-    except ValueError:
-        return route.data
 
 
 def _sources(path: Path) -> int:

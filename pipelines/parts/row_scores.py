@@ -16,19 +16,19 @@ from pipelines.config.run import RunConfig
 RowShares = Callable[[str, int, np.random.Generator], Shares]
 
 
-def row_shares(config: RunConfig, bucket: Callable[[str], Bucket]) -> RowShares:
+def row_shares(config: RunConfig, scores: Callable[[str, int], Mapping[str, float] | None]) -> RowShares:
     """(Route, row, random numbers of the sample) -> the experts that answer it with their factors; none where routes decide.
 
     Args:
         config: of the run.
-        bucket: opens a route's rows.
+        scores: (route, row) -> its scores over routes, if it has some.
     """
     if not isinstance(config.routing, ScoredRoutingConfig):
         return lambda route, row, rng: {}
     scoring = config.routing.scoring({name: route.expert for name, route in config.routes.items()})
 
     def shares(route: str, row: int, rng: np.random.Generator) -> Shares:
-        by_row = scoring.shares(route, bucket(route).scores(row), rng)
+        by_row = scoring.shares(route, scores(route, row), rng)
         return {name: by_row[name] for name in config.experts if name in by_row}
 
     return shares

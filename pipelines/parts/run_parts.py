@@ -109,7 +109,7 @@ class RunParts:
             grid=self.grid,
             rows=dict(self.rows),
             size=self._size,
-            shares=row_shares(config, self._bucket),
+            shares=row_shares(config, self._scores),
         )
 
     @property
@@ -130,6 +130,9 @@ class RunParts:
     def _size(self, route: str, row: int) -> Size | None:
         """The size that a row asks for, or the family's."""
         return self._bucket(route).size(row) or self.family.default_size
+
+    def _scores(self, route: str, row: int) -> Mapping[str, float] | None:
+        return self._bucket(route).scores(row)
 
     @cached_property
     def _bucket(self) -> Callable[[str], Bucket]:

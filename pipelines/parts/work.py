@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fields.carriers import GIVEN
-from fields.method.plan import Group
+from fields.method.plan import Group, SamplePlan
+from pipelines.config.location import is_here
+from pipelines.config.routing import ScoredRoutingConfig
+from pipelines.parts.row_scores import row_shares
 from pipelines.parts.run_parts import RunParts
 
 _STEPS = 20  # of the plan, over which is averaged
@@ -29,10 +32,8 @@ class Work:
 
     @staticmethod
     def of(parts: RunParts) -> "Work":
-        """Of a run; needs no data and no weights."""
-        config = parts.config
-        rows = RunParts(config, dict.fromkeys(config.routes, _MANY_ROWS))
-        plan = replace(rows.plan, size=lambda route, row: parts.family.default_size, shares=lambda route, row, rng: {})
+        """Of a run; needs no weights, and data only to know whom its rows' scores name."""
+        config, plan = parts.config, _plan(parts)
         groups = [group for step in range(_STEPS) for group in plan.groups(step)]
         samples = sum(len(group.samples) for group in groups)
         queries = rollouts = 0.0
@@ -52,6 +53,18 @@ class Work:
             expert_forwards={name: forwards / samples for name, forwards in experts.items()},
             groups=len(groups) / _STEPS,
         )
+
+
+def _plan(parts: RunParts) -> SamplePlan:
+    """The run's, for images of the family's own size; rows that aren't here are many, and their scores of all routes alike."""
+    config = parts.config
+    plan = replace(parts.plan, size=lambda route, row: parts.family.default_size)
+    if not isinstance(config.routing, ScoredRoutingConfig):
+        return replace(plan, rows=dict.fromkeys(config.routes, _MANY_ROWS))
+    if all(is_here(route.data) for route in config.routes.values()):
+        return replace(plan, rows={name: len(bucket) for name, bucket in parts.buckets.items()})
+    alike = {route: 1 / len(config.routes) for route in config.routes}
+    return replace(plan, rows=dict.fromkeys(config.routes, _MANY_ROWS), shares=row_shares(config, lambda route, row: alike))
 
 
 def _rollout(parts: RunParts, group: Group) -> float:

@@ -8,14 +8,13 @@ import pytest
 import yaml
 
 from pipelines import compare
-from pipelines.comparison.jobs import configure, job_key, plan_jobs
+from pipelines.comparison.jobs import configure, job_key, plan_jobs, settings
 from pipelines.comparison.report import write_report
 from pipelines.comparison.runner import with_seed_of
-from pipelines.comparison.store import Store
+from pipelines.comparison.store import Store, results_of
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
-from pipelines.config.recipe import recipe
 from pipelines.parts.check_files import checked_parts
 
 SHIPPED = Path("pipelines/configs/compare_scene.yaml")
@@ -82,11 +81,11 @@ def comparison_file(config_file: Path, tmp_path: Path) -> Path:
 def test_what_stands_is_not_run_again(comparison_file, tmp_path, capsys):
     comparison = load(comparison_file, Comparison, {})
     skills = {c: {"graded": 0.5, "exact": 0.0} for c in ("add", "replace", "remove", "recolour")}
-    result = {"curve": [], "seconds": 10.0, "samples": 8, "settings": {"steps": 2}}
+    result = {"curve": [], "seconds": 10.0, "samples": 8}
     runs: dict[str, dict[str, dict]] = {}
     for job in plan_jobs(comparison):
         scales = {f"{scale:g}": skills for scale in job.guidance}
-        runs.setdefault(job.key, {})[str(job.config.run.seed)] = {**result, "skills": scales}
+        runs.setdefault(job.key, {})[str(job.config.run.seed)] = {**result, "settings": settings(job.config), "skills": scales}
     output = tmp_path / "out"
     output.mkdir()
     content = Store(output / "compare.json", comparison).content | {"runs": runs}
@@ -101,16 +100,29 @@ def test_a_result_of_another_default_is_no_result_and_a_key_that_it_lacks_change
     comparison = load(comparison_file, Comparison, {})
     job, *_ = plan_jobs(comparison)
     store = Store(tmp_path / "compare.json", comparison)
-    settings = recipe(job.config)
-    assert job.config.learner.clip == 1.0
-    for known, there in (
-        (settings, True),
-        ({name: value for name, value in settings.items() if name != "objective"}, True),
-        ({**settings, "learner": {**settings["learner"], "clip": 2.0}}, False),
-        ({**settings, "experts": {**settings["experts"], "local_edit": {"adapter": "other"}}}, False),
+    now, another = settings(job.config), plan_jobs(comparison)[3].config
+    assert (job_key(another), another.run.seed) == (job.key, 1)
+    assert (job.config.learner.clip, job.config.eval.samples) == (1.0, now["eval"]["samples"])
+    for then, there in (
+        (now, True),
+        ({name: value for name, value in now.items() if name != "objective"}, True),
+        ({**now, "learner": {**now["learner"], "clip": 2.0}}, False),
+        ({**now, "eval": {**now["eval"], "samples": 99}}, False),
+        ({**now, "experts": {**now["experts"], "local_edit": {"adapter": "other"}}}, False),
     ):
-        store.put(job, {"skills": {"1": {}}, "settings": known})
+        store.put(job, {"skills": {"1": {}}, "settings": then})
         assert store.has(job) == there
+        assert (results_of(store.content, another) != {}) == there, "as the report asks, whatever the seed"
+
+
+def test_what_a_run_makes_of_its_settings_decides_its_key(make_config):
+    """A merged student rolls out with other roundings, and ranks that share a full student order the sums of its gradients."""
+    keys = {merge: job_key(make_config(f"rollout.merge={merge}")) for merge in ("auto", "true", "false")}
+    assert keys["auto"] == keys["true"] != keys["false"]
+    full = "student={type: full, start: {type: base}}"
+    alone = job_key(make_config(full, "learner.ranks=1"))
+    assert alone == job_key(make_config(full, "learner.ranks=2"))
+    assert len({alone, *(job_key(make_config(full, f"learner.ranks={n}", "learner.shard=true")) for n in (2, 3))}) == 3
 
 
 def test_other_weights_of_an_experts_own_model_are_another_run(comparison_file, tiny_models):
@@ -196,7 +208,8 @@ def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
 
 def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparison_file, tmp_path):
     """90 % of the expert's 0.8 is 0.72: one seed has it at its second exam, one at its end, and `two` with neither."""
-    comparison = load(comparison_file, Comparison, {})
+    two_steps = load(comparison_file, Comparison, {})
+    comparison = two_steps.model_copy(update={"set": two_steps.set | {"run.steps": 20}})
 
     def skills(value: float) -> dict:
         return {c: {"graded": value, "exact": 0.0} for c in ("add", "replace", "remove", "recolour")}

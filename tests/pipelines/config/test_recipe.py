@@ -47,6 +47,15 @@ def test_weights_may_change_from_the_checkpoints_step_on(make_config):
     ]
 
 
+def test_scores_may_name_a_route_whose_rows_are_never_drawn(make_config, scene_data):
+    """So another expert of it is another run; where routes decide, it isn't."""
+    undrawn = f"{{data: {scene_data / 'global_edit.parquet'}, weight: 0, expert: "
+    of = [f"routes.global_edit={undrawn}{expert}}}" for expert in ("global_edit", "local_edit")]
+    for routing, expected in (("scored", ["routes.global_edit.expert: global_edit -> local_edit"]), ("hard", [])):
+        now, before = (recipe(make_config(route, f"routing={{type: {routing}}}")) for route in reversed(of))
+        assert recipe_differences(now, before, 10) == expected
+
+
 def test_a_route_and_its_expert_may_come_from_the_checkpoints_step_on(make_config, scene_data):
     new = (
         "experts.another={num_cpus: 0.1}",

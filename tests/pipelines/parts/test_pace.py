@@ -1,6 +1,7 @@
 """How fast a run is planned to be: the closed form of each limit, and what a run asks of its parts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,25 @@ def test_the_work_of_a_sample_is_what_the_method_asks_for(make_config):
     assert (off.rollout_forwards, sum(off.expert_forwards.values())) == (0, 1)
     own = work("state={type: expert_rollout}", "query={type: fixed, at: [1.0]}")
     assert (own.rollout_forwards, sum(own.expert_forwards.values())) == (0, 8)
+
+
+def test_scored_rows_ask_those_whom_their_scores_name(make_config, scene_data):
+    """Each row of the file has a half of two experts; where the file isn't here, each may be anybody's."""
+
+    def forwards(answer: str, data: Path) -> dict[str, float]:
+        others = ("text_to_image", "global_edit")
+        route = f"routes.two_skills={{expert: local_edit, data: {data}, weight: 1}}"
+        off = [f"routes.{name}.weight=0" for name in (*others, "local_edit")]
+        config = make_config(route, *off, f"routing={{type: scored, {answer}}}", "rollout.steps=8", "learner.batch_size=12")
+        return dict(Work.of(RunParts(config)).expert_forwards)
+
+    here, absent = scene_data / "two_skills.parquet", scene_data / "nowhere.parquet"
+    assert forwards("answer: mixed", here) == {"text_to_image": 0, "local_edit": 1, "global_edit": 1}
+    assert forwards("answer: mixed", absent) == {"text_to_image": 1, "local_edit": 1, "global_edit": 1}
+    drawn = forwards("answer: drawn", here)
+    assert drawn["text_to_image"] == 0
+    assert sum(drawn.values()) == pytest.approx(1)
+    assert min(drawn["local_edit"], drawn["global_edit"]) > 0.3
 
 
 def test_an_estimate_is_operations_over_a_share_of_the_peak(make_config):
