@@ -9,7 +9,7 @@ from cachetools import LRUCache
 from fields.carriers import Condition
 from fields.data.rows import Row
 
-_NOT_ENCODED = ("uid", "task", "target_image", "scores", "more_sources")  # every other field of a row may change its condition
+_NOT_ENCODED = ("uid", "task", "target_image", "scores")  # every other field of a row may change its condition
 
 
 class ConditionCache(LRUCache[bytes, Condition]):
@@ -49,8 +49,12 @@ def batch_key(row: Row) -> Hashable:
 
 
 def _inputs(row: Row) -> list[str | bytes | int | None]:
-    inputs = [getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in _NOT_ENCODED]
-    return [*inputs, len(row.more_sources), *row.more_sources]
+    inputs = list[str | bytes | int | None]()
+    for field in dataclasses.fields(row):
+        if field.name not in _NOT_ENCODED:
+            value = getattr(row, field.name)
+            inputs += [len(value), *value] if isinstance(value, tuple) else [value]
+    return inputs
 
 
 def _size(condition: Condition) -> int:

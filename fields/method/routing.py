@@ -1,4 +1,4 @@
-"""Which route a sample takes. A route has its own rows, and one expert that answers, or (soft) a convex mix of experts."""
+"""Which route a sample takes. A route has its own rows; who answers them, `teaching.py` and `scoring.py` say."""
 
 from bisect import bisect_right
 from collections.abc import Mapping

@@ -19,8 +19,8 @@ class Scoring:
     Attributes:
         experts: route -> the expert that answers it.
         answer: `drawn` is one expert, with the probability of its route. `mixed` is the velocities' mean under the scores.
-            `composed` is v_u + sum_i w_i (v_i - v_u) with w_i = score_i / the highest score (Liu et al., arXiv 2206.01714): a
-            row of one skill gets its expert's velocity, and one of two equal skills gets the whole effect of both.
+            `composed` is v_u + sum_i w_i (v_i - v_u) with w_i = the score of expert i's routes / the highest (Liu et al., arXiv
+            2206.01714): a row of one skill gets its expert's velocity, and one of two equal skills the whole effect of both.
         unconditional: the expert whose velocity is v_u; needed for `composed` alone.
     """
 

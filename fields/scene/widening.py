@@ -22,7 +22,6 @@ def widened(network: SceneTransformer, seed: int) -> SceneTransformer:
     """
     width, depth, heads = (network.config[name] for name in ("width", "depth", "heads"))
     wide = SceneTransformer(2 * width, depth, 2 * heads)
-    wide.cell_places.requires_grad_(network.cell_places.requires_grad)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, tensor in network.state_dict().items():

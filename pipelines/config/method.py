@@ -1,6 +1,6 @@
 """The choices of the method family: where states come from, where the expert is asked, what is minimised.
 
-Each section builds its part of the method (`build`, `solver`, `shares`). The method's modules load torch, so they are imported
+Each section builds its part of the method (`build`, `solver`). The method's modules load torch, so they are imported
 there: reading a configuration needs none of it.
 """
 

@@ -13,15 +13,20 @@ if TYPE_CHECKING:
     from pipelines.config.run import RunConfig
 
 
-class _OneExpert(Section):
-    """Routing in which the expert of a route answers it alone."""
+class _ByRoute(Section):
+    """Routing in which the expert of a route answers its samples, where their rows don't decide it."""
+
+    @property
+    def one_answers(self) -> bool:
+        """Whether one expert answers a sample."""
+        return True
 
     def shares(self, experts: Mapping[str, str]) -> dict[str, Shares]:
         """Route -> the experts that answer it with their shares, given route -> its expert."""
         return {route: {expert: 1.0} for route, expert in experts.items()}
 
 
-class HardRoutingConfig(_OneExpert):
+class HardRoutingConfig(_ByRoute):
     """One expert answers a sample."""
 
     type: Literal["hard"] = "hard"
@@ -32,7 +37,7 @@ class HardRoutingConfig(_OneExpert):
         return HardRouting(weights, self.granularity)
 
 
-class GroupedRoutingConfig(_OneExpert):
+class GroupedRoutingConfig(_ByRoute):
     """Every route in every optimizer step, in proportion to its weight."""
 
     type: Literal["grouped"]
@@ -50,6 +55,11 @@ class SoftRoutingConfig(Section):
     mix: dict[str, dict[str, Share]] | None = Field(
         default=None, description="route -> {expert: share}, shares sum to 1; none is every route's expert alike"
     )
+
+    @property
+    def one_answers(self) -> bool:
+        """Whether one expert answers a sample."""
+        return False
 
     @model_validator(mode="after")
     def _shares_sum_to_1(self) -> "SoftRoutingConfig":
@@ -69,7 +79,7 @@ class SoftRoutingConfig(Section):
         return {route: {name: share for name, share in mix[route].items() if share > 0} for route in experts}
 
 
-class ScoredRoutingConfig(_OneExpert):
+class ScoredRoutingConfig(_ByRoute):
     """Rows that need several skills: their own scores (column `scores`) decide who answers; a row without is its route's."""
 
     type: Literal["scored"]
@@ -77,9 +87,14 @@ class ScoredRoutingConfig(_OneExpert):
     answer: Answer = Field(
         default="drawn",
         description="by one expert, drawn by the scores; by the mean of all under the scores (mixed); or by v_u + the sum of "
-        "w_i (v_i - v_u), with w_i = score / highest score (composed)",
+        "w_i (v_i - v_u), with w_i = the score of expert i's routes / the highest (composed)",
     )
     unconditional: str | None = Field(default=None, description="the expert whose velocity is v_u; for answer composed alone")
+
+    @property
+    def one_answers(self) -> bool:
+        """Whether one expert answers a sample."""
+        return self.answer == "drawn"
 
     @model_validator(mode="after")
     def _composed_has_an_unconditional(self) -> "ScoredRoutingConfig":
@@ -122,7 +137,7 @@ def check_routing(config: "RunConfig") -> None:
         ValueError: names the key, the value and what is allowed.
     """
     routing, size, group = config.routing, config.learner.batch_size, config.rollout.group_size
-    if config.state.expert_rolls_out and not _one_answers(routing):
+    if config.state.expert_rolls_out and not routing.one_answers:
         raise ValueError("state.type: an expert_rollout needs the one expert of hard, grouped, or drawn scored routing")
     if isinstance(routing, SoftRoutingConfig) and routing.mix is not None and routing.mix.keys() != config.routes.keys():
         raise ValueError(f"routing.mix: it names {', '.join(routing.mix)}; the routes are {', '.join(config.routes)}")
@@ -137,7 +152,3 @@ def check_routing(config: "RunConfig") -> None:
         raise ValueError(
             f"routing.granularity microbatch: learner.batch_size {size} is no multiple of rollout.group_size {group}"
         )
-
-
-def _one_answers(routing: RoutingConfig) -> bool:
-    return not isinstance(routing, SoftRoutingConfig) and getattr(routing, "answer", "drawn") == "drawn"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import floor, isfinite
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ def _time_to_skill(config: RunConfig, outcome: Outcome, summary: Mapping[str, An
     if held:
         return f"It first held {goal} after {held['step']:,} steps: {held['samples']:,} samples, {held['seconds']:.0f} s."
     missing = lacking(outcome.results[AFTER].skills, expert_levels(config, outcome))
-    shares = ", ".join(f"{100 * share:.0f} % of {route}'s" for route, share in missing.items())
+    shares = ", ".join(f"{floor(100 * share)} % of {route}'s" for route, share in missing.items())
     return f"It does not hold {goal} yet: {shares}." if missing else ""
 
 

@@ -118,6 +118,7 @@ STARTS = ("expert, expert: local_edit", "merge, experts: {local_edit: 1, global_
     "student",
     [
         *(f"{{type: {kind}, start: {{type: {start}}}}}" for kind in ("lora, rank: 8", "full") for start in STARTS),
+        "{type: full, start: {type: random}}",
         "{type: lora, rank: 12, start: {type: regression, rows: 2}}",
     ],
 )

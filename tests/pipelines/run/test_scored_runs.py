@@ -1,10 +1,14 @@
 """Rows that need two skills: their own scores decide who answers them."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fields.data.bucket import Bucket
+from pipelines.distill import main
+from pipelines.parts.run_parts import RunParts
 from runs import distributed, reference, trained_ids
 
 SHORT = ("run.steps=2", "rollout.steps=6", "learner.batch_size=12")
@@ -85,3 +89,29 @@ def test_whoever_a_score_may_ask_gets_what_its_operator_wants(refuse, two_skills
     line = refuse(two_skills, "routing={type: scored}", "experts.global_edit.operator={type: negative_prompt, scale: 2}",
                   "routes.global_edit.weight=0")  # fmt: skip
     assert "has no negative_prompt, which experts.global_edit.operator needs" in line
+
+
+def test_a_run_that_goes_on_asks_whom_it_would_have_asked(config_file, make_config, two_skills):
+    settings = (two_skills, "routing={type: scored}", "checkpoint.every=1", *SHORT)
+    for steps in (2, 4):
+        assert main([str(config_file), "--reference", *settings, "run.name=resumed", f"run.steps={steps}"]) == 0
+    whole = reference(make_config(*settings, "run.name=whole", "run.steps=4"))
+    summary = json.loads((make_config("run.name=resumed").folder / "summary.json").read_text())
+    assert summary["weights_sha256"] == whole.weights.checksum
+
+
+def test_a_route_whose_file_is_missing_is_refused_also_where_none_of_its_rows_is_drawn(refuse, tmp_path):
+    line = refuse(
+        f"routes.two_skills={{expert: local_edit, weight: 0, data: {tmp_path / 'no.parquet'}}}", "routing={type: scored}"
+    )
+    assert line.startswith("error: routes.two_skills.data: ")
+
+
+def test_a_route_that_comes_later_is_not_in_the_exam(make_config, two_skills):
+    """Exams of one run are to be compared."""
+    later = two_skills.replace("weight: 3", "weight: 0, weight_changes: {2: 1}")
+    plain, later, now = (RunParts(make_config(*each)).evaluation for each in ((), (later,), (two_skills,)))
+    assert later.categories == plain.categories
+    assert later.routes == plain.routes
+    assert now.categories == (*plain.categories, "two_skills")
+    assert now.routes.keys() - plain.routes.keys() == {"two_skills"}
