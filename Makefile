@@ -34,6 +34,7 @@ check: $(VENV)/tested
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipelines.config schema | diff - docs/config.schema.json
 	$(BIN)/python -m pipelines.config reference | diff - docs/configuration.md
+	$(BIN)/python deploy/audit.py
 
 # Into docs/performance.md and docs/performance.json.
 bench: setup
