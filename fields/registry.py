@@ -44,5 +44,6 @@ FAMILIES = Families(
         "z_image_omni": "fields.families.z_image_omni:ZImageOmniFamily",
         "lumina2": "fields.families.lumina2:Lumina2Family",
         "sana": "fields.families.sana:SanaFamily",
+        "auraflow": "fields.families.auraflow:AuraFlowFamily",
     }
 )

@@ -27,7 +27,7 @@ CHAT = (
 )
 
 
-def tokenizer(length: int = 77) -> Any:
+def tokenizer(length: int = 77, **options: Any) -> Any:
     """A token for each word and each mark, `<s>` before and `</s>` after."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -38,8 +38,9 @@ def tokenizer(length: int = 77) -> Any:
     inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, model_max_length=length, additional_special_tokens=SPECIAL[4:], padding_side="right", **names
-    )
+        tokenizer_object=inner, model_max_length=length, additional_special_tokens=SPECIAL[4:], padding_side="right",
+        **names, **options,
+    )  # fmt: skip
     made.chat_template = CHAT
     return made
 
@@ -63,12 +64,14 @@ def clip(hidden: int, projection: int, seed: int, projected: bool = True) -> nn.
     return louder((CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
 
 
-def t5(width: int) -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
+def t5(width: int, kind: str = "T5") -> nn.Module:
+    import transformers
 
-    config = T5Config(vocab_size=VOCABULARY, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCABULARY, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0
+    )
     torch.manual_seed(3)
-    return louder(T5EncoderModel(config), 1.0)
+    return louder(getattr(transformers, f"{kind}EncoderModel")(config), 1.0)
 
 
 def causal(kind: str, layers: int, head: bool = False) -> nn.Module:

@@ -221,6 +221,21 @@ def sana() -> Any:
     )  # fmt: skip
 
 
+def auraflow() -> Any:
+    """As published, its tokenizer tells no types of tokens, and its VAE no shift."""
+    from diffusers import AuraFlowPipeline
+
+    return AuraFlowPipeline(
+        transformer=transformer(
+            "AuraFlowTransformer2DModel", 2.2, sample_size=16, patch_size=2, in_channels=4, out_channels=4,
+            num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4,
+            joint_attention_dim=32, caption_projection_dim=32, pos_embed_max_size=64,
+        ),
+        scheduler=euler(shift=1.73), vae=vae(4, scaling_factor=0.13025), text_encoder=t5(32, "UMT5"),
+        tokenizer=tokenizer(512, model_input_names=["input_ids", "attention_mask"]),
+    )  # fmt: skip
+
+
 PIPELINES: dict[str, Callable[[], Any]] = {
     "sd3": sd3,
     "flux": flux,
@@ -231,6 +246,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "z_image_omni": z_image_omni,
     "lumina2": lumina2,
     "sana": sana,
+    "auraflow": auraflow,
 }
 
 

@@ -21,7 +21,7 @@ def test_the_document_has_the_families_own_table():
     assert {space: sorted(families.split(", ")) for space, families in told} == {s: sorted(f) for s, f in spaces.items()}
 
 
-@pytest.mark.parametrize("other", ["flux2", "qwen_image", "sana", "scene"])
+@pytest.mark.parametrize("other", ["flux2", "qwen_image", "sana", "auraflow", "scene"])
 def test_families_of_other_spaces_are_refused(tmp_path: Path, other: str):
     """Whatever their networks are: by what is told in numbers alone."""
     spaces = []

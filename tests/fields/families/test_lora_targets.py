@@ -26,6 +26,7 @@ WRITTEN = {  # in worldbench/DanceOPD 0.2.0, else in diffusers' examples/dreambo
     "z_image_omni": (*ATTENTION, "w1", "w2", "w3"),
     "lumina2": ATTENTION,
     "sana": ("to_k", "to_q", "to_v"),
+    "auraflow": ATTENTION + JOINT,  # which has no such script; SimpleTuner, helpers/models/auraflow/model.py
 }
 
 

@@ -59,7 +59,7 @@ def test_source_images_of_any_mode_and_size(tiny, mode):
     assert found.shape == (1, *family.latent_shape())
 
 
-@pytest.mark.parametrize(("name", "most"), [("sd3", 254), ("flux", 510), ("sana", 297)])
+@pytest.mark.parametrize(("name", "most"), [("sd3", 254), ("flux", 510), ("sana", 297), ("auraflow", 254)])
 def test_prompts_that_are_too_long_are_counted_and_warned_of_once(tiny, caplog, name, most):
     """A word is a token here, and two more mark the ends."""
     family = FAMILIES[name](tiny(name).folder, size=SIZE)

@@ -92,6 +92,7 @@ UNGUIDED = {
     "z_image_omni": {"guidance_scale": 0.0},
     "lumina2": {"guidance_scale": 1.0},
     "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
+    "auraflow": {"guidance_scale": 1.0},
 }
 
 
@@ -109,6 +110,7 @@ GUIDED = {
     "z_image_omni": {"guidance_scale": 3.0},
     "lumina2": {"guidance_scale": 3.0},
     "sana": {"guidance_scale": 3.0, "use_resolution_binning": False},
+    "auraflow": {"guidance_scale": 3.0},
 }
 
 
