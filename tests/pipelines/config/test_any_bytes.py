@@ -1,9 +1,12 @@
 """Whatever bytes a user's files hold: they are read, or refused by a `ValueError` or `ConfigError`, and end in no other way."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +17,7 @@ from fields.lora.formats import load_adapter
 from fields.scene.family import SceneFamily
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load_config
+from pipelines.data.prompts import read_prompts
 
 # The same examples in every run: a test that fails now and then says nothing of the change that it fails at.
 examples = settings(
@@ -59,18 +63,41 @@ def test_an_adapter(tiny_models, skeleton, tmp_path: Path, edits, end: float):
     read_or_refused(lambda: load_adapter(tmp_path, skeleton), ValueError)
 
 
+@pytest.fixture(scope="module")
+def several_sources(scene_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of two source images each."""
+    table = pq.read_table(scene_data / "local_edit.parquet").slice(0, 8)
+    sources = [[image, image] for image in table["source_image"].to_pylist()]
+    path = tmp_path_factory.mktemp("several") / "several.parquet"
+    column = pa.array(sources, pa.list_(pa.binary()))
+    pq.write_table(table.drop(["source_image"]).append_column("source_images", column), path)
+    return path
+
+
 @examples
 @given(edits=edits, end=ends)
-def test_rows(scene_data: Path, tmp_path: Path, edits, end: float):
-    path = tmp_path / "rows.parquet"
-    path.write_bytes(damaged((scene_data / "local_edit.parquet").read_bytes(), edits, end))
+def test_rows(scene_data: Path, several_sources: Path, tmp_path: Path, edits, end: float):
+    """With a source image, with scores, with several source images."""
+    for file in (scene_data / "local_edit.parquet", scene_data / "two_skills.parquet", several_sources):
+        path = tmp_path / "rows.parquet"
+        path.write_bytes(damaged(file.read_bytes(), edits, end))
 
-    def read() -> None:
-        bucket = Bucket(path)
-        for number in range(min(len(bucket), 4)):
-            SceneFamily().check_row(bucket[number])
+        def read(path: Path = path) -> None:
+            bucket = Bucket(path)
+            if bucket.scored:
+                assert sum(1 for _ in bucket.every_rows_scores()) == len(bucket)
+            for number in range(min(len(bucket), 4)):
+                SceneFamily().check_row(bucket[number])
 
-    read_or_refused(read, ValueError)
+        read_or_refused(read, ValueError)
+
+
+@examples
+@given(scores=plain, sources=plain)
+def test_an_entry_of_other_scores_and_source_images(tmp_path: Path, scores: object, sources: object):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"uid": "u", "task": "edit", "prompt": "p", "scores": scores, "source_images": sources}]))
+    read_or_refused(lambda: list(read_prompts(path)), ValueError)
 
 
 @examples
