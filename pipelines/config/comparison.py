@@ -5,14 +5,14 @@ from typing import Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipelines.config.base import Name, Section
+from pipelines.config.base import Finite, Name, Section
 
 
 class Variant(Section):
     """One way to make a student."""
 
     set: dict[str, Any] = Field(default={}, description="dotted.key -> value, over the comparison's own")
-    guidance: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="scales at which the student takes the exam")
+    guidance: tuple[Finite, ...] = Field(default=(1.0,), min_length=1, description="scales at which the student takes the exam")
 
 
 class Experiment(Section):

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
@@ -17,6 +18,7 @@ from fields.atomic import replacing, write_text
 from fields.shown import one_line
 
 _SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+_ABOVE = "+"  # ends the names of folders that copies stand in, so that the copy of a/b is not inside that of a
 
 
 def cache_root() -> Path:
@@ -58,7 +60,9 @@ def _local(value: Any) -> Any:
     name, _, options = rest.partition("?")
     if ".." in PurePosixPath(name).parts:
         raise ValueError(f"{value}: a URI has no '..'")
-    return str(cache_root() / scheme / (f"?{quote(options, safe='')}" if options else "") / name.strip("/"))
+    *above, last = (part.replace("%", "%25").replace(_ABOVE, "%2B") for part in name.strip("/").split("/"))
+    folders = (f"{part}{_ABOVE}" for part in above)
+    return str(Path(cache_root(), scheme, f"?{quote(options, safe='')}" if options else "", *folders, last))
 
 
 def uri_of(path: Path) -> str | None:
@@ -67,7 +71,10 @@ def uri_of(path: Path) -> str | None:
         return None
     scheme, *parts = path.relative_to(root).parts
     options = unquote(parts.pop(0)) if parts and parts[0].startswith("?") else ""
-    return f"{scheme}://{'/'.join(parts)}{options}"
+    folders = list(takewhile(lambda part: part.endswith(_ABOVE), parts))
+    copied = parts[len(folders) :]
+    names = [unquote(part.removesuffix(_ABOVE)) for part in (*folders, *copied[:1])]
+    return f"{scheme}://{'/'.join([*names, *copied[1:]])}{options}"
 
 
 def _as_written(path: Path) -> str:

@@ -243,6 +243,7 @@ def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparis
     [
         ({"experiments.k.default": "three"}, "unknown row 'three'; allowed: one, two, start @ 1, start @ 2"),
         ({"experiments.k.orders": [["one", "start"]]}, "unknown row 'start'"),
+        ({"experiments.k.variants.start.guidance": [1, float("nan")]}, "guidance.1: Input should be a finite number"),
         ({"seeds": [0]}, "seeds"),
         ({"experiments.k.variants.two.set": {"experts.local_edit.replicas": 2}}, "would be another service"),
         ({"experiments.k.variants.two.set": {"query.k": 99}}, "experiments.k.variants.two: query.k: 99 queries"),

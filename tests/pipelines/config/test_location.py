@@ -1,5 +1,6 @@
 """Base, adapters and data that lie in object storage are read as those of this machine are."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ def test_a_uri_comes_back_as_it_was_written(make_config):
     uri = "s3://bucket/a/b?endpoint_override=http://localhost:9000/x&scheme=http"
     config = make_config(f"experts.local_edit.adapter={uri}")
     assert config.model_dump(mode="json")["experts"]["local_edit"]["adapter"] == uri
+
+
+@pytest.mark.parametrize("name", ["b", "b/x", "b/x/y", "b/x+/y", "b/x%2B/y", "b/50% more+", "b/a b"])
+def test_every_uri_has_a_place_of_its_own(make_config, name):
+    """Also what lies below another: its copy would be replaced with that of the other, while a run may read it."""
+    adapters = {uri: place(make_config, uri) for uri in (f"s3://{name}", f"s3://{name}/more", f"s3://{name}?scheme=http")}
+    for uri, path in adapters.items():
+        assert uri_of(path) == uri
+        assert not any(path.is_relative_to(other) for other in adapters.values() if other != path)
+    assert uri_of(adapters[f"s3://{name}"] / "in+side" / "50%25") == f"s3://{name}/in+side/50%25"
+
+
+def place(make_config, uri: str) -> Path:
+    path = make_config(f"experts.local_edit.adapter={json.dumps(uri)}").experts["local_edit"].adapter
+    assert path is not None
+    return path
 
 
 def test_another_machine_fetches_for_itself(make_config, stored, tmp_path, monkeypatch):
