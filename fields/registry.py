@@ -45,5 +45,6 @@ FAMILIES = Families(
         "lumina2": "fields.families.lumina2:Lumina2Family",
         "sana": "fields.families.sana:SanaFamily",
         "auraflow": "fields.families.auraflow:AuraFlowFamily",
+        "wan": "fields.families.wan:WanFamily",
     }
 )

@@ -1,4 +1,4 @@
-"""Images from a base, an expert or a student.
+"""Images from a base, an expert or a student, or clips, each an animated GIF.
 
 python -m pipelines.generate --model DIR --family NAME [--adapter DIR] --prompts FILE --out DIR
 """
@@ -59,7 +59,7 @@ def _generate(options: argparse.Namespace) -> int:
     # here, so that --help doesn't need torch
     import torch
 
-    from fields.data.images import encode_png
+    from fields.data.images import encode
     from fields.numerics import Numerics
     from pipelines.parts.consolidation import consolidate
     from pipelines.parts.sampler import Sampler
@@ -80,7 +80,8 @@ def _generate(options: argparse.Namespace) -> int:
             images = sampler.images(plate.row, numbers)
             _write_beside(options.out, plate)
             for n, path, image in zip(numbers, plate.images, images, strict=True):
-                _write(options.out / path, encode_png(image))
+                path = path if image.ndim == 3 else path.with_suffix(".gif")
+                _write(options.out / path, encode(image))
                 manifest.write(json.dumps(_entry(options, plate, n, path)) + "\n")
                 manifest.flush()
                 count += 1

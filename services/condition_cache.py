@@ -9,7 +9,8 @@ from cachetools import LRUCache
 from fields.carriers import Condition
 from fields.data.rows import Row
 
-_NOT_ENCODED = ("uid", "task", "target_image", "scores")  # every other field of a row may change its condition
+# Every other field of a row may change its condition.
+_NOT_ENCODED = ("uid", "task", "target_image", "target_frames", "scores")
 
 
 class ConditionCache(LRUCache[bytes, Condition]):

@@ -31,6 +31,7 @@ from services.image_api import (
     ModelCard,
     ModelList,
     Need,
+    OutputFormat,
 )
 from services.ray_internals import listen_as_the_node_does
 from services.studio import Studio
@@ -55,6 +56,7 @@ class EndpointSettings:
         models: id -> the parameters that the model needs beside a prompt; the student first.
         edits: whether the models take images at all.
         size: of an image in pixels, as the API writes it: WIDTHxHEIGHT.
+        frames: of a clip that names none, and the most that one may have; 1 where images are made.
         examples: rows that the page offers to try.
         queue: most requests at a time.
         timeout_s: of one request.
@@ -67,6 +69,7 @@ class EndpointSettings:
     models: Mapping[str, Sequence[Need]]
     edits: bool
     size: str
+    frames: int
     examples: Sequence[Row]
     queue: int
     timeout_s: float
@@ -84,13 +87,14 @@ def build_api(studio: Studio, settings: EndpointSettings) -> FastAPI:
 
     async def images(request: ImageParameters, source: bytes | None) -> ImageAnswer:
         _check(request, source, settings)
+        made = _output_format(request, settings)
         seed = secrets.randbelow(_LARGEST_DRAWN_SEED) if request.seed is None else request.seed
-        row = Row("request", "request", request.prompt, source, negative_prompt=request.negative_prompt)
+        row = Row("request", "request", request.prompt, source, negative_prompt=request.negative_prompt, frames=request.frames)
         with admission.place():
             async with asyncio.timeout(settings.timeout_s):
                 pictures = await studio.pictures(request.model, row, seed, request.n)
         data = [ImageData(b64_json=b64encode(picture).decode()) for picture in pictures]
-        return ImageAnswer(created=int(time.time()), data=data, size=settings.size, seed=seed)
+        return ImageAnswer(created=int(time.time()), data=data, output_format=made, size=settings.size, seed=seed)
 
     @api.post("/v1/images/generations")
     async def generations(request: GenerationRequest) -> ImageAnswer:
@@ -139,7 +143,7 @@ def _about(settings: EndpointSettings) -> dict[str, Any]:
         }
         for row in settings.examples
     ]
-    about = {"run": settings.run, "step": settings.step, "size": settings.size}
+    about = {"run": settings.run, "step": settings.step, "size": settings.size, "frames": settings.frames}
     return {**about, "edits": settings.edits, "examples": examples}
 
 
@@ -158,6 +162,17 @@ def _check(request: ImageParameters, source: bytes | None, settings: EndpointSet
         who = ", ".join(name for name, needs in settings.models.items() if "negative_prompt" in needs) or "none"
         message = f"negative_prompt: model {request.model!r} doesn't look at it; models that do: {who}"
         raise Failure(400, message, param="negative_prompt", code="unsupported_parameter")
+
+
+def _output_format(request: ImageParameters, settings: EndpointSettings) -> OutputFormat:
+    frames = settings.frames if request.frames is None else request.frames
+    if frames > settings.frames:
+        raise Failure(400, f"frames: {frames} is not offered; allowed: 1 to {settings.frames}", param="frames")
+    made = "png" if frames == 1 else "gif"
+    if request.output_format not in (None, made):
+        what = "an image" if frames == 1 else f"a clip of {frames} frames"
+        raise Failure(400, f"output_format: {what} is made; allowed: {made}", param="output_format")
+    return made
 
 
 def _missing(param: Need, message: str) -> Failure:

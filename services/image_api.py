@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 Need = Literal["image", "negative_prompt"]
+OutputFormat = Literal["png", "gif"]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="decides the noise; drawn and returned if none is given")]
 
 
@@ -25,7 +26,8 @@ class ImageParameters(BaseModel):
         default=None, min_length=1, max_length=4000, description="what to lead away from, for the models that need one"
     )
     response_format: Literal["b64_json"] = "b64_json"
-    output_format: Literal["png"] = "png"
+    output_format: OutputFormat | None = Field(default=None, description="gif of clips, png of images; none is what is made")
+    frames: int | None = Field(default=None, ge=1, description="of a clip, 1 for an image; none is the model's own number")
 
 
 class GenerationRequest(ImageParameters):
@@ -39,7 +41,7 @@ class EditRequest(ImageParameters):
 
 
 class ImageData(BaseModel):
-    """One image, PNG in base64."""
+    """One image, PNG in base64, or one clip, an animated GIF."""
 
     b64_json: str
 
@@ -49,7 +51,7 @@ class ImageAnswer(BaseModel):
 
     created: int
     data: list[ImageData]
-    output_format: Literal["png"] = "png"
+    output_format: OutputFormat
     size: str
     seed: int
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_clips import wan, wan_vae
 from tiny_parts import CHAT, SPECIAL, VOCABULARY, causal, clip, euler, louder, plain_vae, t5, tokenizer, transformer, vae
 from torch import nn
 
+from fields.data.size import Size
 from fields.families.pipeline import PipelineFamily
 from fields.registry import FAMILIES
 
-SIZE = (64, 96)  # not square, so that a swapped width and height shows
+SIZE = Size(64, 96)  # not square, so that a swapped width and height shows
 
 
 def sd3() -> Any:
@@ -104,13 +106,6 @@ def qwen_vl() -> nn.Module:
 
 
 def _qwen_parts(**options: Any) -> dict[str, Any]:
-    from diffusers import AutoencoderKLQwenImage
-
-    torch.manual_seed(8)
-    autoencoder = AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.7, 1.1, 0.9],
-    )  # fmt: skip
     return {
         "transformer": transformer(
             "QwenImageTransformer2DModel", patch_size=2, in_channels=16, out_channels=4, num_layers=2,
@@ -119,7 +114,7 @@ def _qwen_parts(**options: Any) -> dict[str, Any]:
         "scheduler": euler(
             use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9, max_image_seq_len=8192, time_shift_type="exponential"
         ),
-        "vae": louder(autoencoder, 1.5),
+        "vae": wan_vae("AutoencoderKLQwenImage"),
         "text_encoder": qwen_vl(),
         "tokenizer": tokenizer(1200),
     }  # fmt: skip
@@ -247,6 +242,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "lumina2": lumina2,
     "sana": sana,
     "auraflow": auraflow,
+    "wan": wan,
 }
 
 

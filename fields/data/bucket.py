@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from fields.data.columns import IMAGES, LONGEST_SIDE, MOST_SOURCES, REQUIRED, SCORES, SIZES, SOURCES, check_columns
+from fields.data.columns import IMAGES, LISTS, NUMBERS, REQUIRED, SCORES, SOURCES, TARGETS, check_columns
 from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
 from fields.data.rows import Row, check_scores, source_fields
@@ -17,9 +17,9 @@ Pairs = Sequence[tuple[str, float | None]]  # (route, score), as a map of Parque
 class Bucket:
     """The rows of one route, read lazily by row group; `fields/data/row_groups.py` says which size of group is good.
 
-    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image` or `source_images`, `target_image`,
-    `width`, `height` and `scores` are optional, others are ignored. A column of images holds encoded images, or paths relative
-    to the file's folder.
+    The columns `uid`, `task`, `prompt` are required; `negative_prompt`, `source_image` or `source_images`, `target_image` or
+    `target_frames`, `width`, `height`, `frames` and `scores` are optional, others are ignored. A column of images holds encoded
+    images, or paths relative to the file's folder.
 
     Raises:
         ValueError: if the file is missing, is not Parquet, lacks a required column, has one twice or of a wrong type, or has no
@@ -47,35 +47,44 @@ class Bucket:
         where = self._where(number)
         if empty := [name for name in REQUIRED if values[name] is None]:
             raise ValueError(f"{where}: {empty[0]} is empty")
-        for name in SIZES:
-            if (size := values.get(name)) is not None and not 1 <= size <= LONGEST_SIDE:
-                raise ValueError(f"{where}: {name} is {size}; it must be from 1 to {LONGEST_SIDE}")
+        for name, most in NUMBERS.items():
+            if (value := values.get(name)) is not None and not 1 <= value <= most:
+                raise ValueError(f"{where}: {name} is {value}; it must be from 1 to {most}")
         for name in IMAGES:
             values[name] = self._image(values.get(name), f"{where}: {name}")
-        several = [self._image(image, f"{where}: {SOURCES}") for image in values.pop(SOURCES, None) or ()]
-        if len(several) > MOST_SOURCES:
-            raise ValueError(f"{where} has {len(several)} source images; at most {MOST_SOURCES} are read")
-        images = [image for image in several if image is not None]
-        if len(images) < len(several):
-            raise ValueError(f"{where}: an image of {SOURCES} is empty")
-        values |= source_fields(values["source_image"], images, where)
+        sources = self._images(values.pop(SOURCES, None) or (), SOURCES, where)
+        values |= source_fields(values["source_image"], sources, where)
+        values[TARGETS] = tuple(self._images(values.get(TARGETS) or (), TARGETS, where))
         try:
             values[SCORES] = _pairs(values.get(SCORES))
             return Row(**values)
         except ValueError as error:  # names the row
             raise ValueError(f"{where}: {error}") from error
 
+    def _images(self, column: Sequence[str | bytes | None], name: str, where: str) -> list[bytes]:
+        """The images of a list."""
+        if len(column) > LISTS[name]:
+            raise ValueError(f"{where} has {len(column)} {name.replace('_', ' ')}; at most {LISTS[name]} are read")
+        images = [image for image in (self._image(value, f"{where}: {name}") for value in column) if image is not None]
+        if len(images) < len(column):
+            raise ValueError(f"{where}: an image of {name} is empty")
+        return images
+
     def _image(self, value: str | bytes | None, where: str) -> bytes | None:
         """An encoded image, or what the file at a path holds."""
         return read_inside(self.path.parent, value, where) if isinstance(value, str) else value
 
-    def size(self, number: int) -> Size | None:
-        """Width and height in pixels that a row asks for, if it does; a file without such columns is not read."""
-        if not all(name in self._columns for name in SIZES):
-            return None
+    def size(self, number: int, default: Size) -> Size:
+        """What a row asks for; a file without such columns is not read.
+
+        Args:
+            number: of the row.
+            default: for what a row doesn't say.
+        """
+        if not any(name in self._columns for name in NUMBERS):
+            return default
         values = self._groups.row(number, self._columns)
-        width, height = (values[name] for name in SIZES)
-        return None if width is None or height is None else (width, height)
+        return default.asked(*(values.get(name) for name in NUMBERS))
 
     @cached_property
     def scored(self) -> bool:

@@ -10,12 +10,16 @@ from fields.shown import listed, one_line
 REQUIRED = ("uid", "task", "prompt")
 TEXTS = (*REQUIRED, "negative_prompt")
 IMAGES = ("source_image", "target_image")
-SOURCES = "source_images"
+SOURCES, TARGETS = "source_images", "target_frames"
 SIZES = ("width", "height")
+FRAMES = "frames"
 SCORES = "scores"
-COLUMNS = (*TEXTS, *IMAGES, SOURCES, *SIZES, SCORES)
 MOST_SOURCES = 16  # source images of a row
 LONGEST_SIDE = 100_000  # pixels; beyond it a size is a mistake
+MOST_FRAMES = 1_000  # of a clip; no model makes so many
+LISTS = {SOURCES: MOST_SOURCES, TARGETS: MOST_FRAMES}  # a column of images -> how many a row may have
+NUMBERS = {**dict.fromkeys(SIZES, LONGEST_SIDE), FRAMES: MOST_FRAMES}  # a column of whole numbers -> the largest
+COLUMNS = (*TEXTS, *IMAGES, *LISTS, *NUMBERS, SCORES)
 
 
 def check_columns(path: Path, schema: pa.Schema) -> list[str]:
@@ -54,11 +58,11 @@ def _fits(name: str, found: pa.DataType) -> bool:
     kind = found.value_type if isinstance(found, pa.DictionaryType) else found
     if pa.types.is_null(kind):  # a column without a single value
         return name not in REQUIRED
-    if name in SIZES:
+    if name in NUMBERS:
         return pa.types.is_integer(kind)
     if name == SCORES:
         return pa.types.is_map(kind) and _is_text(kind.key_type) and pa.types.is_floating(kind.item_type)
-    if name == SOURCES:
+    if name in LISTS:
         return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _holds_images(kind.value_type)
     return _holds_images(kind) if name in IMAGES else _is_text(kind)
 
@@ -72,10 +76,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _wanted(name: str) -> str:
-    if name in SIZES:
+    if name in NUMBERS:
         return "a whole number"
     if name == SCORES:
         return "a map of string (routes) to double (scores)"
-    if name == SOURCES:
+    if name in LISTS:
         return "a list of binary (encoded images) or of string (paths)"
     return "binary (encoded images) or string (paths)" if name in IMAGES else "string"

@@ -14,6 +14,7 @@ from fields.shown import one_line, shown
 
 T = TypeVar("T")
 
+FRAME_MS = 60  # of an animated GIF, which counts in 10 ms; a frame of Wan's 16 a second takes 62.5
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM")  # Pillow's other decoders are hardly used or tried
@@ -129,6 +130,19 @@ def encode_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(to_bytes(image)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def encode_gif(clip: np.ndarray) -> bytes:
+    """A float clip (3, frames, H, W) in [0, 1] as an animated GIF that repeats: 256 colours a frame, all of a length."""
+    frames = [Image.fromarray(to_bytes(frame)) for frame in clip.swapaxes(0, 1)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+    return buffer.getvalue()
+
+
+def encode(made: np.ndarray) -> bytes:
+    """An image (3, H, W) as PNG, a clip (3, frames, H, W) as an animated GIF."""
+    return encode_png(made) if made.ndim == 3 else encode_gif(made)
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:

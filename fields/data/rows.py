@@ -25,8 +25,12 @@ class Row:
         more_sources: the other source images, encoded, in their order.
         scores: (route, how much of its skill the row needs), which sum to 1; None leaves the row to the route that it is of.
 
+        frames: of the clip to make, 1 for an image; None leaves it to the model family.
+        target_frames: a clip that would be right, a frame each, encoded.
+
     Raises:
-        ValueError: for a text of more than LONGEST_TEXT characters, or scores that are none; names the row, shows no text.
+        ValueError: for a text of more than LONGEST_TEXT characters, scores that are none, or a target that is two, or of other
+            frames than the row asks for; names the row, shows no text.
     """
 
     uid: str
@@ -39,13 +43,25 @@ class Row:
     height: int | None = None
     scores: tuple[tuple[str, float], ...] | None = None
     more_sources: tuple[bytes, ...] = ()
+    frames: int | None = None
+    target_frames: tuple[bytes, ...] = ()
 
     @property
     def sources(self) -> tuple[bytes, ...]:
         """All source images, encoded; empty for a row that edits none."""
         return () if self.source_image is None else (self.source_image, *self.more_sources)
 
+    @property
+    def targets(self) -> tuple[bytes, ...]:
+        """The frames of its target, encoded, one of an image; empty for a row without one."""
+        return self.target_frames if self.target_image is None else (self.target_image,)
+
     def __post_init__(self) -> None:
+        if self.target_image is not None and self.target_frames:
+            raise ValueError(f"row {shown(self.uid)} has a target_image and target_frames; allowed is one of them")
+        if self.target_frames and self.frames is not None and len(self.target_frames) != self.frames:
+            has = f"row {shown(self.uid)} has {len(self.target_frames)} target_frames"
+            raise ValueError(f"{has} and asks for {self.frames} frames; it must have as many")
         for name in ("uid", "task", "prompt", "negative_prompt"):
             if len(text := getattr(self, name) or "") > LONGEST_TEXT:
                 raise ValueError(f"row {shown(self.uid)}: {name} has {len(text)} characters; at most {LONGEST_TEXT} are read")
@@ -82,6 +98,24 @@ def source_fields(image: bytes | None, several: Sequence[bytes], where: str) -> 
     if image is not None:
         raise ValueError(f"{where} has a source_image and source_images; allowed is one of them")
     return {"source_image": several[0], "more_sources": tuple(several[1:])}
+
+
+def target_of(row: Row, frames: int) -> tuple[bytes, ...]:
+    """The encoded frames of a row's target, one of an image.
+
+    Args:
+        row: has a target.
+        frames: that it asks for, by itself or by its family.
+
+    Raises:
+        ValueError: for a row without a target, or with one of other frames; names it.
+    """
+    if not row.targets:
+        raise ValueError(f"row {shown(row.uid)} has no target_image" + (" and no target_frames" if frames > 1 else ""))
+    if len(row.targets) != frames:
+        has = f"row {shown(row.uid)} has a target of {len(row.targets)} frame{'s' if len(row.targets) > 1 else ''}"
+        raise ValueError(f"{has} and asks for {frames}; it must have as many")
+    return row.targets
 
 
 def target_images(rows: Sequence[Row]) -> list[bytes]:

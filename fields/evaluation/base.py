@@ -19,6 +19,7 @@ from fields.data.rows import Row
 Skills = dict[str, dict[str, float]]  # what is measured (a category, a route) -> measure -> value
 THUMBNAIL = 256  # pixels of the longer side
 _COLUMNS = 8
+_FRAMES = 8  # of a clip's contact sheet
 
 
 @runtime_checkable
@@ -34,15 +35,15 @@ class Sheet(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamResult:
-    """One model's images, an array (n, 3, H, W) per sheet, and what was measured of them."""
+    """One model's images, an array (n, 3, H, W) per sheet, of clips (n, 3, frames, H, W), and what was measured of them."""
 
     answers: Sequence[np.ndarray]
     skills: Skills
 
     @property
     def picture(self) -> np.ndarray:
-        """The first eight answers of every sheet, a line per sheet, large ones as thumbnails: (3, height, width) in [0, 1]."""
-        lines = [[thumbnail(image) for image in images[:_COLUMNS]] for images in self.answers]
+        """The first eight answers of every sheet, a line per sheet, as stills: (3, height, width) in [0, 1]."""
+        lines = [[still(image) for image in images[:_COLUMNS]] for images in self.answers]
         columns = max(len(line) for line in lines)
         height, width = (max(image.shape[axis] for line in lines for image in line) for axis in (1, 2))
         tiles = np.ones((len(lines) * columns, 3, height, width), dtype=np.float32)
@@ -60,16 +61,26 @@ class Evaluation(Protocol):
     def sheets(self) -> Sequence[Sheet]: ...
 
     def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
-        """What the answers to every sheet, in order, amount to; images float32 (n, 3, H, W), [0, 1] up to overshoot."""
+        """What the answers to every sheet, in order, amount to; images or clips as the family decodes them."""
         ...
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """An image (3, H, W) whose longer side has at most 256 pixels; a small one is returned as it is."""
+def still(made: np.ndarray) -> np.ndarray:
+    """What paper shows of an answer, (3, height, width): an image's thumbnail; of a clip (3, frames, H, W) its contact sheet, a
+    strip of at most eight evenly spaced frames."""
+    if made.ndim == 3:
+        return thumbnail(made)
+    frames = made.shape[1]
+    numbers = np.linspace(0, frames - 1, min(frames, _FRAMES)).round().astype(int)
+    return np.concatenate([thumbnail(made[:, n], THUMBNAIL // 2) for n in numbers], axis=2)
+
+
+def thumbnail(image: np.ndarray, most: int = THUMBNAIL) -> np.ndarray:
+    """An image (3, H, W) whose longer side has at most so many pixels; a small one is returned as it is."""
     _, height, width = image.shape
-    if max(height, width) <= THUMBNAIL:
+    if max(height, width) <= most:
         return image
-    scale = THUMBNAIL / max(height, width)
+    scale = most / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = Image.fromarray(to_bytes(image)).resize(size, Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 255

@@ -1,14 +1,14 @@
 """Image grids of the first rows of every route, from noise that is the same at every evaluation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from fields.data.bucket import Bucket
-from fields.data.rows import Row
+from fields.data.rows import Row, target_of
 from fields.data.size import Size
 from fields.evaluation.base import ExamResult
 from fields.evaluation.metrics import Metric
@@ -23,6 +23,22 @@ class RouteSheet:
     route: str
     rows: list[Row]
     noise: Float[Tensor, "batch ..."]
+
+
+def frame_rows(row: Row, frames: int) -> list[Row]:
+    """What a metric of images is told: of an image its row, of a clip a row for each frame, with that frame of the target.
+
+    Args:
+        row: of the image or clip.
+        frames: of it.
+
+    Raises:
+        ValueError: for a target of other frames; names the row.
+    """
+    if frames == 1 and not row.target_frames:
+        return [row]
+    targets = target_of(row, frames) if row.target_frames else [row.target_image] * frames
+    return [replace(row, frames=1, target_image=target, target_frames=()) for target in targets]
 
 
 class RouteGrids:
@@ -56,9 +72,10 @@ class RouteGrids:
             for n in range(min(samples, len(bucket))):
                 row = bucket[n]
                 by_size.setdefault(family.size(row), {})[n] = row
+            sized = [(row, size) for size, rows in by_size.items() for row in rows.values()]
             for name, metric in metrics.items():
                 try:
-                    metric.check([row for rows in by_size.values() for row in rows.values()])
+                    metric.check([seen for row, size in sized for seen in frame_rows(row, size.frames)])
                 except ValueError as error:
                     raise ValueError(f"{name}, of the route {route}: {error}") from error
             for size, rows in by_size.items():
@@ -69,12 +86,14 @@ class RouteGrids:
                     self.sheets.append(RouteSheet(route, [rows[n] for n in numbers], x_T))
 
     def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
-        """The images, and by route what the metrics say of them."""
+        """The images, and by route what the metrics say of them; of a clip they see every frame."""
         rows: dict[str, list[Row]] = {}
         images: dict[str, list[np.ndarray]] = {}
         for sheet, own in zip(self.sheets, answers, strict=True):
-            rows.setdefault(sheet.route, []).extend(sheet.rows)
-            images.setdefault(sheet.route, []).extend(own)
+            for row, made in zip(sheet.rows, own, strict=True):
+                seen = [made] if made.ndim == 3 else list(made.swapaxes(0, 1))
+                rows.setdefault(sheet.route, []).extend(frame_rows(row, len(seen)))
+                images.setdefault(sheet.route, []).extend(seen)
         skills = {
             route: {name: metric(rows[route], images[route]) for name, metric in self._metrics.items()}
             for route in (rows if self._metrics else ())

@@ -36,7 +36,7 @@ class AuraFlowFamily(PipelineFamily):
     def check_row(self, row: Row, with_target: bool = False) -> None:
         """Refuses sizes past the network's positions, too: the network itself would read others in their place."""
         super().check_row(row, with_target)
-        width, height = self.size(row)
+        width, height = self.size(row).image
         if max(width, height) > self.longest_side:
             has = f"row {row.uid!r}: its size is {width} x {height}"
             raise ValueError(f"{has}; this network has positions for sides of {self.longest_side} at most")

@@ -29,7 +29,7 @@ class Family(ABC):
     Args:
         path: folder or hub id of the base; what encodes, decodes and sets the time grid is read from there.
         dtype: in which networks compute. States and times are float32 whatever it is.
-        size: width and height in pixels of images whose row doesn't say; None is the family's own.
+        size: of images or clips whose row doesn't say; None is the family's own.
         device: where `encode` and `decode` compute.
 
     Attributes:
@@ -42,7 +42,7 @@ class Family(ABC):
     name: ClassVar[str]
     source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
-    default_lora_targets: ClassVar[tuple[str, ...]]  # as the paper's release trains them, else as diffusers' own examples do
+    default_lora_targets: ClassVar[tuple[str, ...]]  # of the paper's release, else of diffusers' examples, else of other trainers
     published_latents: ClassVar[str]  # the latent space of the family's published models, as docs/experts.md calls it
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
@@ -122,7 +122,7 @@ class Family(ABC):
         values; none where no network encodes.
 
         Args:
-            size: of the images, width and height in pixels.
+            size: of the images or clips.
             sources: source images of the row.
         """
         return iter(())
@@ -146,10 +146,8 @@ class Family(ABC):
         return self.load_transformer(path)
 
     def size(self, row: Row) -> Size:
-        """Width and height in pixels of the image that a row asks for."""
-        if row.width is None or row.height is None:
-            return self.default_size
-        return row.width, row.height
+        """Of the image or the clip that a row asks for."""
+        return self.default_size.asked(row.width, row.height, row.frames)
 
     @property
     @abstractmethod
@@ -162,7 +160,10 @@ class Family(ABC):
 
     @abstractmethod
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
-        """The shape of one state, for images of a size; None is the default size."""
+        """The shape of one state, for images or clips of a size; None is the default size.
+
+        An image's is (channels, height, width) in every family, a clip's (channels, latent frames, height, width).
+        """
 
     @abstractmethod
     def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
@@ -185,6 +186,15 @@ class Family(ABC):
             ValueError: if the model cannot be guided so.
         """
         return Guidance(of, scale, interval, against)
+
+    def check_frames(self, row: Row) -> None:
+        """Refuse frames that the family doesn't make.
+
+        Raises:
+            ValueError: for a clip, where the family makes single images; names the row.
+        """
+        if (frames := self.size(row).frames) != 1:
+            raise ValueError(f"row {row.uid!r} asks for a clip of {frames} frames; family {self.name} makes single images")
 
     def check_row(self, row: Row, with_target: bool = False) -> None:
         """What can be told of a row, and of its target image where that is read, before anything is loaded.
@@ -226,7 +236,7 @@ class Family(ABC):
 
         Args:
             batch: number of rows.
-            size: of the images, width and height in pixels.
+            size: of the images or clips.
             sources: source images of each row.
         """
 
@@ -249,5 +259,5 @@ class Family(ABC):
         """dx/dt = eps - x_0 at (x_t, t), t in [0, 1] with 1 = noise; shapes (batch, *latent_shape), (batch,)."""
 
     @abstractmethod
-    def decode(self, x_0: Float[Tensor, "batch ..."]) -> Float[np.ndarray, "batch 3 rows columns"]:
-        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+    def decode(self, x_0: Float[Tensor, "batch ..."]) -> Float[np.ndarray, "batch 3 *image_frames rows columns"]:
+        """Clean states as images (batch, 3, H, W) or clips (batch, 3, frames, H, W), float32, [0, 1] up to overshoot."""

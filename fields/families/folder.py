@@ -16,7 +16,7 @@ from fields.tensors import check_shapes, shapes
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-_OPTIONAL = ("image_encoder", "feature_extractor")  # of image prompts, which no family uses
+_OPTIONAL = ("image_encoder", "feature_extractor", "transformer_2")  # of image prompts, of Wan 2.2: no family uses them
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*"]
 _PAUSES_S = (2.0, 8.0, 30.0)  # before a hub that is busy or can't be reached is asked again

@@ -13,7 +13,7 @@ from fields.families.base import Family
 from fields.families.folder import INDEX, check_class, check_components, check_weights, fetch, read_json
 from fields.families.latents import LatentSpace
 from fields.families.quantization import Quantization
-from fields.families.quantized import loading_options, quantize
+from fields.families.quantized import is_kept, loading_options, quantize
 
 _TRANSFORMER, _VAE, _SCHEDULER = "transformer", "vae", "scheduler"
 _EULER = "FlowMatchEulerDiscreteScheduler"
@@ -56,6 +56,8 @@ class PipelineParts(Family):
     def blueprint(self, path: Path, quantization: Quantization = "none") -> nn.Module:
         network = self._without_values(self._transformer_folder(path, "*.json")).to(torch.device("meta"))
         nn.Module.to(network, self.dtype)  # the network's own `to` warns of its types
+        for parameter in (one for name, one in network.named_parameters() if is_kept(network, name)):
+            parameter.data = parameter.data.float()
         quantize(network, quantization)
         return network.eval().requires_grad_(False)
 
@@ -131,9 +133,10 @@ class PipelineParts(Family):
     @property
     def latent_space(self) -> LatentSpace:
         told = {name: self.vae_config[name] for name in _LATENT_SETTINGS if self.vae_config.get(name) is not None}
-        (channels, height, _), (_, own) = self.latent_shape(), self.default_size
+        channels, *_, height, _ = self.latent_shape()
         folder = fetch(self._base, (_VAE,)) / _VAE
-        return LatentSpace(settings={**told, "channels": channels, "pixels per cell": own / height}, vae=folder)
+        own = {"channels": channels, "pixels per cell": self.default_size.height / height}
+        return LatentSpace(settings={**told, **own}, vae=folder)
 
     @cached_property
     def vae(self) -> Any:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from fields.carriers import DISTILLED_GUIDANCE, Condition, Tensors
 from fields.data.columns import MOST_SOURCES
 from fields.data.images import decode_image, to_bytes
-from fields.data.rows import Row, target_images
+from fields.data.rows import Row, target_of
 from fields.data.size import Size
 from fields.families.guidance import DistilledGuidance
 from fields.families.parts import PipelineParts
+from fields.method.time_grid import time_grid
 from fields.operators import Expression
 from fields.operators.guidance import ALWAYS, Against, Interval
 
@@ -44,8 +45,10 @@ def _read_text(network: nn.Module, tokens: int) -> object:
 
 
 Latents = Float[Tensor, "batch channels height width"]
+ClipLatents = Float[Tensor, "batch channels *frames height width"]  # of images or of clips
 Images = Sequence[Image.Image]  # a row's source images
 Pixels = Float[Tensor, "batch 3 image_height image_width"]
+ClipPixels = Float[Tensor, "batch 3 *image_frames image_height image_width"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class PipelineFamily(PipelineParts):
         distilled_scale: the guidance scale that a guidance-distilled network takes as an input where no operator sets one.
         text_sees_source: whether a text depends on what source images show, and not only on how many there are.
         scheduler_spaces_times: whether the model's pipeline gives its scheduler the number of steps alone, not the times.
+        multistep_solver: a scheduler that folders may name instead of Euler's, whose shift the rollout then has.
     """
 
     source = "none"
@@ -67,7 +71,8 @@ class PipelineFamily(PipelineParts):
     distilled_scale: ClassVar[float | None] = None
     text_sees_source: ClassVar[bool] = False
     scheduler_spaces_times: ClassVar[bool] = False
-    own_size = (1024, 1024)
+    multistep_solver: ClassVar[str | None] = None
+    own_size = Size(1024, 1024)
 
     @abstractmethod
     def text(self, prompt: str, sources: Images) -> Named:
@@ -103,7 +108,7 @@ class PipelineFamily(PipelineParts):
         vae = self.encoder_blueprints["vae"]
         planned = type(self)(self.path, self.dtype, size, torch.device("meta"))
         planned.vae, planned.encoders = vae, planned.encoding_pipeline(vae)
-        yield lambda: planned.image_latents(Image.new("RGB", size))
+        yield lambda: planned.target_latents([Image.new("RGB", size.image)] * size.frames)
         yield lambda: planned.decode_latents(blank(*self.latent_shape(size)).to(self.dtype))
 
     def negative_text(self, prompt: str, sources: Images) -> Named:
@@ -119,6 +124,11 @@ class PipelineFamily(PipelineParts):
         config = self.vae.config
         return (self.vae.encode(self.pixels(image)).latent_dist.mode() - config.shift_factor) * config.scaling_factor
 
+    def target_latents(self, frames: Images) -> ClipLatents:
+        """The clean state, batch 1, of one image; in a family of clips, also of several frames."""
+        (image,) = frames
+        return self.image_latents(image)
+
     def source_tensors(self, image: Image.Image) -> Named:
         """A source image's tensors, batch 1, by the names that `call` reads."""
         return {"source": self.image_latents(image)}
@@ -128,8 +138,8 @@ class PipelineFamily(PipelineParts):
         values = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None]
         return (values / 127.5 - 1).to(self.device, self.dtype)
 
-    def decode_latents(self, x_0: Latents) -> Pixels:
-        """Clean states (batch, *latent_shape) as images (batch, 3, H, W) in [-1, 1]."""
+    def decode_latents(self, x_0: Latents) -> ClipPixels:
+        """Clean states (batch, *latent_shape) as images (batch, 3, H, W), or clips (batch, 3, frames, H, W), in [-1, 1]."""
         config = self.vae.config
         return self.vae.decode(x_0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
 
@@ -157,7 +167,7 @@ class PipelineFamily(PipelineParts):
         return DistilledGuidance(of, scale)
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
-        width, height = size or self.default_size
+        width, height = (size or self.default_size).image
         return self.network_config["in_channels"], height // self.vae_scale, width // self.vae_scale
 
     @property
@@ -166,7 +176,13 @@ class PipelineFamily(PipelineParts):
         return 2 * self.vae_scale
 
     def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
-        """The times of the model's own scheduler, as its pipeline sets them; nothing is shifted on top."""
+        """The times of the model's own scheduler, as its pipeline sets them; nothing is shifted on top.
+
+        Where it is a solver of several steps, Euler's rollout uses the same shift, u from 1 to 0.
+        """
+        told = self.config("scheduler") if self.multistep_solver else {}
+        if told.get("_class_name") == self.multistep_solver and told.get("use_flow_sigmas"):
+            return time_grid(steps, told["flow_shift"])
         spacing = (
             {"num_inference_steps": steps} if self.scheduler_spaces_times else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         )
@@ -175,7 +191,7 @@ class PipelineFamily(PipelineParts):
 
     def shift(self, size: Size | None, steps: int) -> float:
         """mu of a shift that depends on the resolution: linear in the number of tokens; a static scheduler ignores it."""
-        _, height, width = self.latent_shape(size)
+        *_, height, width = self.latent_shape(size)
         return self._shift_of_length(height // 2 * (width // 2))
 
     def _shift_of_length(self, tokens: int) -> float:
@@ -187,15 +203,16 @@ class PipelineFamily(PipelineParts):
         return calculate_shift(tokens, **{name: config[key] for name, key in given.items() if config.get(key) is not None})
 
     def check_row(self, row: Row, with_target: bool = False) -> None:
-        width, height = self.size(row)
+        width, height = self.size(row).image
         if width < 1 or height < 1 or width % self.multiple or height % self.multiple:
             raise ValueError(f"row {row.uid!r}: its size is {width} x {height}; sides are multiples of {self.multiple}")
+        self.check_frames(row)
         self.check_sources(row)
         for image in row.sources:
             decode_image(image, row.uid)
         if with_target:
-            (target,) = target_images([row])
-            decode_image(target, row.uid)
+            for target in target_of(row, self.size(row).frames):
+                decode_image(target, row.uid)
 
     @torch.no_grad()
     def encode(self, rows: Sequence[Row]) -> Condition:
@@ -233,14 +250,14 @@ class PipelineFamily(PipelineParts):
         return {}
 
     @torch.no_grad()
-    def clean(self, rows: Sequence[Row]) -> Latents:
-        pairs = zip(rows, target_images(rows), strict=True)
-        return torch.cat([self.image_latents(self._image(row, image)).float() for row, image in pairs])
+    def clean(self, rows: Sequence[Row]) -> ClipLatents:
+        targets = ([self._image(row, frame) for frame in target_of(row, self.size(row).frames)] for row in rows)
+        return torch.cat([self.target_latents(frames).float() for frames in targets])
 
     def _image(self, row: Row, data: bytes) -> Image.Image:
         """An image in the row's size, so that the source images of one group share a shape too."""
-        image = Image.fromarray(to_bytes(decode_image(data, row.uid)))
-        return image if image.size == self.size(row) else image.resize(self.size(row), Image.Resampling.LANCZOS)
+        image, size = Image.fromarray(to_bytes(decode_image(data, row.uid))), self.size(row).image
+        return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
     def _check_length(self, row: Row) -> None:
         if self.max_tokens is None or (tokens := self.count_tokens(row.prompt)) <= self.max_tokens:
@@ -259,7 +276,7 @@ class PipelineFamily(PipelineParts):
         return self.call(transformer, x_t.to(self.dtype), t.float(), inputs).float()
 
     @torch.no_grad()
-    def decode(self, x_0: Latents) -> Float[np.ndarray, "batch 3 rows columns"]:
+    def decode(self, x_0: ClipLatents) -> Float[np.ndarray, "batch 3 *image_frames rows columns"]:
         images = [self.decode_latents(row[None].to(self.device, self.dtype)).float().cpu() for row in x_0]
         return (torch.cat(images) / 2 + 0.5).numpy()
 

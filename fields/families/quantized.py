@@ -7,8 +7,9 @@
 Only weights are rounded. An adapter's float32 products stand beside them; they cannot be added to them.
 """
 
+from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Shaped
@@ -55,17 +56,26 @@ def quantize(network: nn.Module, quantization: Quantization) -> None:
         return
     from torchao.quantization import quantize_
 
-    quantize_(network, _torchao_config(quantization))
+    quantize_(network, _torchao_config(quantization), filter_fn=partial(_is_quantized, network))
     network.requires_grad_(False)
 
 
 def stored_bytes(network: nn.Module, quantization: Quantization) -> int:
     """Bytes of a network's parameters and buffers; it was quantized by `quantize`, or loaded so."""
-    linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    linear = {id(module.weight) for name, module in network.named_modules() if _is_quantized(network, module, name)}
     tensors = [*network.parameters(), *network.buffers()]
     if quantization == "nf4":
         return sum(_nf4_bytes(one) if id(one) in linear else tensor_bytes(one) for one in tensors)
     return sum(map(tensor_bytes, tensors))
+
+
+def _is_quantized(network: nn.Module, module: nn.Module, name: str) -> TypeGuard[nn.Linear]:
+    return isinstance(module, nn.Linear) and not is_kept(network, name)
+
+
+def is_kept(network: nn.Module, name: str) -> bool:
+    """Whether diffusers neither quantizes a module or parameter of its network nor loads it in fewer bits than float32."""
+    return any(part in (getattr(network, "_keep_in_fp32_modules", None) or ()) for part in name.split("."))
 
 
 def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> int:

@@ -18,7 +18,7 @@ class QwenImageFamily(PipelineFamily):
     """The last layer of Qwen2.5-VL as text, of any length, with a mask. Guidance keeps the length of each token."""
 
     name = "qwen_image"
-    published_latents = "Qwen-Image's"
+    published_latents = "Wan 2.1's"  # of whose VAE it took the encoder
     pipelines = ("QwenImagePipeline",)
     transformer_class = "QwenImageTransformer2DModel"
     vae_class = "AutoencoderKLQwenImage"

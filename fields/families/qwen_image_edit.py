@@ -33,7 +33,7 @@ class QwenImageEditFamily(QwenImageFamily):
 
     def widest_text(self, size: Size, sources: int) -> Named:
         """A prompt as long as those of Qwen-Image, and the tokens of the sources: one for 28 x 28 pixels."""
-        pixels = _SHOWN_PIXELS_OF_PLUS * sources if self._is_plus else size[0] * size[1]
+        pixels = _SHOWN_PIXELS_OF_PLUS * sources if self._is_plus else size.width * size.height
         return self._widest(self.longest_prompt + pixels // 28**2)
 
     @property

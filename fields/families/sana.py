@@ -1,7 +1,6 @@
 """Sana (not Sprint, whose network lives on another path than the straight one)."""
 
 import inspect
-from typing import Any
 
 from jaxtyping import Float
 from PIL import Image
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from fields.carriers import Tensors
 from fields.data.size import Size
 from fields.families.pipeline import Images, Latents, Named, PipelineFamily, Pixels, blank
-from fields.method.time_grid import time_grid
 
 
 class SanaFamily(PipelineFamily):
@@ -23,6 +21,7 @@ class SanaFamily(PipelineFamily):
     vae_class = "AutoencoderDC"
     max_tokens = 299  # of 300, one ends the instruction
     scheduler_spaces_times = True
+    multistep_solver = "DPMSolverMultistepScheduler"
     default_lora_targets = ("to_q", "to_k", "to_v")  # train_dreambooth_lora_sana.py of diffusers
 
     @property
@@ -32,13 +31,6 @@ class SanaFamily(PipelineFamily):
     @property
     def multiple(self) -> int:
         return self.vae_scale
-
-    def grid(self, size: Size | None, steps: int) -> Float[Tensor, " points"]:
-        """Sana ships a multistep solver; its Euler rollout uses the same shift, u from 1 to 0."""
-        scheduler: dict[str, Any] = self.config("scheduler")
-        if scheduler.get("_class_name") == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):
-            return time_grid(steps, scheduler["flow_shift"])
-        return super().grid(size, steps)
 
     def text(self, prompt: str, sources: Images) -> Named:
         instruction = inspect.signature(type(self.encoders).__call__).parameters["complex_human_instruction"].default

@@ -34,7 +34,7 @@ class Pass:
 
     Attributes:
         samples: that share a forward.
-        size: of their images, width and height in pixels.
+        size: of their images or clips.
         sources: source images of each.
         branches: velocities of each sample whose graphs are kept together; 2 with the one without a prompt.
     """
@@ -49,9 +49,8 @@ class Pass:
         return replace(self, sources={"none": 0, "optional": self.sources, "required": max(1, self.sources)}[source])
 
     def __str__(self) -> str:
-        width, height = self.size
         images = ("", " with a source image")[self.sources] if self.sources < 2 else f" with {self.sources} source images"
-        return f"{self.samples} samples of {width} x {height} pixels{images}"
+        return f"{self.samples} samples of {self.size} pixels{images}"
 
 
 def forward_cost(family: Family, transformer: nn.Module, what: Pass) -> Cost:
@@ -78,7 +77,7 @@ def encoding_cost(family: Family, size: Size, sources: int) -> int:
 
     Args:
         family: what encodes.
-        size: of the row's images, width and height in pixels.
+        size: of the row's images or clip.
         sources: its source images.
     """
     peak = 0

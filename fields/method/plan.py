@@ -54,7 +54,7 @@ def noise(
 class Sample:
     """One sample of the plan: its id, its route, its row in the route's bucket, the grid indices of its queries.
 
-    `size` is the width and height of its image in pixels; None is the family's default size. `shares` are the experts that
+    `size` is that of its image or clip; None is the family's default size. `shares` are the experts that
     answer it with the factors of their velocities, where its row decides that; empty is as its route is answered.
     """
 
@@ -104,7 +104,7 @@ class SamplePlan:
         query: draws the query points.
         grid: the rollout's times, by size.
         rows: route -> number of rows in its bucket.
-        size: (route, row) -> the size of that row's image; without it every row has the family's default size.
+        size: (route, row) -> the size of that row's image or clip; without it every row has the family's default size.
         shares: (route, row, random numbers of the sample) -> the experts that answer that row, with the factors of their
             velocities, always in the same order; without it a row is answered as its route is.
     """

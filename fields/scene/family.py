@@ -36,7 +36,7 @@ class SceneFamily(Family):
     """States are images in [-1, 1]; the text encoder is a table of words inside the transformer."""
 
     name = "scene"
-    own_size = (SIZE, SIZE)
+    own_size = Size(SIZE, SIZE)
     published_latents = "pixels"
     encodes_batches = True  # words are looked up and images decoded: no sums
     default_lora_targets = ("to_qkv", "to_out", "ff_in", "ff_out", "modulation", "patch_in", "patch_out")
@@ -52,7 +52,7 @@ class SceneFamily(Family):
         if dtype != torch.float32:
             raise ValueError(f"dtype {str(dtype).removeprefix('torch.')}: the scene family computes in float32")
         if self.default_size != self.own_size:
-            raise ValueError(f"size {' x '.join(map(str, self.default_size))}: scenes are {SIZE} x {SIZE}")
+            raise ValueError(f"size {self.default_size}: scenes are {SIZE} x {SIZE}")
 
     @property
     def latent_space(self) -> LatentSpace:
@@ -65,8 +65,9 @@ class SceneFamily(Family):
         return time_grid(steps)
 
     def check_row(self, row: Row, with_target: bool = False) -> None:
+        self.check_frames(row)
         if (size := self.size(row)) != self.own_size:
-            raise ValueError(f"row {row.uid!r}: its size is {size[0]} x {size[1]}; scenes are {SIZE} x {SIZE}")
+            raise ValueError(f"row {row.uid!r}: its size is {size}; scenes are {SIZE} x {SIZE}")
         super().check_row(row, with_target)
 
     def untrained(self, path: Path) -> SceneTransformer:

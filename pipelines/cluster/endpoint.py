@@ -116,13 +116,14 @@ def endpoint_settings(
 ) -> EndpointSettings:
     """What the endpoint says about a run, with its limits."""
     family = served.parts.family
-    width, height = family.default_size
+    width, height, frames = family.default_size
     return EndpointSettings(
         run=served.parts.config.run.name,
         step=served.step,
         models={model: _needs(served.parts, model) for model in served.models},
         edits=family.source != "none",
         size=f"{width}x{height}",
+        frames=frames,
         examples=_examples(served.parts),
         queue=queue,
         timeout_s=timeout_s,
@@ -199,4 +200,4 @@ def _studio(served: Served, settings: EndpointSettings) -> Studio:
     for name in served.experts:
         expert = ExpertClient(served.application_name(name), name, run, limits, shared=False)
         generate[name] = partial(expert.generate, name)
-    return Studio(Encoders(encoders), generate, parts.experts.reads, parts.family.latent_shape(), parts.grid(None))
+    return Studio(Encoders(encoders), generate, parts.experts.reads, parts.family, parts.grid)

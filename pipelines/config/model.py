@@ -15,6 +15,7 @@ from pipelines.config.quantization import Quantized
 if TYPE_CHECKING:
     import torch
 
+    from fields.data.size import Size
     from fields.families.base import Family
 
 
@@ -40,6 +41,9 @@ class ModelConfig(Section):
         default=None, description="of images in pixels, where a row doesn't say; none is the family's own"
     )
     height: PositiveInt | None = Field(default=None, description="of images in pixels; given with the width, or not at all")
+    frames: PositiveInt | None = Field(
+        default=None, description="of clips, where a row doesn't say; 1 is an image, none is the family's own"
+    )
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -72,8 +76,13 @@ class ModelConfig(Section):
         """The model family; its encoders run on this device."""
         import torch
 
-        size = None if self.width is None or self.height is None else (self.width, self.height)
-        return FAMILIES[self.family](fetched(self.path), getattr(torch, self.dtype), size, device)
+        family = FAMILIES[self.family]
+        size = family.own_size.asked(self.width, self.height, self.frames)
+        return family(fetched(self.path), getattr(torch, self.dtype), size, device)
+
+    def made_for(self, size: "Size") -> "ModelConfig":
+        """The same for images or clips of a size, where a row doesn't say one."""
+        return self.model_copy(update=size._asdict())
 
 
 class ExpertModelConfig(Section):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fields.data.columns import COLUMNS, IMAGES, LONGEST_SIDE, MOST_SOURCES, REQUIRED, SCORES, SIZES, SOURCES, TEXTS
+from fields.data.columns import COLUMNS, IMAGES, LISTS, NUMBERS, REQUIRED, SCORES, SOURCES, TARGETS, TEXTS
 from fields.data.images import read_inside
 from fields.data.rows import Row, source_fields
 from fields.shown import shown
@@ -28,7 +28,9 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
     for name in IMAGES:
         if name in given:
             given[name] = read_inside(folder, given[name], f"{where}: {name}")
-    several = [read_inside(folder, path, f"{where}: {SOURCES}") for path in given.pop(SOURCES, ())]
+    several, given[TARGETS] = (
+        tuple(read_inside(folder, path, f"{where}: {name}") for path in given.pop(name, ())) for name in (SOURCES, TARGETS)
+    )
     given |= source_fields(given.get("source_image"), several, where)
     if SCORES in given:
         given[SCORES] = tuple(given[SCORES].items())
@@ -39,12 +41,13 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
 
 
 def _require_type(name: str, value: Any, where: str) -> None:
-    if name in SIZES:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_SIDE:
-            raise ValueError(f"{where}: {name} is {shown(value)}; it must be a whole number from 1 to {LONGEST_SIDE}")
-    elif name == SOURCES:
-        if not isinstance(value, list) or not 1 <= len(value) <= MOST_SOURCES or not all(isinstance(p, str) for p in value):
-            raise ValueError(f"{where}: {name} is {shown(value)}; it must be a list of 1 to {MOST_SOURCES} paths of images")
+    if name in NUMBERS:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= NUMBERS[name]:
+            raise ValueError(f"{where}: {name} is {shown(value)}; it must be a whole number from 1 to {NUMBERS[name]}")
+    elif name in LISTS:
+        most = LISTS[name]
+        if not isinstance(value, list) or not 1 <= len(value) <= most or not all(isinstance(p, str) for p in value):
+            raise ValueError(f"{where}: {name} is {shown(value)}; it must be a list of 1 to {most} paths of images")
     elif name == SCORES:
         numbers = isinstance(value, dict) and all(isinstance(score, int | float) for score in value.values())
         if not numbers:

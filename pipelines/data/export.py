@@ -61,7 +61,7 @@ def _geneval_row(line: str, where: str) -> Row:
         tag, prompt = metadata["tag"], metadata["prompt"]
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{where} is no GenEval metadata: it must be an object with `tag`, `include` and `prompt`") from error
-    return Row(where.rpartition(" ")[2], str(tag), str(prompt))
+    return Row(where.rpartition(" ")[2], str(tag), str(prompt), frames=1)
 
 
 _GEDIT_NAMES = ("task_type", "instruction_language", "key")  # become names of folders and files
@@ -86,7 +86,7 @@ def gedit(prompts: Path, count: int) -> Iterator[Plate]:
         source = image_bytes(values["input_image"], f"{where}: input_image")
         folder = Path("fullset") / task / language
         yield Plate(
-            row=Row(key, task, instruction, source),
+            row=Row(key, task, instruction, source, frames=1),
             images=(folder / f"{key}.png",),
             source=folder / f"{key}_SRCIMG.png",
         )

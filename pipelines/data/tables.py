@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fields.data.columns import REQUIRED, SIZES, check_names
+from fields.data.columns import NUMBERS, REQUIRED, check_names
 from fields.data.rows import Row
 from pipelines.data.entries import row_of
 from pipelines.data.writer import RowWriter
@@ -80,7 +80,7 @@ def _cell(name: str, cell: str) -> str | int | None:
     """A cell's value; an empty cell is None, but an empty prompt is a prompt."""
     if cell == "" and name not in REQUIRED:
         return None
-    return int(cell) if name in SIZES and cell.isdecimal() and len(cell) < 10 else cell
+    return int(cell) if name in NUMBERS and cell.isdecimal() and len(cell) < 10 else cell
 
 
 def _parsed(text: str, where: str) -> Any:

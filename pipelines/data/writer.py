@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fields.atomic import replacing
 from fields.data.aspect import nearest_bucket
-from fields.data.columns import COLUMNS, IMAGES, SCORES, SIZES, SOURCES
+from fields.data.columns import COLUMNS, IMAGES, LISTS, NUMBERS, SCORES, SOURCES, TARGETS
 from fields.data.images import image_size
 from fields.data.rows import Row
 
@@ -20,8 +20,8 @@ GROUP_BYTES = 8 * 2**20
 
 _TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(IMAGES, pa.binary()),
-    **dict.fromkeys(SIZES, pa.int32()),
-    SOURCES: pa.list_(pa.binary()),
+    **dict.fromkeys(NUMBERS, pa.int32()),
+    **dict.fromkeys(LISTS, pa.list_(pa.binary())),
     SCORES: pa.map_(pa.string(), pa.float64()),
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
@@ -62,8 +62,8 @@ class RowWriter:
             row = replace(row, width=width, height=height)
         self.rows += 1
         several = {"source_image": None, SOURCES: row.sources} if row.more_sources else {}
-        self._pending.append(asdict(row) | several)
-        self._pending_bytes += sum(len(image) for image in (*row.sources, row.target_image) if image)
+        self._pending.append(asdict(row) | several | {TARGETS: row.target_frames or None})
+        self._pending_bytes += sum(map(len, (*row.sources, *row.targets)))
         if len(self._pending) >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 
@@ -83,12 +83,14 @@ class RowWriter:
 
 
 def with_size(row: Row) -> Row:
-    """The row with the size of its target image, or else of its source image, unless it has a size.
+    """The row with the size of its target, or else of its source image, unless it has a size, and with its target's frames.
 
     Raises:
         ValueError: if an image cannot be read; names the row.
     """
-    sizes = [image_size(image, row.uid) for image in (row.target_image, row.source_image) if image is not None]
+    sizes = [image_size(image, row.uid) for image in (*row.targets[:1], *row.sources[:1])]
+    if row.target_frames:
+        row = replace(row, frames=len(row.target_frames))
     if not sizes or row.width is not None or row.height is not None:
         return row
     return replace(row, width=sizes[0][0], height=sizes[0][1])

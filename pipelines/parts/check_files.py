@@ -13,7 +13,6 @@ from fields.lora.formats import load_adapter
 from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.location import fetched
-from pipelines.config.own_models import other_models
 from pipelines.config.run import RunConfig
 from pipelines.parts.asked import columns_of_expert, columns_of_route, may_be_asked
 from pipelines.parts.check_rows import checked_rows
@@ -42,7 +41,7 @@ def checked_parts(config: RunConfig) -> RunParts:
         rows[name] = _named(f"routes.{name}.data", checked_rows, data, config.model, wanted)
         for expert in may_be_asked(unread, name):
             for model in unread.experts.reads[expert]:
-                others = other_models(config)[model]
+                others = unread.other_models[model]
                 _named(f"routes.{name}.data, which experts.{expert} reads", checked_rows, data, others, wanted)
     _named("student", _check_student, unread)
     parts = RunParts(config, rows)

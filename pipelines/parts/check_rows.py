@@ -11,6 +11,7 @@ from pipelines.config.model import ModelConfig
 from pipelines.parts.device import device
 
 _MOST_ROWS_CHECKED = 20_000
+TARGET = "target_image"
 _IN_ALL_OR_NONE = (("source_image", "source image"), ("negative_prompt", "negative prompt"))
 
 Wanted = tuple[tuple[str, str], ...]  # columns that every row must have, each with the configuration's key that wants it
@@ -47,9 +48,9 @@ def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
 
 def _check_row(row: Row, family: Family, wanted: Wanted) -> None:
     for column, key in wanted:
-        if getattr(row, column) is None:
+        if getattr(row, column) is None and not (column == TARGET and row.target_frames):
             raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
-    with_target = "target_image" in dict(wanted)
-    if row.target_image is not None and not with_target:
-        decode_image(row.target_image, row.uid)
+    with_target = TARGET in dict(wanted)
+    for target in () if with_target else row.targets:
+        decode_image(target, row.uid)
     family.check_row(row, with_target)

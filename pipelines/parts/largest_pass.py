@@ -1,10 +1,11 @@
 """The largest group that a run's rows can make."""
 
+from math import prod
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from fields.data.columns import SIZES, SOURCES
+from fields.data.columns import NUMBERS, SOURCES
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.memory.cost import Pass
@@ -13,7 +14,7 @@ from pipelines.config.run import RunConfig
 
 
 def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
-    """The most samples that a group can have, of the largest image that a row asks for, with its source images.
+    """The most samples that a group can have, of the largest image or clip that a row asks for, with its source images.
 
     Files that aren't here are taken to hold images of the family's own size, with a source image where the family takes one.
 
@@ -26,10 +27,10 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     absent = len(files) < len(config.routes)
     sources = max([int(absent), *map(_sources, files)]) if family.source != "none" else 0
     samples = min(config.rollout.group_size, config.learner.batch_size)
-    sizes = {size or family.default_size for path in files for size in _sizes(path)}
+    sizes = {size for path in files for size in _sizes(path, family.default_size)}
     if absent:
         sizes.add(family.default_size)
-    return Pass(samples, max(sizes, key=lambda size: (size[0] * size[1], size)), sources, branches)
+    return Pass(samples, max(sizes, key=lambda size: (prod(size), size)), sources, branches)
 
 
 def _sources(path: Path) -> int:
@@ -43,10 +44,11 @@ def _sources(path: Path) -> int:
     return int("source_image" in columns)
 
 
-def _sizes(path: Path) -> set[Size | None]:
-    """Width and height in pixels that the rows of a file ask for; None is a row that doesn't say."""
-    if not all(name in pq.read_schema(path).names for name in SIZES):
-        return {None}
-    table = pq.read_table(path, columns=list(SIZES)).to_pydict()
-    pairs = set(zip(table["width"], table["height"], strict=True))
-    return {(width, height) if width and height else None for width, height in pairs} or {None}
+def _sizes(path: Path, default: Size) -> set[Size]:
+    """What the rows of a file ask for."""
+    names = pq.read_schema(path).names
+    if not (there := [name for name in NUMBERS if name in names]):
+        return {default}
+    table = pq.read_table(path, columns=there)
+    columns = [table[name].to_pylist() if name in there else [None] * len(table) for name in NUMBERS]
+    return {default.asked(*said) for said in set(zip(*columns, strict=True))} or {default}

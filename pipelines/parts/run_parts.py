@@ -36,6 +36,7 @@ from fields.shared_field import SharedField
 from fields.student import LoraStudent, Student
 from fields.versions import Merged, Unmerged, Versions
 from pipelines.config.location import fetched
+from pipelines.config.model import ModelConfig
 from pipelines.config.own_models import other_models
 from pipelines.config.routing import routes_drawn
 from pipelines.config.run import RunConfig
@@ -73,11 +74,17 @@ class RunParts:
     @cached_property
     def families(self) -> dict[str | None, Family]:
         """The families of all models by their names: None is the run's own, the others are those that experts are of."""
-        return {None: self.family} | {name: model.build(device(0)) for name, model in other_models(self.config).items()}
+        return {None: self.family} | {name: model.build(device(0)) for name, model in self.other_models.items()}
+
+    @cached_property
+    def other_models(self) -> dict[str, ModelConfig]:
+        """The models beside the run's own that experts are of; a row that says no size has the same size in all of them."""
+        size = self.family.default_size
+        return {name: model.made_for(size) for name, model in other_models(self.config).items()}
 
     def encoder_family(self, model: str | None = None) -> Family:
         """The model family of an encoder's service, on the GPUs of that; None is of the run's own model."""
-        of = self.config.model if model is None else other_models(self.config)[model]
+        of = self.config.model if model is None else self.other_models[model]
         return of.build(device(self.config.encoder.num_gpus))
 
     @cached_property
@@ -127,9 +134,9 @@ class RunParts:
         """The largest group, as far as the files are here."""
         return largest_pass(self.config, self.family, branches=2 if self.objective.both_branches else 1)
 
-    def _size(self, route: str, row: int) -> Size | None:
-        """The size that a row asks for, or the family's."""
-        return self._bucket(route).size(row) or self.family.default_size
+    def _size(self, route: str, row: int) -> Size:
+        """The size that a row asks for; the family's is that of what it doesn't say."""
+        return self._bucket(route).size(row, self.family.default_size)
 
     def _scores(self, route: str, row: int) -> Mapping[str, float] | None:
         return self._bucket(route).scores(row)

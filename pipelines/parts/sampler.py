@@ -58,7 +58,7 @@ class Sampler:
         )
 
     def images(self, row: Row, numbers: range) -> np.ndarray:
-        """Images of one row, float32 (len(numbers), 3, H, W), [0, 1] up to the model's own overshoot.
+        """Images of one row, float32 (len(numbers), 3, H, W), or clips (len(numbers), 3, frames, H, W), [0, 1] up to overshoot.
 
         Raises:
             ValueError: if the row cannot be encoded; names it.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fields.data.images import decode_image, encode_png
-from fields.evaluation.base import thumbnail
+from fields.data.images import decode_image, encode_gif, encode_png
+from fields.evaluation.base import still, thumbnail
 from fields.evaluation.route_grids import RouteGrids
 from pipelines.run_folder.outcome import Outcome
 
@@ -16,11 +16,16 @@ ROWS = 8  # per route
 
 @dataclass(frozen=True, slots=True)
 class GridRow:
-    """A prompt with the models' images in order of the columns, as data URIs; `source` is None for text-to-image."""
+    """A prompt with the models' images in order of the columns, as data URIs; `source` is None for text-to-image.
+
+    Attributes:
+        sheets: of clips the contact sheets, in the same order, beside animations in `images`; empty of images.
+    """
 
     prompt: str
     source: str | None
     images: Sequence[str]
+    sheets: Sequence[str]
 
 
 def grid_rows(outcome: Outcome, grids: RouteGrids, models: Sequence[str]) -> dict[str, list[GridRow]]:
@@ -30,8 +35,10 @@ def grid_rows(outcome: Outcome, grids: RouteGrids, models: Sequence[str]) -> dic
         shown = routes.setdefault(sheet.route, [])
         for n, row in enumerate(sheet.rows[: ROWS - len(shown)]):
             source = data_uri(decode_image(row.source_image, row.uid)) if row.source_image is not None else None
-            images = [data_uri(outcome.results[model].answers[number][n]) for model in models]
-            shown.append(GridRow(row.prompt, source, images))
+            made = [outcome.results[model].answers[number][n] for model in models]
+            images = [data_uri(image) if image.ndim == 3 else animation_uri(image) for image in made]
+            sheets = [_uri("png", encode_png(still(image))) for image in made if image.ndim == 4]
+            shown.append(GridRow(row.prompt, source, images, sheets))
     return routes
 
 
@@ -46,4 +53,13 @@ def grid_metrics(outcome: Outcome, models: Sequence[str]) -> dict[str, dict[str,
 
 def data_uri(image: np.ndarray) -> str:
     """An image (3, H, W) in [0, 1] as a data URI, a large one as a thumbnail."""
-    return f"data:image/png;base64,{b64encode(encode_png(thumbnail(image))).decode()}"
+    return _uri("png", encode_png(thumbnail(image)))
+
+
+def animation_uri(clip: np.ndarray) -> str:
+    """A clip (3, frames, H, W) in [0, 1] as the data URI of an animated GIF, a large one of thumbnails."""
+    return _uri("gif", encode_gif(np.stack([thumbnail(frame) for frame in clip.swapaxes(0, 1)], axis=1)))
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -16,6 +16,7 @@ from waiting import LIMIT_S, wait_for
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights, RolloutWorker
 from fields.carriers import Weights
+from fields.data.size import Size
 from fields.lora.peft_files import read_adapter
 from fields.memory.cost import Pass
 from fields.method.plan import Group, Sample, Stream, generator
@@ -69,7 +70,7 @@ def test_a_worker_of_two_processes_rolls_out_with_the_bits_of_one(cluster, tiny_
         pool = RolloutPool(lambda _: worker.remote(build, Numerics(), groups, [{"num_cpus": 0.1}]), 1, "test", LIMIT_S)
         await pool.ready()
         published = [PublishedWeights.put(weights) for weights in versions]
-        await pool.rehearse(Pass(2, (24, 24)), published[0])
+        await pool.rehearse(Pass(2, Size(24, 24)), published[0])
 
         async def same(number: int) -> None:
             alone.load(versions[number])

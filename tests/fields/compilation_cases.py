@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition, Example, Query, Target
 from fields.compilation import compiled, compiled_graphs
+from fields.data.size import Size
 from fields.distiller import Distiller
 from fields.families.base import Family
 from fields.field import Field
@@ -110,7 +111,7 @@ def family(name: str) -> None:
     compiled(fused)
     graphs = compiled_graphs()
     edits = {"none": (False,), "optional": (False, True), "required": (True,)}[own.source]
-    for n, size in enumerate(((96, 64), SIZE, (64, 64))):
+    for n, size in enumerate((Size(96, 64), SIZE, Size(64, 64))):
         for edit in edits:
             for samples in (1, 3):
                 asked = question(own, samples, size, edit, n)

@@ -8,6 +8,7 @@ from rollout_cases import rollouts
 from torch import nn
 
 from fields.carriers import Condition, Example, Variant
+from fields.data.size import Size
 from fields.distiller import Distiller
 from fields.families.base import Family
 from fields.families.latents import LatentSpace
@@ -56,7 +57,7 @@ class Packed(nn.Module):
 
 
 class ClosedForm(Family):
-    own_size = (4, 4)
+    own_size = Size(4, 4)
     name = "closed_form"
 
     def latent_shape(self, size=None):

@@ -34,6 +34,7 @@ SETTINGS = EndpointSettings(
     models={"student": (), "expert": ()},
     edits=True,
     size="24x24",
+    frames=1,
     examples=[task_row(name, draw_task(name, generator(0, Stream.ROW, 0))) for name in ("single", "remove")],
     queue=8,
     timeout_s=60.0,
@@ -68,7 +69,7 @@ def make_api(policies: Mapping[str, Policy]) -> MakeApi:
     def make(others: Mapping[str, Generate] | None = None, /, **settings: Any) -> FastAPI:
         models = {name: StudentService(lambda p=policy: p, numerics=Numerics()).generate for name, policy in policies.items()}
         encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, numerics=Numerics(), run="test", identity={})
-        studio = Studio(Encoders({None: encoder}), {**models, **(others or {})}, {}, SceneFamily().latent_shape(), GRID)
+        studio = Studio(Encoders({None: encoder}), {**models, **(others or {})}, {}, SceneFamily(), lambda size: GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make

@@ -14,6 +14,7 @@ from waiting import wait_for
 from fields.carriers import Variant
 from fields.data.images import encode_png
 from fields.data.rows import Row
+from fields.data.size import Size
 from fields.method.plan import Stream, generator
 from fields.numerics import Numerics
 from fields.registry import FAMILIES
@@ -102,7 +103,7 @@ def test_the_source_image_is_part_of_the_key(cluster):
 def test_the_encoders_are_loaded_before_the_first_call(cluster, tmp_path):
     """A call has two minutes; a large encoder, or its download, takes longer."""
     tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
-    service = new_service(FAMILIES["sana"](tmp_path, size=(64, 64)))
+    service = new_service(FAMILIES["sana"](tmp_path, size=Size(64, 64)))
     for weights in tmp_path.rglob("*.safetensors"):
         weights.unlink()
     condition = encode(service, Row("u", "task", "a cat"))
@@ -114,7 +115,7 @@ def test_a_base_without_its_encoders_is_refused_when_the_service_starts(cluster,
     tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
     shutil.rmtree(tmp_path / "text_encoder")
     with pytest.raises(ValueError, match="doesn't load as a SanaPipeline"):
-        new_service(FAMILIES["sana"](tmp_path, size=(64, 64)))
+        new_service(FAMILIES["sana"](tmp_path, size=Size(64, 64)))
 
 
 def test_the_counters_are_on_the_metrics_port(cluster):
@@ -141,7 +142,7 @@ def exported(run: str, wanted: dict[str, float]) -> dict[str, float]:
 def test_prompts_that_are_too_long_are_counted_once_a_row(cluster, tmp_path):
     """A word is a token to the tiny Sana, whose encoder reads 299 with two marks; what is found encoded was counted before."""
     tiny_pipelines.save(tiny_pipelines.sana(), tmp_path)
-    service = new_service(FAMILIES["sana"](tmp_path, size=(64, 64)), run="long")
+    service = new_service(FAMILIES["sana"](tmp_path, size=Size(64, 64)), run="long")
     fits, long, longer = (Row(f"u{words}", "task", " ".join(["cat"] * words)) for words in (297, 298, 400))
     for row in (fits, long, long, longer):
         encode(service, row)

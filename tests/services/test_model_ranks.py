@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from waiting import LIMIT_S, wait_for
 
 from fields.carriers import Condition, Query, SealedQueries, Target
+from fields.data.size import Size
 from fields.field import Field
 from fields.lora.peft_files import read_adapter
 from fields.memory.cost import Pass
@@ -166,7 +167,7 @@ def test_an_expert_of_two_processes_answers_with_the_bits_of_one(deployed, tiny_
 
     async def ask() -> None:
         expert = client()
-        await expert.rehearse(Pass(2, (24, 24), sources=1))
+        await expert.rehearse(Pass(2, Size(24, 24), sources=1))
         for asked in (query(0, 1, 2), query(3)):  # other shapes
             ((answered,),) = await answers(expert, [name], [(asked,)])
             expected = alone.answer(asked)

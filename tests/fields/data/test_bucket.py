@@ -4,6 +4,7 @@ import pytest
 
 from fields.data.bucket import Bucket
 from fields.data.rows import LONGEST_TEXT, Row
+from fields.data.size import Size
 
 ROWS = [
     {"uid": "u0", "task": "colour", "prompt": "a red circle", "source_image": None, "target_image": b"t0"},
@@ -234,9 +235,41 @@ def test_what_is_not_parquet_is_refused(tmp_path, damage):
         Bucket(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": 0}, r"frames is 0; it must be from 1 to 1000"),
+        ({"frames": 1001}, r"frames is 1001; it must be from 1 to 1000"),
+        ({"target_frames": [b"a"] * 1001}, "has 1001 target frames; at most 1000 are read"),
+        ({"target_frames": [b"a", None]}, "an image of target_frames is empty"),
+        (
+            {"target_frames": [b"a", b"b"], "frames": 5, "target_image": None},
+            "row 'u0' has 2 target_frames and asks for 5 frames",
+        ),
+        ({"target_frames": [b"a"], "target_image": b"b"}, "row 'u0' has a target_image and target_frames"),
+    ],
+)
+def test_a_clip_that_is_none_names_file_and_row(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"b\.parquet row 0 \('u0'\):? .*{message}"):
+        Bucket(write(tmp_path / "b.parquet", [{**ROWS[0], **changes}]))[0]
+
+
+def test_frames_may_be_files_in_the_folder(tmp_path):
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(f"frame {n}".encode())
+    row = {**ROWS[0], "target_image": None, "frames": 2, "target_frames": ["0.png", "1.png"]}
+    assert Bucket(write(tmp_path / "b.parquet", [row]))[0].target_frames == (b"frame 0", b"frame 1")
+    with pytest.raises(ValueError, match=r"target_frames '\.\./x\.png' leaves the folder"):
+        Bucket(write(tmp_path / "b.parquet", [{**row, "target_frames": ["0.png", "../x.png"]}]))[0]
+
+
 def test_the_size_that_a_row_asks_for(tmp_path):
     rows = [{"uid": "u", "task": "t", "prompt": "p", "width": w, "height": h} for w, h in ((64, 32), (None, 32), (None, None))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows")
-    assert [Bucket(tmp_path / "rows").size(n) for n in range(3)] == [(64, 32), None, None]
+    own = Size(8, 16, 9)
+    assert [Bucket(tmp_path / "rows").size(n, own) for n in range(3)] == [Size(64, 32, 9), own, own]
     pq.write_table(pa.Table.from_pylist(rows).drop_columns(["width"]), tmp_path / "rows")
-    assert Bucket(tmp_path / "rows").size(0) is None
+    assert Bucket(tmp_path / "rows").size(0, own) == own
+    frames = [row | {"frames": count} for row, count in zip(rows, (5, 1, None), strict=True)]
+    pq.write_table(pa.Table.from_pylist(frames), tmp_path / "rows")
+    assert [Bucket(tmp_path / "rows").size(n, own) for n in range(3)] == [Size(64, 32, 5), Size(8, 16, 1), own]

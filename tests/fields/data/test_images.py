@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from fields.data.images import decode_image, encode_png, image_size, to_bytes
+from fields.data.images import FRAME_MS, decode_image, encode, encode_png, image_size, to_bytes
 
 
 def encoded(image, kind, **options):
@@ -200,3 +200,14 @@ def test_png_keeps_a_float_image_to_half_a_level(seed):
 def test_bytes_are_rounded_and_clipped():
     image = np.array([-0.5, 0.0, 0.499 / 255, 0.501 / 255, 1.0, 7.0], np.float32).reshape(1, 2, 3).repeat(3, axis=0)
     assert to_bytes(image)[..., 1].tolist() == [[0, 0, 0], [1, 255, 255]]
+
+
+def test_a_clip_is_an_animated_gif_of_its_frames():
+    clip = np.linspace(0, 1, 5, dtype=np.float32)[None, :, None, None] * np.ones((3, 5, 4, 6), np.float32)
+    found = Image.open(io.BytesIO(encode(clip)))
+    assert (found.format, found.size, getattr(found, "n_frames", 1)) == ("GIF", (6, 4), 5)
+    for n in range(5):
+        found.seek(n)
+        assert found.info["duration"] == FRAME_MS
+        np.testing.assert_array_equal(np.asarray(found.convert("RGB")), to_bytes(clip[:, n]))
+    assert encode(clip[:, 0]) == encode_png(clip[:, 0])

@@ -50,7 +50,7 @@ class Tall(SceneFamily):
     """A state of two values a pixel, whatever the size."""
 
     def latent_shape(self, size=None):
-        width, height = size or (1, 1)
+        width, height = size.image if size else (1, 1)
         return 2, height, width
 
 
@@ -79,6 +79,36 @@ def test_a_metric_sees_every_row_of_a_route_with_its_image(buckets):
     answers = [np.full((3, *SHAPE), 2.0), np.full((1, *SHAPE), 5.0), np.full((2, *SHAPE), 7.0)]
     result = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": Seen()}).result(answers)
     assert result.skills == {"local": {"seen": 2.0 * (0 + 1 + 2) + 5.0 * 3}, "global": {"seen": 7.0 * 1}}
+
+
+class Clips(SceneFamily):
+    """Clips of any number of frames."""
+
+    def latent_shape(self, size=None):
+        return SHAPE if size is None or size.frames == 1 else (3, size.frames, 24, 24)
+
+
+def test_a_metric_of_images_sees_a_clip_s_frames_each_beside_that_of_the_target(tmp_path):
+    targets = [bytes([n]) for n in range(5)]
+    rows = [{"uid": "0", "task": "t", "prompt": "p", "frames": 5, "target_frames": targets}]
+    rows.append(rows[0] | {"uid": "1", "frames": 1, "target_frames": targets[:1]})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows")
+    checked = []
+
+    class Seen(Metric):
+        def check(self, rows):
+            checked.extend(row.target_image for row in rows)
+
+        def __call__(self, rows, images):
+            return float(sum(row.target_image[0] * image.mean() for row, image in zip(rows, images, strict=True)))
+
+    grids = RouteGrids({"local": Bucket(tmp_path / "rows")}, 2, 3, Clips(), 2, {"seen": Seen()})
+    assert [tuple(sheet.noise.shape) for sheet in grids.sheets] == [(1, 3, 5, 24, 24), (1, *SHAPE)]
+    assert checked == [*targets, targets[0]]
+    clip = np.ones((3, 5, 24, 24)) * np.arange(1, 6)[None, :, None, None]
+    result = grids.result([clip[None], np.full((1, *SHAPE), 9.0)])
+    assert result.skills == {"local": {"seen": pytest.approx(sum(n * (n + 1) for n in range(5)))}}
+    assert result.picture.shape == (3, 2 * 26, 5 * 24 + 2), "a strip of five frames, and one image below it"
 
 
 def test_exam_and_grids_are_evaluations(buckets):

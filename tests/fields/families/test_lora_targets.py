@@ -27,6 +27,7 @@ WRITTEN = {  # in worldbench/DanceOPD 0.2.0, else in diffusers' examples/dreambo
     "lumina2": ATTENTION,
     "sana": ("to_k", "to_q", "to_v"),
     "auraflow": ATTENTION + JOINT,  # which has no such script; SimpleTuner, helpers/models/auraflow/model.py
+    "wan": ATTENTION,  # of finetrainers' examples
 }
 
 

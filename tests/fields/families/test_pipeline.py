@@ -12,12 +12,13 @@ from family_rows import png, row
 from tiny_pipelines import PIPELINES, SIZE, Tiny
 
 from fields.carriers import Condition, Variant
+from fields.data.size import Size
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import rehearse_forward
 from fields.operators import Network, evaluate
 from fields.registry import FAMILIES
 
-WIDTH, HEIGHT = SIZE
+WIDTH, HEIGHT = SIZE.image
 
 
 EDITORS = ("flux", "flux2", "qwen_image_edit", "z_image_omni")
@@ -119,8 +120,8 @@ def test_the_model_s_own_grid_falls_from_1_to_0(tiny, name):
 @pytest.mark.parametrize(("name", "depends"), [("sd3", False), ("flux", True), ("flux2", True), ("qwen_image", True)])
 def test_a_dynamic_shift_depends_on_the_size(tiny, name, depends):
     family = tiny(name).family
-    assert torch.equal(family.grid((64, 64), 6), family.grid((1024, 1024), 6)) != depends
-    assert torch.equal(family.grid((64, 96), 6), family.grid((96, 64), 6))
+    assert torch.equal(family.grid(Size(64, 64), 6), family.grid(Size(1024, 1024), 6)) != depends
+    assert torch.equal(family.grid(Size(64, 96), 6), family.grid(Size(96, 64), 6))
 
 
 def test_sana_keeps_the_shift_of_the_solver_that_it_ships(tiny, tmp_path):
@@ -151,6 +152,12 @@ def _decoded_by_stock(model, x_0: torch.Tensor) -> np.ndarray:
     last = x_0
     if model.family.name.startswith(("flux", "qwen")):
         last = x_0.flatten(2).transpose(1, 2) if model.family.name == "flux2" else model.stock._pack_latents(x_0, *x_0.shape)
+    if model.family.name == "wan":
+        frames = model.stock(
+            height=HEIGHT, width=WIDTH, num_frames=1, num_inference_steps=2, output_type="np", prompt=["a", "a"],
+            callback_on_step_end=lambda pipeline, step, t, tensors: {"latents": x_0[:, :, None]},
+        ).frames  # fmt: skip
+        return frames[:, 0].transpose(0, 3, 1, 2)
     arguments = {"use_resolution_binning": False} if model.family.name == "sana" else {}
     return _call(model, last, prompt=["a", "a"], **arguments).transpose(0, 3, 1, 2)
 
@@ -201,7 +208,7 @@ def test_a_target_image_is_a_clean_state_in_the_size_of_its_row(tiny, name):
     family = tiny(name).family
     rows = [row(family, target_image=png(seed), width=HEIGHT, height=WIDTH) for seed in (1, 2)]
     x_0 = family.clean(rows)
-    assert x_0.shape == (2, *family.latent_shape((HEIGHT, WIDTH)))
+    assert x_0.shape == (2, *family.latent_shape(Size(HEIGHT, WIDTH)))
     assert x_0.dtype == torch.float32
     assert not torch.allclose(x_0[0], x_0[1])
     if family.source != "none":

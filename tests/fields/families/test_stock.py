@@ -22,7 +22,7 @@ from fields.operators import Expression, Guidance, Network, evaluate
 
 STEPS = 5
 SELF = Network("self")
-WIDTH, HEIGHT = SIZE
+WIDTH, HEIGHT = SIZE.image
 PROMPTS = ("a red cat on a blue square", "make the dog bright")
 NEGATIVES = ("dark", "a green circle under the bright cat")
 
@@ -59,7 +59,7 @@ def stock(tiny: Tiny, noise: torch.Tensor, **arguments) -> list[torch.Tensor]:
         states.append(tensors["latents"].clone())
         return tensors
 
-    packed = noise
+    packed = noise[:, :, None] if tiny.family.name == "wan" and noise.ndim == 4 else noise
     if tiny.family.name in ("flux", "qwen_image", "qwen_image_edit"):
         packed = tiny.stock._pack_latents(noise, *noise.shape)
     tiny.stock(
@@ -68,7 +68,7 @@ def stock(tiny: Tiny, noise: torch.Tensor, **arguments) -> list[torch.Tensor]:
     )  # fmt: skip
     if tiny.family.name == "flux2":
         return [state.transpose(1, 2).reshape(noise.shape) for state in states]
-    if packed is not noise:
+    if packed.ndim == 3:
         states = [tiny.stock._unpack_latents(state, HEIGHT, WIDTH, tiny.stock.vae_scale_factor) for state in states]
     return [state.reshape(noise.shape) for state in states]
 
@@ -93,6 +93,7 @@ UNGUIDED = {
     "lumina2": {"guidance_scale": 1.0},
     "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
     "auraflow": {"guidance_scale": 1.0},
+    "wan": {"guidance_scale": 1.0, "num_frames": 1},
 }
 
 
@@ -111,6 +112,7 @@ GUIDED = {
     "lumina2": {"guidance_scale": 3.0},
     "sana": {"guidance_scale": 3.0, "use_resolution_binning": False},
     "auraflow": {"guidance_scale": 3.0},
+    "wan": {"guidance_scale": 3.0, "num_frames": 1},
 }
 
 
@@ -121,6 +123,20 @@ def test_guided_rollout_equals_the_pipeline(tiny, name):
     noise = noise_of(model)
     expected = stock(model, noise, prompt=list(PROMPTS), negative_prompt=list(NEGATIVES), **GUIDED[name])
     assert_same(ours(model, rows(), model.family.guidance(SELF, 3.0, "negative"), noise), expected)
+
+
+@pytest.mark.parametrize("frames", [5, 9])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_clip_s_rollout_equals_the_pipeline(tiny, frames, scale):
+    model = tiny("wan")
+    clips = [replace(row, frames=frames) for row in rows()]
+    shape = model.family.latent_shape(model.family.size(clips[0]))
+    assert shape == (4, 1 + frames // 4, HEIGHT // 8, WIDTH // 8)
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    guided = {"guidance_scale": scale, "negative_prompt": list(NEGATIVES)}
+    expected = stock(model, noise, prompt=list(PROMPTS), num_frames=frames, **guided)
+    operator = model.family.guidance(SELF, scale, "negative") if scale > 1 else SELF
+    assert_same(ours(model, clips, operator, noise), expected)
 
 
 def test_flux_is_told_its_distilled_guidance(tiny):

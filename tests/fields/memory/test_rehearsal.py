@@ -6,6 +6,7 @@ import pytest
 import torch
 from distiller_cases import SHAPE, UNCLIPPED, answered, bits
 
+from fields.data.size import Size
 from fields.field import Field
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import DoesNotFit
@@ -16,7 +17,7 @@ from fields.policy import Policy
 from fields.shared_field import Member, SharedField
 from fields.versions import Unmerged
 
-GROUP = Pass(5, (24, 24), sources=1)
+GROUP = Pass(5, Size(24, 24), sources=1)
 HUGE = replace(GROUP, samples=10**8)  # states alone are 691 GB
 
 

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from fields import checkpoint
 from fields.carriers import Example, Outline, Weights
+from fields.data.size import Size
 from fields.distiller import Distiller
 from fields.memory.cost import Pass
 from fields.numerics import Numerics
@@ -118,7 +119,7 @@ def _work(
     student.begin()
     if together.resume:
         checkpoint.restore(together.resume, student)
-    student.rehearse(Pass(2, (24, 24), sources=1))  # which leaves nothing behind
+    student.rehearse(Pass(2, Size(24, 24), sources=1))  # which leaves nothing behind
     reduction, learned = student.objective.over_queries, []
     for number in range(len(steps) + 1):
         if number:

@@ -91,6 +91,16 @@ BAD = [
     ({**PLAIN, "source_images": "a.png"}, "line 2: source_images is 'a.png'; it must be a list of 1 to 16 paths of images"),
     ({**PLAIN, "source_images": []}, "line 2: source_images is []; it must be a list of 1 to 16 paths of images"),
     ({**PLAIN, "source_images": ["images/no.png"]}, "line 2: source_images 'images/no.png' does not exist in"),
+    ({**PLAIN, "frames": 1001}, "line 2: frames is 1001; it must be a whole number from 1 to 1000"),
+    ({**PLAIN, "target_frames": []}, "line 2: target_frames is []; it must be a list of 1 to 1000 paths of images"),
+    (
+        {**PLAIN, "frames": 5, "target_frames": ["images/wide.png"]},
+        "line 2: row 'a' has 1 target_frames and asks for 5 frames; it must have as many",
+    ),
+    (
+        {**PLAIN, "target_image": "images/wide.png", "target_frames": ["images/wide.png"]},
+        "line 2: row 'a' has a target_image and target_frames; allowed is one of them",
+    ),
     ({**PLAIN, "scores": [0.5, 0.5]}, "line 2: scores is [0.5, 0.5]; it must be an object of routes and their scores"),
     ({**PLAIN, "scores": {"local": "all"}}, "it must be an object of routes and their scores"),
     ({**PLAIN, "scores": {"local": 0.5, "global": 0.4}}, "line 2: row 'a': scores sum to 0.9; they must sum to 1"),
@@ -108,6 +118,15 @@ def test_several_source_images_and_scores_of_a_row(folder, prepared, image):
     assert row.sources == (image(6, 4), image(2, 8, "JPEG"))
     assert row.scores == (("x", 0.25), ("y", 0.75))
     assert (row.width, row.height) == (6, 4), "those of the first"
+
+
+def test_a_clip_s_frames_are_read_into_the_data_set(folder, prepared, image):
+    entries = [{**PLAIN, "target_frames": ["images/wide.png"] * 5}, {**PLAIN, "frames": 9}]
+    (folder / "t.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    clip, asked = prepared(folder / "out.parquet", "import", "--input", folder / "t.jsonl", "--output", folder / "out.parquet")
+    assert clip.target_frames == (image(6, 4),) * 5
+    assert (clip.width, clip.height, clip.frames) == (6, 4, 5)
+    assert (asked.width, asked.frames, asked.target_frames) == (None, 9, ())
 
 
 @pytest.mark.parametrize(("entry", "message"), BAD, ids=range(len(BAD)))

@@ -13,7 +13,7 @@ def test_rows_are_read_back_as_written(tmp_path):
             writer.write(row)
         assert not (tmp_path / "x.parquet").exists()
     bucket = Bucket(tmp_path / "x.parquet")
-    assert [bucket[n] for n in range(2)] == rows
+    assert [bucket[n] for n in range(len(rows))] == rows
     assert writer.rows == 2
 
 
@@ -21,12 +21,13 @@ def test_several_source_images_and_scores_are_read_back_as_written(tmp_path):
     rows = [
         Row("a", "t", "p", b"first", more_sources=(b"second", b"third"), scores=(("x", 0.25), ("y", 0.75))),
         Row("b", "t", "p", b"only"),
+        Row("c", "t", "p", frames=5, target_frames=(b"one", b"two", b"three", b"four", b"five")),
     ]
     with RowWriter(tmp_path / "rows.parquet") as writer:
         for row in rows:
             writer.write(row)
     bucket = Bucket(tmp_path / "rows.parquet")
-    assert [bucket[n] for n in range(2)] == rows
+    assert [bucket[n] for n in range(len(rows))] == rows
 
 
 def test_row_groups_are_bounded_by_rows(tmp_path):

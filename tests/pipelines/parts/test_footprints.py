@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from fields.data.size import Size
 from fields.lora.adapter import LoraShape, add_lora, targeted_modules
 from fields.memory.cost import Pass, encoding_cost, update_cost
 from fields.registry import FAMILIES
@@ -66,7 +67,7 @@ def test_activations_of_published_models_at_1024_pixels(
     for whose, gigabytes, tolerance in ((reviewed, with_peft, 0.1), (network, expected, 0.02)):
         if recompute:
             networks.recompute_activations(whose)
-        cost = update_cost(networks, whose, Pass(samples, (1024, 1024), edits))
+        cost = update_cost(networks, whose, Pass(samples, Size(1024, 1024), edits))
         assert cost.peak_bytes / GIGABYTE == pytest.approx(gigabytes, rel=tolerance)
 
 

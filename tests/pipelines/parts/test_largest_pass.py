@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fields.data.size import Size
 from fields.memory.cost import Pass
 from fields.registry import FAMILIES
 from pipelines.parts.largest_pass import largest_pass
@@ -52,4 +53,14 @@ def test_the_largest_image_is_one_that_a_row_asks_for(make_config, tmp_path, siz
         write(data, sizes)
     routes = f"routes={{text_to_image: {{expert: text_to_image, data: {data}}}}}"
     config = make_config(routes, "rollout.group_size=4", "learner.batch_size=3")
-    assert largest_pass(config, FAMILIES["sd3"](), branches=2) == Pass(3, expected, 0, 2)
+    assert largest_pass(config, FAMILIES["sd3"](), branches=2) == Pass(3, Size(*expected), 0, 2)
+
+
+def test_the_frames_of_a_clip_count_as_pixels_do(make_config, tmp_path):
+    data = write(tmp_path / "rows.parquet", [(64, 64), (32, 96), None])
+    routes = f"routes={{text_to_image: {{expert: text_to_image, data: {data}}}}}"
+    config, family = make_config(routes), FAMILIES["wan"]
+    assert largest_pass(config, family(), branches=1).size == Size(832, 480, 81)
+    frames = pq.read_table(data).append_column("frames", pa.array([1, 5, 1], pa.int32()))
+    pq.write_table(frames, data)
+    assert largest_pass(config, family(size=Size(32, 32, 81)), branches=1).size == Size(32, 96, 5)

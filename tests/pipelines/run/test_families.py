@@ -18,6 +18,7 @@ from tiny_pipelines import PIPELINES, SIZE
 
 from fields.data.bucket import Bucket
 from fields.data.images import decode_image, encode_png, to_bytes
+from fields.data.size import Size
 from fields.families.guidance import DistilledGuidance, LengthKept
 from fields.families.pipeline import PipelineFamily
 from fields.lora.adapter import Adapter, LoraShape, add_lora
@@ -35,7 +36,7 @@ from pipelines.parts.run_parts import RunParts
 from pipelines.run_folder.outcome import Outcome
 from runs import distributed, reference
 
-WIDTH, HEIGHT = SIZE
+WIDTH, HEIGHT = SIZE.image
 PROMPTS = ("a red cat", "make the dog bright", "a green circle under the blue square", "it")
 
 
@@ -78,7 +79,7 @@ def config(name: str, folder: Path, run: str, placement: str = "separate") -> Ru
     return RunConfig.model_validate(
         {
             "run": {"name": run, "dir": folder / "runs", "steps": 3},
-            "model": {"family": name, "path": folder / "model", "width": WIDTH, "height": HEIGHT},
+            "model": {"family": name, "path": folder / "model", "width": WIDTH, "height": HEIGHT, "frames": 1},
             "experts": {
                 "base_expert": {"operator": {"type": "guidance", "scale": 2.0}, **service},
                 "adapted": {"adapter": adapter(name, folder / "model", folder / "adapter"), **service},
@@ -103,7 +104,10 @@ def image(pipeline: Any) -> np.ndarray:
         arguments["use_resolution_binning"] = False
     if family == "QwenImageEditPipeline":
         arguments["image"] = Image.new("RGB", SIZE, "red")
-    return pipeline(**arguments, generator=torch.Generator().manual_seed(0)).images[0]
+    generator = torch.Generator().manual_seed(0)
+    if family == "WanPipeline":
+        return pipeline(**arguments, num_frames=1, generator=generator).frames[0, 0]
+    return pipeline(**arguments, generator=generator).images[0]
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,7 @@ def test_generation_is_in_the_rows_size_on_the_models_own_grid(trained, tmp_path
     assert [picture.size for picture in plain] == [(WIDTH, HEIGHT), (HEIGHT, WIDTH)]
     family = RunParts(model.run).family
     row = Bucket(prompts)[1]
-    condition, size = family.encode([row]), (HEIGHT, WIDTH)
+    condition, size = family.encode([row]), Size(HEIGHT, WIDTH)
     x_T = noise(0, [1000], family.latent_shape(size), Stream.QUESTION_NOISE)
     velocity = partial(family.velocity, family.load_transformer(model.folder / "model"))
     with torch.no_grad():

@@ -31,7 +31,7 @@ from pipelines.parts.check_files import checked_parts
 from pipelines.parts.needs import Needs
 from runs import distributed, reference, trained_ids
 
-WIDTH, HEIGHT = SIZE
+WIDTH, HEIGHT = SIZE.image
 PROMPTS = ("a red cat", "make the dog bright", "a green circle under the blue square", "it")
 
 
