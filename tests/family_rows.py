@@ -7,7 +7,7 @@ from fields.data.images import encode_png
 from fields.data.rows import Row
 from fields.families.pipeline import PipelineFamily
 
-WIDTH, HEIGHT = SIZE
+WIDTH, HEIGHT = SIZE.image
 
 
 def png(seed: int) -> bytes:

@@ -42,7 +42,9 @@ class Family(ABC):
     name: ClassVar[str]
     source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
-    default_lora_targets: ClassVar[tuple[str, ...]]  # of the paper's release, else of diffusers' examples, else of other trainers
+    default_lora_targets: ClassVar[
+        tuple[str, ...]
+    ]  # of the paper's release, else of diffusers' examples, else of other trainers
     published_latents: ClassVar[str]  # the latent space of the family's published models, as docs/experts.md calls it
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit

@@ -7,6 +7,7 @@ from tiny_pipelines import Tiny
 
 from fields.data.images import encode_png, to_bytes
 from fields.data.rows import Row
+from fields.data.size import Size
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def sized(width: int, height: int) -> Row:
 
 def has_positions(model: Tiny, width: int, height: int) -> bool:
     """Whether each patch of an image finds a position of its own in the rows and columns of the network's 8 x 8."""
-    _, rows, columns = model.family.latent_shape((width, height))
+    _, rows, columns = model.family.latent_shape(Size(width, height))
     found = model.network.pos_embed.pe_selection_index_based_on_dim(rows, columns).reshape(rows // 2, columns // 2)
     inside = bool(((found >= 0) & (found < 64)).all())
     return inside and bool((found // 8 == found[:, :1] // 8).all() and (found % 8 == found[:1] % 8).all())

@@ -13,7 +13,7 @@ from tiny_pipelines import SIZE
 from fields.data.images import decode_image, encode_png
 from fields.registry import FAMILIES
 
-WIDTH, HEIGHT = SIZE
+WIDTH, HEIGHT = SIZE.image
 
 
 @pytest.mark.parametrize(
