@@ -64,12 +64,14 @@ MakeApi = Callable[..., FastAPI]
 
 @pytest.fixture
 def make_api(policies: Mapping[str, Policy]) -> MakeApi:
-    """The HTTP application; other settings, or another generator for a model."""
+    """The HTTP application; other settings, another family, or another generator for a model."""
 
-    def make(others: Mapping[str, Generate] | None = None, /, **settings: Any) -> FastAPI:
+    def make(
+        others: Mapping[str, Generate] | None = None, /, family: type[SceneFamily] = SceneFamily, **settings: Any
+    ) -> FastAPI:
         models = {name: StudentService(lambda p=policy: p, numerics=Numerics()).generate for name, policy in policies.items()}
-        encoder = EncoderService(SceneFamily, cache_bytes=1 << 20, numerics=Numerics(), run="test", identity={})
-        studio = Studio(Encoders({None: encoder}), {**models, **(others or {})}, {}, SceneFamily(), lambda size: GRID)
+        encoder = EncoderService(family, cache_bytes=1 << 20, numerics=Numerics(), run="test", identity={})
+        studio = Studio(Encoders({None: encoder}), {**models, **(others or {})}, {}, family(), lambda size: GRID)
         return build_api(studio, replace(SETTINGS, **settings))
 
     return make
