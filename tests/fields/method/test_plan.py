@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fields
+from fields.data.size import Size
 from fields.method.plan import SamplePlan, Stream, generator, noise
 from fields.method.query import BetaQuery, DenseQuery, FixedQuery, StratifiedQuery, UniformQuery
 from fields.method.routing import ChangingRouting, GroupedRouting, HardRouting
@@ -118,7 +119,7 @@ def test_a_group_has_one_route_ascending_ids_and_at_most_group_size_samples(plan
         assert all(1 <= size <= plan.group_size for size in of_route)
 
 
-SIZES = ((64, 96), (96, 64), None)
+SIZES = (Size(64, 96), Size(96, 64), None)
 
 
 def size_of(route, row):
@@ -141,7 +142,7 @@ def test_groups_do_not_mix_sizes_and_lose_nobody(plan, step):
 
 
 def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
-    grids = {(64, 96): time_grid(16, 3.0), (96, 64): time_grid(32, 1.0), None: time_grid(4)}
+    grids = dict(zip(SIZES, (time_grid(16, 3.0), time_grid(32, 1.0), time_grid(4)), strict=True))
     query = UniformQuery("sigma")
     plan = make_plan(size=size_of, grid=grids.__getitem__, query=query)
     for n in range(60):
