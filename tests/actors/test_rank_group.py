@@ -64,7 +64,7 @@ def lora_distiller(base: Path, ranks: Ranks) -> Distiller:
 
 
 def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
-    query = largest_query(SceneFamily(), Pass(len(sample_ids), (24, 24)))
+    query = largest_query(SceneFamily(), Pass(len(sample_ids), SceneFamily.own_size))
     query = replace(query, sample_ids=sample_ids)
     target = Target(sample_ids=sample_ids, expert="x", t=query.t, velocity=torch.full_like(query.x_t, velocity))
     answer = AnswerReference(ray.put([Sealed.of((target,))]), 0)
