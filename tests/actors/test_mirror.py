@@ -6,10 +6,10 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_server import Quiet, served
 
 from actors import checkpoints
 from actors.checkpoints import Checkpoints
@@ -127,7 +127,7 @@ async def _once(write):
     await write()
 
 
-class _Refusal(BaseHTTPRequestHandler):
+class _Refusal(Quiet):
     """Answers that it is too busy, whatever it is asked."""
 
     def _refuse(self) -> None:
@@ -137,17 +137,12 @@ class _Refusal(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _refuse
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
-
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
     """HOST:PORT of a server that refuses."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusal)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(_Refusal) as server:
+        yield f"127.0.0.1:{server.server_port}"
 
 
 @pytest.fixture

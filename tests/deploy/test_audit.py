@@ -3,17 +3,16 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_server import Quiet, served
 
 VULNERABLE = "markupsafe"
 
 
-class Database(BaseHTTPRequestHandler):
+class Database(Quiet):
     """Knows a vulnerability of one package, in the form of OSV (https://ossf.github.io/osv-schema/)."""
 
     vulnerable: str | None = None
@@ -33,17 +32,11 @@ class Database(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Database)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1/query"
-    server.shutdown()
-    server.server_close()
+    with served(Database) as server:
+        yield f"http://127.0.0.1:{server.server_port}/v1/query"
 
 
 def audit(url: str) -> tuple[int, str]:

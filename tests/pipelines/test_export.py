@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from local_server import Quiet, served
 from safetensors.torch import load_file
 
 from fields import checkpoint
@@ -99,7 +99,7 @@ def test_what_cannot_be_exported(finished, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-class _Hub(BaseHTTPRequestHandler):
+class _Hub(Quiet):
     """What `HfApi.create_repo` and `upload_folder` ask of the hub: large files by Git LFS, small ones in the commit."""
 
     files: dict[str, bytes]
@@ -172,18 +172,12 @@ class _Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: object) -> None: ...
-
 
 @pytest.fixture
 def hub() -> Iterator[ThreadingHTTPServer]:
     _Hub.files, _Hub.large = {}, {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
+    with served(_Hub) as server:
+        yield server
 
 
 def exported(hub: ThreadingHTTPServer, run: Path, token: str) -> "subprocess.CompletedProcess[str]":

@@ -1,7 +1,6 @@
 """The endpoint's answers: the right pictures, and every refusal with its status, its parameter and one line."""
 
 import asyncio
-import io
 import json
 import re
 import threading
@@ -11,12 +10,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from conftest import GRID, SETTINGS
-from PIL import Image
 from starlette.testclient import TestClient
 
 from fields.data.images import encode_png
 from fields.data.rows import Row
-from fields.data.size import Size
 from fields.method.plan import noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler
@@ -135,38 +132,6 @@ class Painter:
     async def generate(self, noise, grid, condition):
         self.conditions.append(condition)
         return noise
-
-
-class Clips(SceneFamily):
-    """Of five frames, unless a request says otherwise."""
-
-    own_size = Size(24, 24, 5)
-
-    def check_row(self, row, with_target=False):
-        pass
-
-    def latent_shape(self, size=None):
-        frames = (size or self.own_size).frames
-        return (3, 24, 24) if frames == 1 else (3, frames, 24, 24)
-
-    def decode(self, x_0):
-        return (x_0 / 2 + 0.5).numpy()
-
-
-def test_a_clip_is_an_animated_image(make_api):
-    client = TestClient(make_api({"student": Painter().generate}, family=Clips, frames=5))
-    for frames, made in ((None, "gif"), (3, "gif"), (1, "png")):
-        answer = client.post(GENERATE, json={"prompt": PROMPT, "frames": frames, "seed": 5})
-        assert answer.json()["output_format"] == made
-        found = Image.open(io.BytesIO(pictures(answer)[0]))
-        assert (found.format, getattr(found, "n_frames", 1)) == (made.upper(), frames or 5)
-        assert pictures(client.post(GENERATE, json={"prompt": PROMPT, "frames": frames, "seed": 5})) == pictures(answer)
-    for body, message in (
-        ({"frames": 6}, "frames: 6 is not offered; allowed: 1 to 5"),
-        ({"output_format": "png"}, "output_format: a clip of 5 frames is made; allowed: gif"),
-    ):
-        refused = client.post(GENERATE, json={"prompt": PROMPT, **body})
-        assert (refused.status_code, refused.json()["error"]["message"]) == (400, message)
 
 
 def test_a_model_that_needs_more_than_a_prompt_gets_it_or_says_so(make_api):

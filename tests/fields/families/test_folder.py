@@ -1,13 +1,12 @@
 """What is wrong with a model's folder or hub id is said in one line, and says what to do."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
+from local_server import Quiet, served
 from safetensors.torch import save_file
 from torch import nn
 
@@ -38,7 +37,7 @@ def hub(monkeypatch, tmp_path) -> Iterator[dict[str, str]]:
     """A hub on this machine that refuses everything, in the way that the test says."""
     answer = {"status": "403", "code": "GatedRepo"}
 
-    class Refusal(BaseHTTPRequestHandler):
+    class Refusal(Quiet):
         def do_GET(self):
             self.send_response(int(answer["status"]))
             self.send_header("X-Error-Code", answer["code"])
@@ -47,17 +46,11 @@ def hub(monkeypatch, tmp_path) -> Iterator[dict[str, str]]:
 
         do_HEAD = do_GET
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Refusal)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    yield answer
-    server.shutdown()
-    server.server_close()
+    with served(Refusal) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        yield answer
 
 
 def test_a_gated_model(hub):

@@ -13,14 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_pipelines
-import torch
 from PIL import Image
+from random_lora import write_random_lora
 from tiny_pipelines import PIPELINES
 
 from fields.data.images import encode_png
-from fields.lora.adapter import Adapter, LoraShape, add_lora
-from fields.lora.peft_files import write_adapter
-from fields.registry import FAMILIES
 from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, RunConfig
 from pipelines.generate import main as generate
@@ -62,15 +59,6 @@ def rows(path: Path, frames: tuple[int | None, ...], targets: bool = False) -> P
     return path
 
 
-def adapter(family: str, model: Path, path: Path) -> Path:
-    """A random LoRA over a model."""
-    shape = LoraShape(4, 4.0, FAMILIES[family].default_lora_targets)
-    rng = torch.Generator().manual_seed(5)
-    parameters = add_lora(FAMILIES[family](model).load_transformer(model), shape, seed=0)
-    write_adapter(path, Adapter(shape, {n: torch.randn(p.shape, generator=rng) * 0.2 for n, p in parameters.items()}))
-    return path
-
-
 MakeRun = Callable[..., RunConfig]
 
 
@@ -81,7 +69,7 @@ def make_run(folder: Folder, tmp_path: Path) -> MakeRun:
     def make(name: str, frames: tuple[int | None, ...] = (5, 1), teacher: str = "wan", targets: bool = False, **sections: Any):
         lora = tmp_path / f"lora-{teacher}"
         if not lora.is_dir():
-            adapter(teacher, folder(teacher), lora)
+            write_random_lora(teacher, folder(teacher), lora)
         service = {"num_cpus": 0.1}
         adapted = {"adapter": lora, "operator": GUIDED, **service}
         if teacher != "wan":

@@ -14,6 +14,7 @@ import pytest
 import tiny_pipelines
 import torch
 from PIL import Image
+from random_lora import write_random_lora
 from tiny_pipelines import PIPELINES, SIZE
 
 from fields.data.bucket import Bucket
@@ -21,8 +22,6 @@ from fields.data.images import decode_image, encode_png, to_bytes
 from fields.data.size import Size
 from fields.families.guidance import DistilledGuidance, LengthKept
 from fields.families.pipeline import PipelineFamily
-from fields.lora.adapter import Adapter, LoraShape, add_lora
-from fields.lora.peft_files import write_adapter
 from fields.method.plan import Stream, noise
 from fields.method.rollout import clean
 from fields.method.solver import Euler
@@ -56,16 +55,6 @@ def bucket(path: Path, with_source: bool) -> Path:
     return path
 
 
-def adapter(name: str, folder: Path, path: Path) -> Path:
-    """A random LoRA over the family's base."""
-    family = FAMILIES[name](folder)
-    shape = LoraShape(4, 4.0, family.default_lora_targets)
-    rng = torch.Generator().manual_seed(5)
-    parameters = add_lora(family.load_transformer(folder), shape, seed=0)
-    write_adapter(path, Adapter(shape, {n: torch.randn(p.shape, generator=rng) * 0.2 for n, p in parameters.items()}))
-    return path
-
-
 def config(name: str, folder: Path, run: str, placement: str = "separate") -> RunConfig:
     """Three steps over `folder`/model: the base under its own guidance, and an adapter; editors see sources on one route."""
     kind = FAMILIES[name]
@@ -82,7 +71,7 @@ def config(name: str, folder: Path, run: str, placement: str = "separate") -> Ru
             "model": {"family": name, "path": folder / "model", "width": WIDTH, "height": HEIGHT, "frames": 1},
             "experts": {
                 "base_expert": {"operator": {"type": "guidance", "scale": 2.0}, **service},
-                "adapted": {"adapter": adapter(name, folder / "model", folder / "adapter"), **service},
+                "adapted": {"adapter": write_random_lora(name, folder / "model", folder / "adapter"), **service},
             },
             "routes": {
                 route: {"expert": expert, "data": bucket(folder / f"{route}.parquet", sources[route])}

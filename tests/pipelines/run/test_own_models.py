@@ -13,14 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_pipelines
 import torch
+from random_lora import write_random_lora
 from safetensors.torch import load_file, save_file
 from tiny_parts import clip, euler, plain_vae, t5, tokenizer, transformer
 from tiny_pipelines import SIZE
 
 from fields.data.images import encode_png
-from fields.lora.adapter import Adapter, LoraShape, add_lora
-from fields.lora.peft_files import write_adapter
-from fields.registry import FAMILIES
 from fields.scene.family import save_transformer
 from fields.scene.transformer import SceneTransformer
 from pipelines.cluster.scaling import wanted_numbers
@@ -82,15 +80,6 @@ def rows(path: Path, source: bool = False) -> Path:
     return path
 
 
-def adapter(family: str, model: Path, path: Path) -> Path:
-    """A random LoRA over a model."""
-    shape = LoraShape(4, 4.0, FAMILIES[family].default_lora_targets)
-    rng = torch.Generator().manual_seed(5)
-    parameters = add_lora(FAMILIES[family](model).load_transformer(model), shape, seed=0)
-    write_adapter(path, Adapter(shape, {n: torch.randn(p.shape, generator=rng) * 0.2 for n, p in parameters.items()}))
-    return path
-
-
 MakeRun = Callable[..., RunConfig]
 
 
@@ -104,7 +93,7 @@ def make_run(folder: Folder, tmp_path: Path) -> MakeRun:
         model = {"family": family, "path": own or folder(teacher)}
         lora = tmp_path / f"lora-{teacher}"
         if not lora.is_dir():
-            adapter(family, folder(teacher), lora)
+            write_random_lora(family, folder(teacher), lora)
         service = {"num_cpus": 0.1}
         mix = {"type": "mix", "parts": [{"of": "teacher", "weight": 0.5}, {"of": "base_expert", "weight": 0.5}]}
         content = {
