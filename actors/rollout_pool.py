@@ -235,6 +235,7 @@ class RolloutPool:
                     answer = asyncio.wait_for(asyncio.wrap_future(reference.future()), limit_s)
                     answered = await answer, reference
                 self._limit.answered(kind, loop.time() - began)
+                self._starting.pop(number, None)
                 return answered
             except (*LOST_CALL_ERRORS, asyncio.CancelledError) as error:
                 lost = isinstance(error, RayActorError | TimeoutError)

@@ -117,7 +117,7 @@ class Field:
 
         def forward(network: str, at_once: Pass) -> None:
             family = self._family(network)
-            rehearse_forward(family, self.transformers[network], at_once.for_source(family.source), self.device)
+            rehearse_forward(family, self.transformers[network], at_once.seen_by(family), self.device)
 
         rehearse_expression(self.expression, forward, what)
 

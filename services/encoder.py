@@ -64,7 +64,7 @@ class EncoderService(Replica):
         return await self._compute(self._encode, rows, with_clean, with_empty)
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
-        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        """Clean states as images (batch, 3, H, W) or clips (batch, 3, frames, H, W), float32, [0, 1] up to overshoot."""
         return await self._compute(self._family.decode, x_0)
 
     def _encode(self, rows: Sequence[Row], with_clean: bool, with_empty: bool) -> Condition:

@@ -41,6 +41,6 @@ class EncoderClient(ServiceClient[_Handle]):
         return await self._call(request, self._limits.timeout_s)
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
-        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        """Clean states as images (batch, 3, H, W) or clips (batch, 3, frames, H, W), float32, [0, 1] up to overshoot."""
         images, _ = await self._call(lambda: self._handle.decode.remote(x_0), self._limits.timeout_s)
         return images

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -42,12 +43,14 @@ class Encoders:
             with_empty: whether the empty prompt's tensors come.
             models: beside the run's own.
         """
-        reading = [self._clients[model].encoded(rows, with_empty=with_empty) for model in models]
-        own, others = await asyncio.gather(self._own.encode(rows, with_clean, with_empty), asyncio.gather(*reading))
+        asked = [replace(row, target_image=None, target_frames=()) for row in rows]  # a clip's frames are tens of megabytes
+        reading = [self._clients[model].encoded(asked, with_empty=with_empty) for model in models]
+        encoding = self._own.encode(rows if with_clean else asked, with_clean, with_empty)
+        own, others = await asyncio.gather(encoding, asyncio.gather(*reading))
         found = dict(zip(models, others, strict=True))
         values = {model: condition for model, (condition, _) in found.items()}
         return own.with_others(values), {model: reference for model, (_, reference) in found.items()}
 
     async def decode(self, x_0: Tensor) -> np.ndarray:
-        """Clean states as images, float32 (batch, 3, H, W), [0, 1] up to the model's own overshoot."""
+        """Clean states as images (batch, 3, H, W) or clips (batch, 3, frames, H, W), float32, [0, 1] up to overshoot."""
         return await self._own.decode(x_0)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from fields.data.columns import IMAGES, LISTS, NUMBERS, REQUIRED, SCORES, SOURCES, TARGETS, check_columns
+from fields.data.columns import IMAGES, LISTS, NUMBERS, REQUIRED, SCORES, SOURCES, TARGET_FRAMES, check_columns
 from fields.data.images import read_inside
 from fields.data.row_groups import RowGroups
 from fields.data.rows import Row, check_scores, source_fields
@@ -44,7 +44,7 @@ class Bucket:
             ValueError: names the file, the row and the column that is empty or too long, or whose image is not there.
         """
         values = self._groups.row(number, self._columns)
-        where = self._where(number)
+        where = self._where(number, values["uid"])
         if empty := [name for name in REQUIRED if values[name] is None]:
             raise ValueError(f"{where}: {empty[0]} is empty")
         for name, most in NUMBERS.items():
@@ -54,7 +54,7 @@ class Bucket:
             values[name] = self._image(values.get(name), f"{where}: {name}")
         sources = self._images(values.pop(SOURCES, None) or (), SOURCES, where)
         values |= source_fields(values["source_image"], sources, where)
-        values[TARGETS] = tuple(self._images(values.get(TARGETS) or (), TARGETS, where))
+        values[TARGET_FRAMES] = tuple(self._images(values.get(TARGET_FRAMES) or (), TARGET_FRAMES, where))
         try:
             values[SCORES] = _pairs(values.get(SCORES))
             return Row(**values)
@@ -113,11 +113,12 @@ class Bucket:
             if (scores := _pairs(pairs)) is not None:
                 check_scores(scores)
         except ValueError as error:
-            raise ValueError(f"{self._where(number)}: {error}") from error
+            uid = self._groups.row(number, self._columns)["uid"]
+            raise ValueError(f"{self._where(number, uid)}: {error}") from error
         return None if scores is None else dict(scores)
 
-    def _where(self, number: int) -> str:
-        return f"{self.path} row {number} ({shown(self._groups.row(number, self._columns)['uid'])})"
+    def _where(self, number: int, uid: str) -> str:
+        return f"{self.path} row {number} ({shown(uid)})"
 
 
 def _pairs(pairs: Pairs | None) -> tuple[tuple[str, float], ...] | None:

@@ -9,15 +9,16 @@ from fields.shown import listed, one_line
 
 REQUIRED = ("uid", "task", "prompt")
 TEXTS = (*REQUIRED, "negative_prompt")
-IMAGES = ("source_image", "target_image")
-SOURCES, TARGETS = "source_images", "target_frames"
+TARGET = "target_image"
+IMAGES = ("source_image", TARGET)
+SOURCES, TARGET_FRAMES = "source_images", "target_frames"
 SIZES = ("width", "height")
 FRAMES = "frames"
 SCORES = "scores"
 MOST_SOURCES = 16  # source images of a row
 LONGEST_SIDE = 100_000  # pixels; beyond it a size is a mistake
 MOST_FRAMES = 1_000  # of a clip; no model makes so many
-LISTS = {SOURCES: MOST_SOURCES, TARGETS: MOST_FRAMES}  # a column of images -> how many a row may have
+LISTS = {SOURCES: MOST_SOURCES, TARGET_FRAMES: MOST_FRAMES}  # a column of images -> how many a row may have
 NUMBERS = {**dict.fromkeys(SIZES, LONGEST_SIDE), FRAMES: MOST_FRAMES}  # a column of whole numbers -> the largest
 COLUMNS = (*TEXTS, *IMAGES, *LISTS, *NUMBERS, SCORES)
 

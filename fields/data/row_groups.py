@@ -18,7 +18,6 @@ from fields.shown import one_line
 
 CACHE_BYTES = 64 * 2**20
 MOST_DECODED = 2**30  # bytes of a row group; a file of five kilobytes can hold gigabytes, as one value may stand for many rows
-_COLUMN_ROWS = 1024  # that are decoded at once where one column is read alone
 
 _DAMAGE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for files that are damaged, or made to look so
 
@@ -90,8 +89,9 @@ class RowGroups:
             ValueError: if the file is damaged.
         """
         try:
-            for batch in self._file.iter_batches(_COLUMN_ROWS, columns=[name], use_threads=False):
-                yield from batch.column(0).to_pylist()
+            for group in range(self._file.metadata.num_row_groups):
+                for batch in self._batches(group, [name]):
+                    yield from batch.column(0).to_pylist()
         except _DAMAGE as error:
             raise ValueError(f"{self._path}: column {name!r} is damaged: {one_line(error)}") from error
 

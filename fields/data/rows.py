@@ -24,7 +24,6 @@ class Row:
         width, height: of the image to make, in pixels; None leaves it to the model family.
         more_sources: the other source images, encoded, in their order.
         scores: (route, how much of its skill the row needs), which sum to 1; None leaves the row to the route that it is of.
-
         frames: of the clip to make, 1 for an image; None leaves it to the model family.
         target_frames: a clip that would be right, a frame each, encoded.
 
@@ -116,15 +115,3 @@ def target_of(row: Row, frames: int) -> tuple[bytes, ...]:
         has = f"row {shown(row.uid)} has a target of {len(row.targets)} frame{'s' if len(row.targets) > 1 else ''}"
         raise ValueError(f"{has} and asks for {frames}; it must have as many")
     return row.targets
-
-
-def target_images(rows: Sequence[Row]) -> list[bytes]:
-    """The encoded target image of every row.
-
-    Raises:
-        ValueError: for a row without one; names it.
-    """
-    for row in rows:
-        if row.target_image is None:
-            raise ValueError(f"row {shown(row.uid)} has no target_image")
-    return [row.target_image for row in rows if row.target_image is not None]

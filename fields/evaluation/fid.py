@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fields.data.images import decode_image, image_files, image_size, to_bytes
-from fields.data.rows import Row, target_images
+from fields.data.rows import Row, target_of
 from fields.evaluation.metrics import Metric
 
 _TRIALS = ((299, 299), (64, 96))  # sizes that an extractor must take
@@ -48,7 +48,8 @@ class Fid(Metric):
             raise ValueError(f"fid needs at least {_LEAST} images; samples and data give {len(rows)}")
         if self._real is None:
             try:
-                target_images(rows)
+                for row in rows:
+                    target_of(row, 1)
             except ValueError as error:
                 raise ValueError(f"{error}; fid compares with them unless `real` names a folder") from error
 
@@ -60,7 +61,7 @@ class Fid(Metric):
             self._distance = FrechetInceptionDistance(feature=self._extractor, reset_real_features=self._real is None)
             self._see((path.read_bytes(), str(path)) for path in self._real or ())
         if self._real is None:
-            self._see((image, row.uid) for row, image in zip(rows, target_images(rows), strict=True))
+            self._see((target, row.uid) for row in rows for target in target_of(row, 1))
         for image in images:
             self._distance.update(_pixels(image), real=False)
         distance = float(self._distance.compute())

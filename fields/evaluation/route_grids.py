@@ -37,7 +37,7 @@ def frame_rows(row: Row, frames: int) -> list[Row]:
     """
     if frames == 1 and not row.target_frames:
         return [row]
-    targets = target_of(row, frames) if row.target_frames else [row.target_image] * frames
+    targets = target_of(row, frames) if row.targets else (None,) * frames
     return [replace(row, frames=1, target_image=target, target_frames=()) for target in targets]
 
 

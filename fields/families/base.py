@@ -42,9 +42,9 @@ class Family(ABC):
     name: ClassVar[str]
     source: ClassVar[Literal["none", "optional", "required"]] = "optional"
     own_size: ClassVar[Size]
-    default_lora_targets: ClassVar[
-        tuple[str, ...]
-    ]  # of the paper's release, else of diffusers' examples, else of other trainers
+    # Of the paper's release, else of diffusers' examples, else of other trainers.
+    default_lora_targets: ClassVar[tuple[str, ...]]
+    makes_clips: ClassVar[bool] = False
     published_latents: ClassVar[str]  # the latent space of the family's published models, as docs/experts.md calls it
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
@@ -188,6 +188,10 @@ class Family(ABC):
             ValueError: if the model cannot be guided so.
         """
         return Guidance(of, scale, interval, against)
+
+    def cells(self, size: Size) -> int:
+        """By what sizes of this family are compared: pixels, of every frame that has cells of its own."""
+        return size.width * size.height
 
     def check_frames(self, row: Row) -> None:
         """Refuse frames that the family doesn't make.

@@ -116,7 +116,7 @@ class PipelineFamily(PipelineParts):
         return self.text(prompt, sources)
 
     @abstractmethod
-    def call(self, transformer: nn.Module, x_t: Latents, t: Float[Tensor, " batch"], inputs: Tensors) -> Latents:
+    def call(self, transformer: nn.Module, x_t: ClipLatents, t: Float[Tensor, " batch"], inputs: Tensors) -> ClipLatents:
         """The network's velocity for states and conditions in its own dtype; t is float32."""
 
     def image_latents(self, image: Image.Image) -> Latents:
@@ -180,9 +180,10 @@ class PipelineFamily(PipelineParts):
 
         Where it is a solver of several steps, Euler's rollout uses the same shift, u from 1 to 0.
         """
-        told = self.config("scheduler") if self.multistep_solver else {}
-        if told.get("_class_name") == self.multistep_solver and told.get("use_flow_sigmas"):
-            return time_grid(steps, told["flow_shift"])
+        if self.multistep_solver is not None:
+            told = self.config("scheduler")
+            if told.get("_class_name") == self.multistep_solver and told.get("use_flow_sigmas"):
+                return time_grid(steps, told["flow_shift"])
         spacing = (
             {"num_inference_steps": steps} if self.scheduler_spaces_times else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         )

@@ -28,6 +28,7 @@ class WanFamily(PipelineFamily):
     vae_class = "AutoencoderKLWan"
     max_tokens = 512
     scheduler_spaces_times = True
+    makes_clips = True
     multistep_solver = "UniPCMultistepScheduler"
     own_size = Size(832, 480, 81)
     default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # finetrainers' examples for Wan; diffusers has no script
@@ -56,8 +57,14 @@ class WanFamily(PipelineFamily):
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
         """The first frame has cells of its own, and every four that follow share theirs."""
         channels, *sides = super().latent_shape(size)
-        frames = (size or self.default_size).frames
-        return (channels, *sides) if frames == 1 else (channels, 1 + (frames - 1) // self._frames_of_a_cell, *sides)
+        size = size or self.default_size
+        return (channels, *sides) if size.frames == 1 else (channels, self._latent_frames(size), *sides)
+
+    def _latent_frames(self, size: Size) -> int:
+        return 1 + (size.frames - 1) // self._frames_of_a_cell
+
+    def cells(self, size: Size) -> int:
+        return super().cells(size) * self._latent_frames(size)
 
     def check_frames(self, row: Row) -> None:
         if (frames := self.size(row).frames) % (shared := self._frames_of_a_cell) != 1:

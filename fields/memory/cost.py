@@ -1,7 +1,6 @@
 """What a forward, or a forward and backward, of a network costs."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import nn
@@ -44,9 +43,11 @@ class Pass:
     sources: int = 0
     branches: int = 1
 
-    def for_source(self, source: Literal["none", "optional", "required"]) -> "Pass":
-        """The same for a family that takes a source image never, where there is one, or always."""
-        return replace(self, sources={"none": 0, "optional": self.sources, "required": max(1, self.sources)}[source])
+    def seen_by(self, family: Family) -> "Pass":
+        """The same for another model's family: with a source image never, where there is one, or always; of one frame where
+        it makes single images."""
+        sources = {"none": 0, "optional": self.sources, "required": max(1, self.sources)}[family.source]
+        return replace(self, sources=sources, size=self.size if family.makes_clips else self.size._replace(frames=1))
 
     def __str__(self) -> str:
         images = ("", " with a source image")[self.sources] if self.sources < 2 else f" with {self.sources} source images"

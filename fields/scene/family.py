@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fields.carriers import Condition, Tensors
 from fields.data.images import decode_image
-from fields.data.rows import Row, target_images
+from fields.data.rows import Row, target_of
 from fields.data.size import Size
 from fields.families.base import Family
 from fields.families.latents import LatentSpace
@@ -126,7 +126,7 @@ class SceneFamily(Family):
         )
 
     def clean(self, rows: Sequence[Row]) -> Float[Tensor, "batch 3 24 24"]:
-        pairs = zip(target_images(rows), rows, strict=True)
+        pairs = ((target, row) for row in rows for target in target_of(row, 1))
         return torch.from_numpy(np.stack([_image(image, row.uid, "target") for image, row in pairs]))
 
     def velocity(

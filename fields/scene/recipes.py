@@ -15,9 +15,8 @@ WEIGHTS = Path("fields/scene/weights")
 BASE, LARGE, SMALL = "base", "large", "small"
 
 
-SIZES = {
-    SMALL: {"width": 64}
-}  # network -> what its constructor gets; others get nothing, and the large one is the base, widened
+# Network -> what its constructor gets; others get nothing, and the large one is the base, widened.
+SIZES = {SMALL: {"width": 64}}
 
 
 PLACE_AMPLITUDE = {"practice": 0.5, "places": 2.0, "small_places": 2.0}  # stages that give every cell a new place

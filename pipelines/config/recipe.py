@@ -21,7 +21,8 @@ def recipe(config: RunConfig, *, without_defaults: bool = False) -> dict[str, An
 
     Args:
         config: of the run.
-        without_defaults: leave out settings that are the defaults, so that a key that comes later changes nothing.
+        without_defaults: leave out settings that are the defaults, so that a key that comes later changes nothing; the seed
+            and what `rollout.merge` became stay.
     """
 
     def essential(value: Any) -> Any:

@@ -41,7 +41,7 @@ class RouteConfig(Section):
 
     expert: str = Field(description="name of the expert that answers")
     data: Location = Field(
-        description="path or URI of a Parquet file with the columns uid, task, prompt and, for edits, source_image"
+        description="path or URI of a Parquet file with the columns uid, task, prompt and others as docs/data.md lists them"
     )
     weight: Weight = Field(default=1.0, description="how often the route is drawn")
     weight_changes: dict[PositiveInt, Weight] = Field(default={}, description="other weights from given optimizer steps on")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fields.data.columns import COLUMNS, IMAGES, LISTS, NUMBERS, REQUIRED, SCORES, SOURCES, TARGETS, TEXTS
+from fields.data.columns import COLUMNS, IMAGES, LISTS, NUMBERS, REQUIRED, SCORES, SOURCES, TARGET_FRAMES, TEXTS
 from fields.data.images import read_inside
 from fields.data.rows import Row, source_fields
 from fields.shown import shown
@@ -28,8 +28,9 @@ def row_of(entry: Mapping[str, Any], folder: Path, where: str) -> Row:
     for name in IMAGES:
         if name in given:
             given[name] = read_inside(folder, given[name], f"{where}: {name}")
-    several, given[TARGETS] = (
-        tuple(read_inside(folder, path, f"{where}: {name}") for path in given.pop(name, ())) for name in (SOURCES, TARGETS)
+    several, given[TARGET_FRAMES] = (
+        tuple(read_inside(folder, path, f"{where}: {name}") for path in given.pop(name, ()))
+        for name in (SOURCES, TARGET_FRAMES)
     )
     given |= source_fields(given.get("source_image"), several, where)
     if SCORES in given:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fields.atomic import replacing
 from fields.data.aspect import nearest_bucket
-from fields.data.columns import COLUMNS, IMAGES, LISTS, NUMBERS, SCORES, SOURCES, TARGETS
+from fields.data.columns import COLUMNS, IMAGES, LISTS, NUMBERS, SCORES, SOURCES, TARGET_FRAMES
 from fields.data.images import image_size
 from fields.data.rows import Row
 
@@ -62,7 +62,7 @@ class RowWriter:
             row = replace(row, width=width, height=height)
         self.rows += 1
         several = {"source_image": None, SOURCES: row.sources} if row.more_sources else {}
-        self._pending.append(asdict(row) | several | {TARGETS: row.target_frames or None})
+        self._pending.append(asdict(row) | several | {TARGET_FRAMES: row.target_frames or None})
         self._pending_bytes += sum(map(len, (*row.sources, *row.targets)))
         if len(self._pending) >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
@@ -86,9 +86,14 @@ def with_size(row: Row) -> Row:
     """The row with the size of its target, or else of its source image, unless it has a size, and with its target's frames.
 
     Raises:
-        ValueError: if an image cannot be read; names the row.
+        ValueError: if an image cannot be read, or the frames of a clip differ in size; names the row.
     """
-    sizes = [image_size(image, row.uid) for image in (*row.targets[:1], *row.sources[:1])]
+    targets, sources = ([image_size(image, row.uid) for image in images] for images in (row.targets, row.sources))
+    if len(set(targets)) > 1:
+        raise ValueError(
+            f"row {row.uid!r}: its target_frames have several sizes: {', '.join(f'{w} x {h}' for w, h in sorted(set(targets)))}"
+        )
+    sizes = targets + sources
     if row.target_frames:
         row = replace(row, frames=len(row.target_frames))
     if not sizes or row.width is not None or row.height is not None:

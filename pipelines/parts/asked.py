@@ -1,6 +1,7 @@
 """Which experts may be asked about a route's rows, and what they read of them."""
 
 from fields.carriers import GIVEN, Variant
+from fields.data.columns import TARGET
 from pipelines.parts.row_scores import experts_by_scores
 from pipelines.parts.run_parts import RunParts
 
@@ -37,7 +38,7 @@ def columns_of_route(parts: RunParts, route: str) -> dict[str, str]:
     Raises:
         ValueError: as `may_be_asked`.
     """
-    wanted = {"target_image": "state.type"} if parts.config.state.reads_targets else {}
+    wanted = {TARGET: "state.type"} if parts.config.state.reads_targets else {}
     for expert in may_be_asked(parts, route):
         wanted |= dict.fromkeys(columns_of_expert(parts, expert), f"experts.{expert}.operator")
     return wanted

@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from fields.data.bucket import Bucket
+from fields.data.columns import TARGET
 from fields.data.images import decode_image
 from fields.data.rows import Row
 from fields.families.base import Family
@@ -11,7 +12,6 @@ from pipelines.config.model import ModelConfig
 from pipelines.parts.device import device
 
 _MOST_ROWS_CHECKED = 20_000
-TARGET = "target_image"
 _IN_ALL_OR_NONE = (("source_image", "source image"), ("negative_prompt", "negative prompt"))
 
 Wanted = tuple[tuple[str, str], ...]  # columns that every row must have, each with the configuration's key that wants it

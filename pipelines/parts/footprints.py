@@ -155,7 +155,7 @@ class Footprints:
         key: tuple[int, Kind] = samples, (model, quantization)
         if key not in self._forwards:
             family, network = self._parts.families[model], self._network(quantization, model)
-            what = replace(self.largest, samples=samples, branches=1).for_source(family.source)
+            what = replace(self.largest, samples=samples, branches=1).seen_by(family)
             self._forwards[key] = _with_restored_weight(forward_cost(family, network, what), network, quantization)
         return self._forwards[key]
 
@@ -274,7 +274,7 @@ class Footprints:
     def _encoder(self, service: str, model: str | None) -> Footprint:
         section, family = self.config.encoder, self._parts.families[model]
         weights = family.encoder_bytes()
-        what = self.largest.for_source(family.source)
+        what = self.largest.seen_by(family)
         return Footprint(
             who=service,
             count=section.replicas,

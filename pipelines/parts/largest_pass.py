@@ -1,6 +1,5 @@
 """The largest group that a run's rows can make."""
 
-from math import prod
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,7 +29,7 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     sizes = {size for path in files for size in _sizes(path, family.default_size)}
     if absent:
         sizes.add(family.default_size)
-    return Pass(samples, max(sizes, key=lambda size: (prod(size), size)), sources, branches)
+    return Pass(samples, max(sizes, key=lambda size: (family.cells(size), size)), sources, branches)
 
 
 def _sources(path: Path) -> int:

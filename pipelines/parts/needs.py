@@ -100,7 +100,8 @@ def _needs(config: RunConfig) -> Needs:
 
 def _condition_bytes(family: Family, what: Pass) -> int:
     """Of the longest prompt's condition."""
-    inputs = family.widest_inputs(1, what.size, what.for_source(family.source).sources)
+    seen = what.seen_by(family)
+    inputs = family.widest_inputs(1, seen.size, seen.sources)
     return sum(tensor.numel() * min(tensor.element_size(), family.dtype.itemsize) for tensor in inputs.values())
 
 

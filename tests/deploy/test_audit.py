@@ -46,7 +46,7 @@ def audit(url: str) -> tuple[int, str]:
 
 
 def test_a_vulnerable_package_is_named_and_fails(database, monkeypatch):
-    count = len(Path("constraints.txt").read_text().splitlines())
+    count = Path("constraints.txt").read_text().count("==")
     monkeypatch.setattr(Database, "vulnerable", None)
     assert audit(database) == (0, f"audited {count} packages of constraints.txt: 0 with known vulnerabilities\n")
     monkeypatch.setattr(Database, "vulnerable", VULNERABLE)
@@ -55,6 +55,15 @@ def test_a_vulnerable_package_is_named_and_fails(database, monkeypatch):
     assert f"{VULNERABLE} " in said
     assert ": PYSEC-0, mended in 99.0" in said
     assert f"audited {count} packages of constraints.txt: 1 with known vulnerabilities" in said
+
+
+def test_an_audit_that_fails_says_so(database, tmp_path):
+    """Which is not the same as a database that is away."""
+    (tmp_path / "constraints.txt").write_text("no == version == at all")
+    audited = [sys.executable, str(Path("deploy/audit.py").absolute()), database]
+    done = subprocess.run(audited, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.startswith("pip-audit failed: ")
 
 
 def test_without_its_database_nothing_fails_and_that_is_said():

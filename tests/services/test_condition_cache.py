@@ -42,6 +42,8 @@ DIFFERENT = (
     Row("u", "t", "red", negative_prompt="blue"),
     Row("u", "t", "red", width=64, height=32),
     Row("u", "t", "red", width=32, height=64),
+    Row("u", "t", "red", frames=5),
+    Row("u", "t", "red", frames=9),
     Row("u", "t", "red", b"image", more_sources=(b"other",)),
     Row("u", "t", "red", b"image", more_sources=(b"other", b"")),
     Row("u", "t", "red", b"image", more_sources=(b"oth", b"er")),
@@ -59,7 +61,9 @@ def test_a_condition_without_the_empty_prompt_is_another_one():
 
 def test_what_changes_no_condition_is_not():
     scored = Row("v", "s", "red", b"image", b"target", scores=(("a", 1.0),))
-    assert content_key(scored, True) == content_key(Row("u", "t", "red", b"image"), True)
+    clip = Row("v", "s", "red", b"image", target_frames=(b"a", b"b"))
+    plain = content_key(Row("u", "t", "red", b"image"), True)
+    assert content_key(scored, True) == content_key(clip, True) == plain
 
 
 def test_a_field_that_rows_get_later_is_part_of_the_key():

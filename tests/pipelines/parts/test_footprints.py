@@ -78,7 +78,7 @@ def test_activations_of_published_models_at_1024_pixels(
 def test_decoding_takes_three_images_of_256_channels(tmp_path, model, family):
     """In the last block of the VAE that these models share in shape, 2 bytes a value; no text takes as much."""
     networks = FAMILIES[family](published.write(model, tmp_path), torch.bfloat16)
-    assert encoding_cost(networks, (1024, 1024), False) == pytest.approx(3 * 256 * 1024**2 * 2, rel=0.01)
+    assert encoding_cost(networks, Size(1024, 1024), 0) == pytest.approx(3 * 256 * 1024**2 * 2, rel=0.01)
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """The largest group, by what the rows ask for: the family's own size counts only where a row leaves it open."""
 
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny_pipelines
 
 from fields.data.size import Size
 from fields.memory.cost import Pass
@@ -56,11 +59,17 @@ def test_the_largest_image_is_one_that_a_row_asks_for(make_config, tmp_path, siz
     assert largest_pass(config, FAMILIES["sd3"](), branches=2) == Pass(3, Size(*expected), 0, 2)
 
 
-def test_the_frames_of_a_clip_count_as_pixels_do(make_config, tmp_path):
+def test_the_frames_of_a_clip_count_as_far_as_they_have_cells(make_config, tmp_path, tmp_path_factory):
+    """Five frames have the cells of two: 2 x 64 x 48 is less than one image of 96 x 80, in spite of its 15,360 pixels."""
+    folder = tmp_path_factory.mktemp("wan") / "model"
+    tiny_pipelines.save(tiny_pipelines.PIPELINES["wan"](), folder)
     data = write(tmp_path / "rows.parquet", [(64, 64), (32, 96), None])
     routes = f"routes={{text_to_image: {{expert: text_to_image, data: {data}}}}}"
-    config, family = make_config(routes), FAMILIES["wan"]
+    config, family = make_config(routes), partial(FAMILIES["wan"], folder)
     assert largest_pass(config, family(), branches=1).size == Size(832, 480, 81)
     frames = pq.read_table(data).append_column("frames", pa.array([1, 5, 1], pa.int32()))
     pq.write_table(frames, data)
     assert largest_pass(config, family(size=Size(32, 32, 81)), branches=1).size == Size(32, 96, 5)
+    sized = write(tmp_path / "rows.parquet", [(64, 48), (96, 80)])
+    pq.write_table(pq.read_table(sized).append_column("frames", pa.array([5, 1], pa.int32())), sized)
+    assert largest_pass(config, family(), branches=1).size == Size(96, 80, 1)

@@ -22,6 +22,7 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, RunConfig
 from pipelines.generate import main as generate
 from pipelines.parts.check_files import checked_parts
+from pipelines.parts.needs import Needs
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.run_report import write_report
 from pipelines.run_folder.outcome import write_summary
@@ -106,6 +107,18 @@ def test_an_image_model_of_the_same_latent_space_teaches_one_frame_rows(cluster,
     expected = reference(make_run("reference", frames=(1,), teacher="qwen_image"))
     assert distributed(make_run("cluster", frames=(1,), teacher="qwen_image")).weights.checksum == expected.weights.checksum
     assert expected.weights.checksum != reference(make_run("alone", frames=(1,))).weights.checksum
+
+
+def test_what_a_run_needs_is_known_where_an_image_model_teaches_one_frame_rows_beside_clips(make_run: MakeRun, tmp_path: Path):
+    """Its passes are of one frame, however long the clips of the other route are."""
+    config = make_run("both", frames=(1,), teacher="qwen_image")
+    clips = rows(tmp_path / "clips.parquet", (5,))
+    plain = config.routes["plain"].model_copy(update={"data": clips})
+    both = config.model_copy(update={"routes": {**config.routes, "plain": plain}})
+    assert checked_parts(both).largest_pass.size.frames == 5
+    alone, beside = Needs.of(config), Needs.of(both)
+    assert beside.expert_flops["adapted"] == alone.expert_flops["adapted"]
+    assert beside.learner_flops > alone.learner_flops
 
 
 def test_a_student_is_taught_by_target_clips(make_run: MakeRun):

@@ -89,6 +89,9 @@ def test_whoever_a_score_may_ask_gets_what_its_operator_wants(refuse, two_skills
     line = refuse(two_skills, "routing={type: scored}", "experts.global_edit.operator={type: negative_prompt, scale: 2}",
                   "routes.global_edit.weight=0")  # fmt: skip
     assert "has no negative_prompt, which experts.global_edit.operator needs" in line
+    line = refuse(two_skills, COMPOSED, "experts.text_to_image.operator={type: negative_prompt, scale: 2}",
+                  "routes.text_to_image.weight=0")  # fmt: skip
+    assert "has no negative_prompt, which experts.text_to_image.operator needs" in line
 
 
 def test_a_run_that_goes_on_asks_whom_it_would_have_asked(config_file, make_config, two_skills):
