@@ -22,9 +22,9 @@ test-all: test test-slow
 
 # What the tests need beside Python: Debian's packages, which root may install.
 programs:
-	@{ command -v prometheus && command -v chromium && command -v redis-server; } > /dev/null || { [ "$$(id -u)" = 0 ] \
-	    && apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus chromium redis-server > /dev/null; } \
-	    || { echo "make test needs Debian's packages: sudo apt-get install prometheus chromium redis-server"; exit 1; }
+	@{ command -v prometheus && command -v chromium && command -v redis-server && command -v gcc; } > /dev/null || { [ "$$(id -u)" = 0 ] \
+	    && apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus chromium redis-server gcc libc6-dev > /dev/null; } \
+	    || { echo "make test needs Debian's packages: sudo apt-get install prometheus chromium redis-server gcc libc6-dev"; exit 1; }
 
 # .pre-commit-config.yaml lists the same commands.
 check: $(VENV)/tested

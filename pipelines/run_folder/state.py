@@ -77,10 +77,15 @@ def read_run(folder: Path, now: float) -> RunState:
         staleness=rows[-1]["staleness"] if rows else 0,
         clipped=sum(row["gradient_norm"] > config.learner.clip for row in rows) / max(1, len(rows)),
         checkpoint=newest_step(folder),
-        checkpoint_age_s=now - saved.stat().st_mtime if saved else 0.0,
-        quiet_s=now - (folder / METRICS).stat().st_mtime if rows else None,
+        checkpoint_age_s=_since(saved, now) if saved else 0.0,
+        quiet_s=_since(folder / METRICS, now) if rows else None,
         finished=summary is not None and summary.steps >= config.run.steps,
     )
+
+
+def _since(path: Path, now: float) -> float:
+    """Seconds since the file was written; 0 where a clock that was set back says that it was written after `now`."""
+    return max(0.0, now - path.stat().st_mtime)
 
 
 def _recent_rows(path: Path) -> Rows:

@@ -74,6 +74,10 @@ def test_numbers_come_from_the_last_rows(run):
     assert (state.checkpoint, state.finished) == (None, False)
 
 
+def test_a_clock_that_was_set_back_makes_nothing_negative(run):
+    assert read_run(run.folder, NOW - 7200).quiet_s == 0.0
+
+
 def test_only_recent_steps_count_in_a_long_file(run):
     record(run, steps=20_000)
     state = read_run(run.folder, NOW)
