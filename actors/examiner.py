@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 from torch import Tensor
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights
 from fields.carriers import Condition, Query, Weights
-from fields.evaluation.base import Evaluation, ExamResult, Sheet
+from fields.evaluation.base import Evaluation, ExamResult, KeptAnswers, Sheet
 from fields.evaluation.mismatch import mismatch
 from fields.families.base import Family
 from fields.method.time_grid import Grid
@@ -66,9 +65,10 @@ class Examiner:
         return await self._take(partial(access.client.generate, name), access.encoders, access.models)
 
     async def _take(self, generate: Generate, encoders: Encoders, models: Sequence[str] = ()) -> ExamResult:
-        async def answer(sheet: Sheet) -> np.ndarray:
+        async def answer(sheet: Sheet) -> KeptAnswers:
             condition = await encoders.encode(sheet.rows, models)
             grid = self._grid(self._family.size(sheet.rows[0]))
-            return await self._encoders.decode(await generate(sheet.noise, grid, condition))
+            made = await self._encoders.decode(await generate(sheet.noise, grid, condition))
+            return self._exam.kept(made)
 
         return self._exam.result(await asyncio.gather(*(answer(sheet) for sheet in self._exam.sheets)))

@@ -19,7 +19,8 @@ from fields.data.rows import Row
 Skills = dict[str, dict[str, float]]  # what is measured (a category, a route) -> measure -> value
 THUMBNAIL = 256  # pixels of the longer side
 _COLUMNS = 8
-_FRAMES = 8  # of a clip's contact sheet
+_STRIP = 8  # frames of a clip's contact sheet
+_SHOWN = 16  # frames of a clip's animation
 
 
 @runtime_checkable
@@ -33,11 +34,24 @@ class Sheet(Protocol):
     def noise(self) -> Float[Tensor, "batch ..."]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeptAnswers:
+    """What is kept of one sheet's answers until all sheets are answered: a clip as it is decoded is hundreds of megabytes.
+
+    Attributes:
+        shown: of each row what a report shows, (3, H, W) or (3, frames, H, W), float32, [0, 1].
+        pixels: of each row what metrics see, uint8 (frames, H, W, 3), an image as one frame; empty where there are none.
+    """
+
+    shown: Sequence[np.ndarray]
+    pixels: Sequence[np.ndarray] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamResult:
-    """One model's images, an array (n, 3, H, W) per sheet, of clips (n, 3, frames, H, W), and what was measured of them."""
+    """One model's answers, those of each sheet as they are shown, and what was measured of them."""
 
-    answers: Sequence[np.ndarray]
+    answers: Sequence[Sequence[np.ndarray]]
     skills: Skills
 
     @property
@@ -60,8 +74,13 @@ class Evaluation(Protocol):
     @property
     def sheets(self) -> Sequence[Sheet]: ...
 
-    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
-        """What the answers to every sheet, in order, amount to; images or clips as the family decodes them."""
+    def kept(self, answers: np.ndarray) -> KeptAnswers:
+        """What is needed of the answers to a sheet: images (n, 3, H, W) or clips (n, 3, frames, H, W), as the family decodes
+        them."""
+        ...
+
+    def result(self, answers: Sequence[KeptAnswers]) -> ExamResult:
+        """What the answers to every sheet, in order, amount to."""
         ...
 
 
@@ -70,9 +89,19 @@ def still(made: np.ndarray) -> np.ndarray:
     strip of at most eight evenly spaced frames."""
     if made.ndim == 3:
         return thumbnail(made)
-    frames = made.shape[1]
-    numbers = np.linspace(0, frames - 1, min(frames, _FRAMES)).round().astype(int)
-    return np.concatenate([thumbnail(made[:, n], THUMBNAIL // 2) for n in numbers], axis=2)
+    return np.concatenate([thumbnail(made[:, n], THUMBNAIL // 2) for n in _evenly(made.shape[1], _STRIP)], axis=2)
+
+
+def shown(made: np.ndarray) -> np.ndarray:
+    """What a screen shows of an answer: an image's thumbnail, (3, h, w); of a clip (3, frames, H, W) the thumbnails of at most
+    sixteen evenly spaced frames, (3, frames, h, w)."""
+    if made.ndim == 3:
+        return thumbnail(made)
+    return np.stack([thumbnail(made[:, n]) for n in _evenly(made.shape[1], _SHOWN)], axis=1)
+
+
+def _evenly(frames: int, most: int) -> list[int]:
+    return np.linspace(0, frames - 1, min(frames, most)).round().astype(int).tolist()
 
 
 def thumbnail(image: np.ndarray, most: int = THUMBNAIL) -> np.ndarray:

@@ -70,7 +70,7 @@ class Fid(Metric):
 
     def _see(self, real: Iterable[tuple[bytes, str]]) -> None:
         for data, name in real:
-            self._distance.update(_pixels(decode_image(data, name)), real=True)
+            self._distance.update(_pixels(to_bytes(decode_image(data, name))), real=True)
 
 
 class _Extractor(nn.Module):
@@ -106,4 +106,4 @@ class _Extractor(nn.Module):
 
 
 def _pixels(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(to_bytes(image)).permute(2, 0, 1)[None]
+    return torch.from_numpy(image).permute(2, 0, 1)[None]

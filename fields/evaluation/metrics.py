@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fields.data.images import to_bytes
 from fields.data.rows import Row
 from fields.evaluation.clip import check_clip, load_clip
 
@@ -27,7 +26,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, rows: Sequence[Row], images: Sequence[np.ndarray]) -> float:
-        """The value for rows and their images, (3, H, W) in [0, 1] each."""
+        """The value for rows and their images, uint8 (H, W, 3) each."""
 
 
 class ClipScore(Metric):
@@ -53,7 +52,7 @@ class ClipScore(Metric):
     def __call__(self, rows: Sequence[Row], images: Sequence[np.ndarray]) -> float:
         from torchmetrics.functional.multimodal import clip_score
 
-        pixels = [torch.from_numpy(to_bytes(image)).permute(2, 0, 1) for image in images]
+        pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
         return float(clip_score(pixels, [row.prompt for row in rows], self._load))
 
     def _load(self) -> tuple[nn.Module, Any]:

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fields.data.bucket import Bucket
+from fields.data.images import to_bytes
 from fields.data.rows import Row, target_of
 from fields.data.size import Size
-from fields.evaluation.base import ExamResult
+from fields.evaluation.base import ExamResult, KeptAnswers, shown
 from fields.evaluation.metrics import Metric
 from fields.families.base import Family
 from fields.method.plan import Stream, noise
@@ -85,17 +86,25 @@ class RouteGrids:
                     x_T = noise(seed, ids, family.latent_shape(size), Stream.QUESTION_NOISE)
                     self.sheets.append(RouteSheet(route, [rows[n] for n in numbers], x_T))
 
-    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
+    def kept(self, answers: np.ndarray) -> KeptAnswers:
+        """Thumbnails, of a clip those of a few frames; with metrics also every pixel, in one byte a colour."""
+        return KeptAnswers([shown(made) for made in answers], [_pixels(made) for made in answers] if self._metrics else ())
+
+    def result(self, answers: Sequence[KeptAnswers]) -> ExamResult:
         """The images, and by route what the metrics say of them; of a clip they see every frame."""
         rows: dict[str, list[Row]] = {}
         images: dict[str, list[np.ndarray]] = {}
         for sheet, own in zip(self.sheets, answers, strict=True):
-            for row, made in zip(sheet.rows, own, strict=True):
-                seen = [made] if made.ndim == 3 else list(made.swapaxes(0, 1))
-                rows.setdefault(sheet.route, []).extend(frame_rows(row, len(seen)))
-                images.setdefault(sheet.route, []).extend(seen)
+            for row, pixels in zip(sheet.rows, own.pixels, strict=True) if self._metrics else ():
+                rows.setdefault(sheet.route, []).extend(frame_rows(row, len(pixels)))
+                images.setdefault(sheet.route, []).extend(pixels)
         skills = {
-            route: {name: metric(rows[route], images[route]) for name, metric in self._metrics.items()}
-            for route in (rows if self._metrics else ())
+            route: {name: metric(rows[route], seen) for name, metric in self._metrics.items()} for route, seen in images.items()
         }
-        return ExamResult(answers=answers, skills=skills)
+        return ExamResult(answers=[own.shown for own in answers], skills=skills)
+
+
+def _pixels(made: np.ndarray) -> np.ndarray:
+    """(3, H, W) or (3, frames, H, W) as uint8 (frames, H, W, 3)."""
+    frames = [made] if made.ndim == 3 else made.swapaxes(0, 1)
+    return np.stack([to_bytes(frame) for frame in frames])

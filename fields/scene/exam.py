@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fields.data.images import encode_png
 from fields.data.rows import Row
-from fields.evaluation.base import ExamResult
+from fields.evaluation.base import ExamResult, KeptAnswers
 from fields.method.plan import Stream, generator, noise
 from fields.scene.checker import Score, check
 from fields.scene.grammar import ALL_ROUTE_CATEGORIES, CATEGORIES, TWO_SKILLS, Task, draw_task
@@ -83,10 +83,15 @@ class Exam:
     def questions(self) -> list[Question]:
         return [question for sheet in self.sheets for question in sheet.questions]
 
-    def result(self, answers: Sequence[np.ndarray]) -> ExamResult:
+    def kept(self, answers: np.ndarray) -> KeptAnswers:
+        """All of them, as they are: marks are given by every pixel, and a scene has few."""
+        return KeptAnswers(list(answers))
+
+    def result(self, answers: Sequence[KeptAnswers]) -> ExamResult:
         """Mark the answers to every sheet, in order: the share of exactly right answers and the mean grade by category."""
         scores: dict[str, list[Score]] = {}
-        for question, image in zip(self.questions, np.concatenate(answers), strict=True):
+        images = [image for own in answers for image in own.shown]
+        for question, image in zip(self.questions, images, strict=True):
             scores.setdefault(question.task.category, []).append(check(question.task, image))
         skills = {
             category: {
@@ -95,7 +100,7 @@ class Exam:
             }
             for category, marks in scores.items()
         }
-        return ExamResult(answers=answers, skills=skills)
+        return ExamResult(answers=[own.shown for own in answers], skills=skills)
 
 
 def route_skill(skills: Mapping[str, Mapping[str, float]], route: str, measure: str = "graded") -> float:

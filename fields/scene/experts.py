@@ -134,5 +134,5 @@ def take_exam(exam: Exam, field: Field) -> Skills:
     answers = []
     for sheet in exam.sheets:
         condition = field.family.encode(sheet.rows)
-        answers.append(field.family.decode(clean(field.velocity, sheet.noise, grid, condition, Euler())))
+        answers.append(exam.kept(field.family.decode(clean(field.velocity, sheet.noise, grid, condition, Euler()))))
     return exam.result(answers).skills

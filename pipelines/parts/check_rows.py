@@ -11,7 +11,7 @@ from fields.families.base import Family
 from pipelines.config.model import ModelConfig
 from pipelines.parts.device import device
 
-_MOST_ROWS_CHECKED = 20_000
+_MOST_CHECKED = 20_000  # rows; of clips, frames of targets
 _IN_ALL_OR_NONE = (("source_image", "source image"), ("negative_prompt", "negative prompt"))
 
 Wanted = tuple[tuple[str, str], ...]  # columns that every row must have, each with the configuration's key that wants it
@@ -31,7 +31,8 @@ def checked_rows(path: Path, model: ModelConfig, wanted: Wanted) -> int:
 def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
     bucket, family = Bucket(path), ModelConfig.model_validate_json(model).build(device(0))
     first = bucket[0]
-    for n in range(0, len(bucket), -(-len(bucket) // _MOST_ROWS_CHECKED)):
+    apart = -(-len(bucket) * max(1, len(first.target_frames)) // _MOST_CHECKED)
+    for n in range(0, len(bucket), apart):
         row = bucket[n]
         for column, what in _IN_ALL_OR_NONE:
             if (getattr(row, column) is None) != (getattr(first, column) is None):

@@ -57,8 +57,8 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def animation_uri(clip: np.ndarray) -> str:
-    """A clip (3, frames, H, W) in [0, 1] as the data URI of an animated GIF, a large one of thumbnails."""
-    return _uri("gif", encode_gif(np.stack([thumbnail(frame) for frame in clip.swapaxes(0, 1)], axis=1)))
+    """A clip (3, frames, H, W) in [0, 1] as the data URI of an animated GIF."""
+    return _uri("gif", encode_gif(clip))
 
 
 def _uri(kind: str, data: bytes) -> str:

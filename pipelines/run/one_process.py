@@ -120,5 +120,5 @@ class OneProcess:
             condition = self._encoded(sheet.rows, models)
             grid = self._parts.exam_grid(family.size(sheet.rows[0]))
             x_0 = generate(field.velocity, sheet.noise, grid, condition, field.device)
-            answers.append(family.decode(x_0))
+            answers.append(exam.kept(family.decode(x_0)))
         return exam.result(answers)

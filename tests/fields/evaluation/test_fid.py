@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fields.data.images import encode_png
+from fields.data.images import encode_png, to_bytes
 from fields.data.rows import Row
 from fields.evaluation import fid
 from fields.evaluation.fid import Fid
@@ -64,7 +64,7 @@ def moved(colours: np.ndarray) -> tuple[list[np.ndarray], float]:
 
     With x' = x / 2 + 30 the covariance is S / 4, which commutes with S: |m - m'|^2 + (1 - 1/2)^2 tr S.
     """
-    images = [flat(colour / 2 + 30, 4 + n % 3) for n, colour in enumerate(colours)]
+    images = [to_bytes(flat(colour / 2 + 30, 4 + n % 3)) for n, colour in enumerate(colours)]
     difference = colours.mean(axis=0) / 2 - 30
     return images, float(difference @ difference + np.cov(colours.T).trace() / 4)
 
@@ -77,7 +77,7 @@ def test_the_distance_is_the_closed_form_s(colours, extractor, tmp_path):
     metric.check(questions)
     assert expected > 100
     assert metric(questions, images) == pytest.approx(expected, rel=1e-6)
-    same = [flat(colour, 4) for colour in colours]
+    same = [to_bytes(flat(colour, 4)) for colour in colours]
     assert metric(questions, same) == pytest.approx(0, abs=1e-4), "nothing is left of the call before"
 
 

@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from fields.data.images import to_bytes
 from fields.data.rows import Row
 from fields.evaluation import metrics
 from fields.evaluation.metrics import ClipScore, Metric
 
 ROWS = [Row(str(n), "t", prompt) for n, prompt in enumerate(("a red circle", "two dogs", "nothing at all"))]
-IMAGES = list(np.random.default_rng(0).random((3, 3, 24, 24), dtype=np.float32))
+IMAGES = list(np.random.default_rng(0).integers(256, size=(3, 24, 24, 3), dtype=np.uint8))
 
 
 def cosines(tiny_clip: Path) -> np.ndarray:
@@ -22,7 +21,7 @@ def cosines(tiny_clip: Path) -> np.ndarray:
     model, processor = CLIPModel.from_pretrained(tiny_clip).eval(), CLIPProcessor.from_pretrained(tiny_clip)
     values = []
     for row, image in zip(ROWS, IMAGES, strict=True):
-        inputs = processor(text=[row.prompt], images=[Image.fromarray(to_bytes(image))], return_tensors="pt")
+        inputs = processor(text=[row.prompt], images=[Image.fromarray(image)], return_tensors="pt")
         with torch.no_grad():
             output = model(**inputs)
         values.append(100 * torch.cosine_similarity(output.image_embeds, output.text_embeds).item())

@@ -15,6 +15,13 @@ from fields.scene.family import SceneFamily
 FAMILY, SHAPE = SceneFamily(), (3, 24, 24)
 
 
+class Mean(Metric):
+    """Of all images' bytes."""
+
+    def __call__(self, rows, images):
+        return float(np.mean([image.mean() for image in images]))
+
+
 @pytest.fixture(scope="module")
 def buckets(tmp_path_factory):
     """Two routes, of five rows and of two."""
@@ -65,10 +72,24 @@ def test_a_sheet_has_one_size_and_each_row_the_noise_of_its_number(tmp_path):
 
 
 def test_images_are_passed_on_without_marks(buckets):
-    answers = [np.zeros((3, *SHAPE)), np.zeros((1, *SHAPE)), np.zeros((2, *SHAPE))]
-    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {}).result(answers)
-    assert result.answers is answers
+    grids, answers = RouteGrids(buckets, 4, 3, FAMILY, 3, {}), [np.full((n, *SHAPE), n / 4) for n in (3, 1, 2)]
+    result = grids.result([grids.kept(images) for images in answers])
+    for own, images in zip(result.answers, answers, strict=True):
+        np.testing.assert_array_equal(own, images)
     assert result.skills == {}
+
+
+def test_of_a_large_clip_thumbnails_of_sixteen_frames_are_kept_and_its_pixels_for_metrics_alone(buckets):
+    colours = np.arange(81) * 3
+    clip = np.broadcast_to((colours / 255).astype(np.float32)[None, :, None, None], (3, 81, 40, 512))
+    plain, measured = (RouteGrids(buckets, 1, 0, FAMILY, 1, m).kept(clip[None]) for m in ({}, {"mean": Mean()}))
+    (shown,) = plain.shown
+    assert shown.shape == (3, 16, 20, 256)
+    np.testing.assert_allclose(shown[0, :, 0, 0], np.linspace(0, 80, 16).round() * 3 / 255, atol=1e-6)
+    assert plain.pixels == ()
+    (pixels,) = measured.pixels
+    assert (pixels.shape, pixels.dtype) == ((81, 40, 512, 3), np.uint8)
+    np.testing.assert_array_equal(pixels[:, 7, 9, 2], colours)
 
 
 def test_a_metric_sees_every_row_of_a_route_with_its_image(buckets):
@@ -76,8 +97,9 @@ def test_a_metric_sees_every_row_of_a_route_with_its_image(buckets):
         def __call__(self, rows, images):
             return float(sum(image.mean() * int(row.uid[-1]) for row, image in zip(rows, images, strict=True)))
 
-    answers = [np.full((3, *SHAPE), 2.0), np.full((1, *SHAPE), 5.0), np.full((2, *SHAPE), 7.0)]
-    result = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": Seen()}).result(answers)
+    grids = RouteGrids(buckets, 4, 3, FAMILY, 3, {"seen": Seen()})
+    colours = [np.full((3, *SHAPE), 2 / 255), np.full((1, *SHAPE), 5 / 255), np.full((2, *SHAPE), 7 / 255)]
+    result = grids.result([grids.kept(images) for images in colours])
     assert result.skills == {"local": {"seen": 2.0 * (0 + 1 + 2) + 5.0 * 3}, "global": {"seen": 7.0 * 1}}
 
 
@@ -105,8 +127,8 @@ def test_a_metric_of_images_sees_a_clip_s_frames_each_beside_that_of_the_target(
     grids = RouteGrids({"local": Bucket(tmp_path / "rows")}, 2, 3, Clips(), 2, {"seen": Seen()})
     assert [tuple(sheet.noise.shape) for sheet in grids.sheets] == [(1, 3, 5, 24, 24), (1, *SHAPE)]
     assert checked == [*targets, targets[0]]
-    clip = np.ones((3, 5, 24, 24)) * np.arange(1, 6)[None, :, None, None]
-    result = grids.result([clip[None], np.full((1, *SHAPE), 9.0)])
+    clip = np.ones((3, 5, 24, 24)) * np.arange(1, 6)[None, :, None, None] / 255
+    result = grids.result([grids.kept(clip[None]), grids.kept(np.full((1, *SHAPE), 9 / 255))])
     assert result.skills == {"local": {"seen": pytest.approx(sum(n * (n + 1) for n in range(5)))}}
     assert result.picture.shape == (3, 2 * 26, 5 * 24 + 2), "a strip of five frames, and one image below it"
 

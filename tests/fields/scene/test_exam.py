@@ -16,7 +16,7 @@ def exam():
 
 
 def targets(exam):
-    return [np.stack([render(q.task.target) for q in sheet.questions]) for sheet in exam.sheets]
+    return [exam.kept(np.stack([render(q.task.target) for q in sheet.questions])) for sheet in exam.sheets]
 
 
 def sources(exam):
@@ -73,7 +73,7 @@ def test_marks_are_means_by_category(exam):
     """Untouched sources for the edits; of the first category one answer is blank."""
     answers = sources(exam)
     answers[0][2] = 0.5
-    skills = exam.result(answers).skills
+    skills = exam.result([exam.kept(images) for images in answers]).skills
     assert skills["single"]["exact"] == pytest.approx((SAMPLES - 1) / SAMPLES)
     assert (SAMPLES - 1) / SAMPLES - 1e-6 <= skills["single"]["graded"] < 0.95
     for category in LOCAL_EDIT + GLOBAL_EDIT:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from actors.journal import SKILLS, rows
 from fields.data.bucket import Bucket
-from fields.data.images import encode_png
+from fields.data.images import encode_png, to_bytes
 from fields.evaluation.fid import Fid
 from fields.evaluation.metrics import ClipScore
 from fields.method.plan import Stream, noise
@@ -90,7 +90,7 @@ def test_metrics_are_in_summary_report_and_board(make_config, tiny_clip, extract
     outcome = reference(config)
     summary = write_summary(config, outcome)
     bucket = Bucket(config.routes["local_edit"].data)
-    images = [image for sheet in outcome.results[AFTER].answers[2:4] for image in sheet]
+    images = [to_bytes(image) for sheet in outcome.results[AFTER].answers[2:4] for image in sheet]
     questions = [bucket[n] for n in range(5)]
     expected, distance = ClipScore(tiny_clip)(questions, images), Fid(extractor, photos)(questions, images)
     assert summary["skills"].keys() == set(ROUTES)

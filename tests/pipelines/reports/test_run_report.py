@@ -13,6 +13,7 @@ import torch
 
 from actors.journal import METRICS, SKILLS
 from fields.carriers import Weights
+from fields.evaluation.base import KeptAnswers
 from fields.scene.exam import Exam
 from fields.scene.grammar import CATEGORIES, ROUTE_CATEGORIES
 from fields.scene.world import render
@@ -55,8 +56,8 @@ def write(config: RunConfig, exam: Exam) -> Write:
     """Write the report of a run with this many recorded steps and evaluations; `evaluated` says whether it has results."""
 
     def write(steps: int, evaluations: int = 0, evaluated: bool = True, timed: bool = False) -> str:
-        right = exam.result([np.stack([render(q.task.target) for q in sheet.questions]) for sheet in exam.sheets])
-        wrong = exam.result([np.full_like(images, 0.5) for images in right.answers])
+        right = exam.result([KeptAnswers([render(q.task.target) for q in sheet.questions]) for sheet in exam.sheets])
+        wrong = exam.result([exam.kept(np.full_like(images, 0.5)) for images in right.answers])
         results = {name: wrong if name == BEFORE else right for name in MODELS} if evaluated else {}
         weights = Weights.of(steps, {"adapter": torch.zeros(2, 2)})
         outcome = Outcome(steps=steps, weights=weights, exam=exam, results=results)

@@ -130,7 +130,7 @@ def test_a_student_is_taught_by_target_clips(make_run: MakeRun):
 def test_the_report_shows_a_clip_as_a_strip_and_as_an_animation(make_run: MakeRun):
     config = make_run("shown", frames=(5,), eval={"every": 3, "samples": 2})
     outcome = reference(config)
-    assert [images.shape for images in outcome.results[AFTER].answers] == [(2, 3, 5, SIDE, SIDE)] * 2
+    assert [np.shape(images) for images in outcome.results[AFTER].answers] == [(2, 3, 5, SIDE, SIDE)] * 2
     write_report(config, outcome, write_summary(config, outcome))
     page = (config.folder / "report.html").read_text()
     shown = 2 * 2 * len(outcome.results)

@@ -92,7 +92,7 @@ def image(pipeline: Any) -> np.ndarray:
     if family == "SanaPipeline":
         arguments["use_resolution_binning"] = False
     if family == "QwenImageEditPipeline":
-        arguments["image"] = Image.new("RGB", SIZE, "red")
+        arguments["image"] = Image.new("RGB", SIZE.image, "red")
     generator = torch.Generator().manual_seed(0)
     if family == "WanPipeline":
         return pipeline(**arguments, num_frames=1, generator=generator).frames[0, 0]
@@ -248,7 +248,7 @@ def test_a_told_guidance_of_an_interval_is_refused_with_its_key(trained):
 
 def test_grids_show_every_size_in_its_own_shape(trained):
     outcome = reference(changed(trained("z_image"), "grids", eval={"every": 3, "samples": 4}))
-    shapes = [images.shape for images in outcome.results[AFTER].answers]
+    shapes = [np.shape(images) for images in outcome.results[AFTER].answers]
     assert shapes == [(2, 3, HEIGHT, WIDTH), (2, 3, WIDTH, HEIGHT)] * 2
     assert outcome.results.keys() == {BASE, BEFORE, AFTER, "base_expert", "adapted"}
 
