@@ -3,8 +3,8 @@
 Prints the memory of every kind of process against a GPU's, what is downloaded, what travels and what is computed for each
 sample, and what to change where something doesn't fit. Then how fast the run can be, what limits it, and how many workers and
 replicas keep the learner busy: estimated from the operations of every part and a share of the GPU's peak, or with `--measure`
-from the time that the parts take on this machine. Without it no weights are read, only configurations of models; of a model on
-the hub it downloads these small files alone.
+from the time that the parts take on this machine, and then it also says how many operations per second each reaches. Without
+it no weights are read, only configurations of models; of a model on the hub it downloads these small files alone.
 """
 
 import argparse
@@ -33,7 +33,10 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--share {options.share:g}: allowed are numbers above 0, up to 1")
         config = load_config(options.config, [*options.overrides, *gpu])
         needs = Needs.of(config)
-        pace, source = estimated(config, needs, options.share) if options.measure is None else measured(config, options.measure)
+        if options.measure is None:
+            pace, source = estimated(config, needs, options.share)
+        else:
+            pace, source = measured(config, needs, options.measure)
     except ConfigError as error:
         complain(error)
         return 2

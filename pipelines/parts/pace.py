@@ -55,16 +55,24 @@ class StepSeconds:
         Raises:
             ValueError: if the peak of this GPU isn't known.
         """
-        samples, rate = config.learner.batch_size, share * gpu_flops(config.learner.gpu, config.model.dtype)
-        work = needs.work
+        rate, flops = share * gpu_flops(config.learner.gpu, config.model.dtype), step_flops(config, needs)
         return StepSeconds(
             encode=0.0,  # rows are encoded once and kept
-            rollout=samples * needs.rollout_flops / rate,
-            experts={
-                name: samples * forwards * needs.expert_flops[name] / rate for name, forwards in work.expert_forwards.items()
-            },
-            learner=samples * work.queries * needs.learner_flops / rate,
+            rollout=flops[ROLLOUT] / rate,
+            experts={name: flops[who_of(name)] / rate for name in needs.work.expert_forwards},
+            learner=flops[LEARNER] / rate,
         )
+
+
+def step_flops(config: RunConfig, needs: Needs) -> dict[str, float]:
+    """Kind of process -> the floating point operations of its networks for an optimizer step, of all processes together; the
+    encoder's are not known. Operations that recomputation adds count, as the processor does them."""
+    samples, work = config.learner.batch_size, needs.work
+    return {
+        LEARNER: samples * work.queries * needs.learner_flops,
+        ROLLOUT: samples * needs.rollout_flops,
+        **{who_of(name): samples * forwards * needs.expert_flops[name] for name, forwards in work.expert_forwards.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,8 @@ class Pace:
         samples: of a step.
         steps: of the run.
         gpus: of the run.
+        reached: kind of process -> floating point operations per second of one while it computes; empty of an estimate.
+        peak: of the learner's GPU, in the same unit; None on a CPU, or of a GPU whose speed isn't known.
     """
 
     limits: Mapping[str, float]
@@ -86,10 +96,13 @@ class Pace:
     samples: int
     steps: int
     gpus: float
+    reached: Mapping[str, float]
+    peak: float | None
 
     @staticmethod
-    def of(config: RunConfig, seconds: StepSeconds, cores: float) -> "Pace":
-        """Of a run whose parts take these seconds; `cores` is what all its processes without a GPU compute on."""
+    def of(config: RunConfig, seconds: StepSeconds, cores: float, flops: Mapping[str, float]) -> "Pace":
+        """Of a run whose parts take these seconds for these operations; `cores` is what all its processes without a GPU compute
+        on."""
         experts = {who_of(name): (taken, config.services[name].replicas) for name, taken in seconds.experts.items()}
         given = {ROLLOUT: config.rollout.workers, **{who: replicas for who, (_, replicas) in experts.items()}}
         given[ENCODER] = config.encoder.replicas
@@ -105,8 +118,16 @@ class Pace:
         limits[SHARED_GPUS] = sum(kind.seconds for kind in together) / max(1, ceil(sum(kind.gpus for kind in together)))
         wanted = {name: max(1, ceil(value / learner)) for name, value in alone.items()}
         gpus = sum(kind.gpus for kind in kinds)
+        each = {LEARNER: seconds.learner, **alone}
         return Pace(
-            limits=limits, wanted=wanted, given=given, samples=config.learner.batch_size, steps=config.run.steps, gpus=gpus
+            limits=limits,
+            wanted=wanted,
+            given=given,
+            samples=config.learner.batch_size,
+            steps=config.run.steps,
+            gpus=gpus,
+            reached={who: operations / each[who] for who, operations in flops.items() if each[who]},
+            peak=_peak(config),
         )
 
     @property
@@ -132,6 +153,13 @@ class Pace:
     def busy(self, who: str) -> float:
         """The share of its time in which each process of a kind computes."""
         return self.limits[who] / self.step_seconds
+
+
+def _peak(config: RunConfig) -> float | None:
+    try:
+        return gpu_flops(config.learner.gpu, config.model.dtype) if config.learner.num_gpus else None
+    except ValueError:  # given by its memory alone
+        return None
 
 
 @dataclass(frozen=True, slots=True)

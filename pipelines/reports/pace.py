@@ -18,14 +18,23 @@ def table(pace: Pace, source: str) -> Table:
     """
     result = Table(title=f"Seconds of an optimizer step ({pace.samples} samples), {source}")
     result.add_column("process", no_wrap=True)
-    for name in ("number", "seconds", "busy", "keep the learner busy"):
+    speed = ["TFLOP/s of one", *(["of its peak"] if pace.peak else [])] if pace.reached else []
+    for name in ("number", "seconds", "busy", "keep the learner busy", *speed):
         result.add_column(name, justify="right")
     for who, seconds in pace.limits.items():
         if who not in _NO_PROCESSES and seconds:
             learner = who == LEARNER
             number, wanted = ("", "") if learner else (str(pace.given[who]), str(pace.wanted[who]))
-            result.add_row(who, number, f"{seconds:.3g}", percent(pace.busy(who)), wanted)
+            result.add_row(who, number, f"{seconds:.3g}", percent(pace.busy(who)), wanted, *_speed(pace, who))
     return result
+
+
+def _speed(pace: Pace, who: str) -> list[str]:
+    """Of one process while it computes: its operations per second, and their share of the GPU's peak, or MFU."""
+    if who not in pace.reached:
+        return []
+    reached = pace.reached[who]
+    return [f"{reached / 1e12:.3g}", *([percent(reached / pace.peak)] if pace.peak else [])]
 
 
 def lines(pace: Pace) -> list[str]:

@@ -51,7 +51,7 @@ def _of_parts(config: RunConfig, taken: Sequence[StepSeconds]) -> Measurement:
 
 def _limit(config: RunConfig, taken: Sequence[StepSeconds]) -> float:
     """Samples a second if nothing were lost: all cores busy with the parts alone, or the one learner busy all the time."""
-    limits = Pace.of(config, StepSeconds.median(taken), (os.cpu_count() or 1) / config.numerics.threads).limits
+    limits = Pace.of(config, StepSeconds.median(taken), (os.cpu_count() or 1) / config.numerics.threads, {}).limits
     return config.learner.batch_size / max(limits[CORES], limits[LEARNER])
 
 

@@ -8,7 +8,7 @@ from pipelines.config.run import RunConfig
 from pipelines.data.scene import prepare_missing
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.needs import Needs
-from pipelines.parts.pace import Pace, StepSeconds
+from pipelines.parts.pace import Pace, StepSeconds, step_flops
 from pipelines.parts.work import Work
 from pipelines.run.part_times import part_times
 
@@ -24,10 +24,10 @@ def estimated(config: RunConfig, needs: Needs, share: float) -> tuple[Pace | Non
     except ValueError as error:
         return None, f"how fast: {error}"
     source = f"estimated at {share:.0%} of the peak of {config.learner.gpu} in {config.model.dtype}"
-    return Pace.of(config, seconds, os.cpu_count() or 1), source
+    return Pace.of(config, seconds, os.cpu_count() or 1, {}), source
 
 
-def measured(config: RunConfig, steps: int) -> tuple[Pace, str]:
+def measured(config: RunConfig, needs: Needs, steps: int) -> tuple[Pace, str]:
     """The pace from the parts of so many steps, timed here one after the other, and what it rests on.
 
     Raises:
@@ -40,4 +40,4 @@ def measured(config: RunConfig, steps: int) -> tuple[Pace, str]:
     seconds = StepSeconds.median(part_times(parts, steps))
     calls = replace(seconds, beside=seconds.beside + _CALLS_S * Work.of(parts).groups)
     cores = (os.cpu_count() or 1) / config.numerics.threads
-    return Pace.of(config, calls, cores), f"parts of {steps} step{'s' * (steps != 1)} timed here"
+    return Pace.of(config, calls, cores, step_flops(config, needs)), f"parts of {steps} step{'s' * (steps != 1)} timed here"

@@ -1,15 +1,18 @@
 """How fast a run is planned to be: the closed form of each limit, and what a run asks of its parts."""
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipelines.parts.needs import Needs
-from pipelines.parts.pace import CORES, LAG, LEARNER, ROLLOUT, SHARED_GPUS, Pace, StepSeconds
+from pipelines.parts.pace import CORES, LAG, LEARNER, ROLLOUT, SHARED_GPUS, Pace, StepSeconds, step_flops
 from pipelines.parts.run_parts import RunParts
 from pipelines.parts.work import Work
-from pipelines.reports.pace import lines
+from pipelines.reports.pace import lines, table
 
 SECONDS = StepSeconds(encode=0.5, rollout=12.0, experts={"local_edit": 3.0, "global_edit": 1.0}, learner=4.0, beside=1.5)
 
@@ -35,7 +38,7 @@ SECONDS = StepSeconds(encode=0.5, rollout=12.0, experts={"local_edit": 3.0, "glo
 )
 def test_what_takes_longest_decides(make_config, overrides, cores, limit, seconds, said):
     config = make_config("learner.batch_size=12", "learner.lag=8", "run.steps=600", *overrides)
-    pace = Pace.of(config, SECONDS, cores)
+    pace = Pace.of(config, SECONDS, cores, {})
     assert (pace.limit, pace.step_seconds) == (limit, pytest.approx(seconds))
     assert pace.samples_per_second == pytest.approx(config.learner.batch_size / seconds)
     assert pace.hours == pytest.approx(600 * seconds / 3600)
@@ -43,20 +46,20 @@ def test_what_takes_longest_decides(make_config, overrides, cores, limit, second
 
 
 def test_as_many_as_wanted_keep_the_learner_busy(make_config):
-    pace = Pace.of(make_config("rollout.workers=1"), SECONDS, 100)
+    pace = Pace.of(make_config("rollout.workers=1"), SECONDS, 100, {})
     assert pace.wanted == {ROLLOUT: 3, "experts.local_edit": 1, "experts.global_edit": 1, "encoder": 1}
     enough = make_config("rollout.workers=3", "learner.lag=9")
-    assert Pace.of(enough, SECONDS, 100).busy(LEARNER) == 1
+    assert Pace.of(enough, SECONDS, 100, {}).busy(LEARNER) == 1
 
 
 def test_shared_experts_and_one_that_is_called_as_a_part_is_are_told_apart(make_config):
     shared = [f"experts.{name}.placement=shared" for name in ("text_to_image", "local_edit", "global_edit")]
     config = make_config("rollout.workers=9", "learner.lag=9", *shared)
-    pace = Pace.of(config, replace(SECONDS, experts={"shared": 9.0}), 100)
+    pace = Pace.of(config, replace(SECONDS, experts={"shared": 9.0}), 100, {})
     assert (pace.limit, pace.step_seconds) == ("shared experts", 9)
     assert lines(pace)[1].endswith("; set replicas of each of them to 3")
     config = make_config("experts.rollout={num_cpus: 0.1}", "rollout.workers=3", "learner.lag=9")
-    pace = Pace.of(config, replace(SECONDS, experts={"rollout": 3.0}), 100)
+    pace = Pace.of(config, replace(SECONDS, experts={"rollout": 3.0}), 100, {})
     assert (pace.limits[ROLLOUT], pace.limits["experts.rollout"], pace.limit) == (4, 3, LEARNER)
 
 
@@ -65,7 +68,7 @@ def test_gpus_are_counted_with_ranks_and_replicas(make_config):
         *("learner.ranks=2", "learner.num_gpus=1", "rollout.workers=3", "rollout.num_gpus=0.5", "learner.batch_size=48"),
         *("experts.local_edit.replicas=2", "experts.local_edit.num_gpus=1", "experts.local_edit.ranks=2"),
     )
-    pace = Pace.of(config, SECONDS, 100)
+    pace = Pace.of(config, SECONDS, 100, {})
     assert pace.gpus == 2 + 1.5 + 4
     assert f"{pace.hours * 7.5:.3g} GPU-hours on 7.5 GPUs" in lines(pace)[0]
 
@@ -114,6 +117,22 @@ def test_an_estimate_is_operations_over_a_share_of_the_peak(make_config):
     seconds = StepSeconds.estimated(config, needs, 0.5)
     assert seconds.rollout == pytest.approx(config.learner.batch_size * needs.rollout_flops / (0.5 * 19.5e12))
     assert seconds.learner == pytest.approx(config.learner.batch_size * needs.learner_flops / (0.5 * 19.5e12))
+
+
+def test_what_is_reached_is_operations_over_the_seconds_of_one_process(make_config):
+    config = make_config("learner.gpu=a100-40", "learner.num_gpus=1", "rollout.num_gpus=1", "rollout.workers=3")
+    flops = {LEARNER: 4e13, ROLLOUT: 6e13, "experts.local_edit": 9e13}
+    pace = Pace.of(config, SECONDS, 100, flops)
+    assert pace.reached == {LEARNER: 1e13, ROLLOUT: 5e12, "experts.local_edit": 3e13}
+    assert pace.peak == 19.5e12
+    assert Pace.of(make_config(), SECONDS, 100, flops).peak is None
+    needs = Needs.of(config)
+    estimated = Pace.of(config, StepSeconds.estimated(config, needs, 0.25), 100, step_flops(config, needs))
+    assert estimated.reached.keys() == {LEARNER, ROLLOUT, *(f"experts.{name}" for name in config.experts)}
+    assert list(estimated.reached.values()) == pytest.approx([19.5e12 / 4] * 5)
+    said = Console(width=120, file=io.StringIO(), record=True)
+    said.print(table(pace, "here"))
+    assert re.search(r"rollout .* 5 .* 26 %", said.export_text())
 
 
 def test_the_command_says_it(config_file, capsys):
