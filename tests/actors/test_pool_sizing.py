@@ -67,6 +67,7 @@ def test_a_run_of_one_worker_finds_its_size_and_gives_back_what_it_doesnt_need(c
     asyncio.run(live())
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_come_is_counted_and_not_tried_again_at_once(cluster, caplog):
     def failures() -> int:
         return caplog.text.count(f"rollout workers {BROKEN} are there: ")

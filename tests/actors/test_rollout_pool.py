@@ -107,6 +107,7 @@ class FrozenOnce(Worker.__ray_metadata__.modified_class):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_while_it_loads_again_is_started_once_more(cluster, tmp_path):
     """After ten times what its first start took, and not after the half hour that a first one may take."""
     starts = tmp_path / "starts"

@@ -59,6 +59,7 @@ CASES = [
     pytest.param(name, dtype, marks=() if (name, dtype) in QUICK else pytest.mark.slow)
     for name in PIPELINES
     for dtype in TOLERANCE
+    if (name, dtype) != ("wan", torch.bfloat16)  # some of its tensors are float32 then, which is refused: test_clips.py
 ]
 
 

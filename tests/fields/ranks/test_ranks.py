@@ -61,7 +61,7 @@ CASES = {
 }
 
 
-QUICK = {("lora", 3), ("micro-batches, recomputed", 2), ("full", 3)}
+QUICK = {("micro-batches, recomputed", 2), ("full", 3)}
 SIZES = [pytest.param(case, size, marks=() if (case, size) in QUICK else pytest.mark.slow) for case in CASES for size in (2, 3)]
 
 

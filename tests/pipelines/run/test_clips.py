@@ -121,6 +121,15 @@ def test_what_a_run_needs_is_known_where_an_image_model_teaches_one_frame_rows_b
     assert beside.learner_flops > alone.learner_flops
 
 
+def test_ranks_that_would_share_a_full_student_of_two_types_are_refused(make_run: MakeRun):
+    """Wan's modulation is float32 in a bfloat16 network, as diffusers loads it."""
+    config = make_run("shared", student={"type": "full"}, learner={"ranks": 2, "shard": True, "batch_size": 8})
+    checked_parts(config)
+    rounded = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
+    with pytest.raises(ConfigError, match=r"learner\.shard: true shares .* such as scale_shift_table; allowed: false, or"):
+        checked_parts(rounded)
+
+
 def test_a_student_is_taught_by_target_clips(make_run: MakeRun):
     taught = reference(make_run("targets", targets=True, preset="joint_sft"))
     assert taught.steps == 3

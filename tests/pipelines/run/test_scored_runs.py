@@ -34,7 +34,7 @@ def rescored(scene_data, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("routing", ["routing={type: scored}", COMPOSED])
+@pytest.mark.parametrize("routing", ["routing={type: scored}", pytest.param(COMPOSED, marks=pytest.mark.slow)])
 def test_a_distributed_run_is_the_reference(make_config, cluster, two_skills, routing):
     config = make_config(two_skills, routing, "run.steps=4", "learner.lag=1", "eval.every=4")
     outcome = distributed(config)
