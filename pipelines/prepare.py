@@ -12,7 +12,7 @@ from pipelines.config.errors import complain
 def main(arguments: Sequence[str]) -> int:
     """Parse, write, say where. Returns the exit status: 2 for what is wrong with the input."""
     options = _parser().parse_args(arguments)
-    import pyarrow.parquet as pq  # here, as all that reads or writes data is imported, so that --help doesn't need it
+    from fields.data.row_groups import RowGroups  # here, as all that reads or writes data is imported: --help doesn't need it
 
     try:
         paths = options.write(options)
@@ -20,7 +20,10 @@ def main(arguments: Sequence[str]) -> int:
         complain(error)
         return 2
     for path in paths:
-        print(f"{path}: {pq.read_metadata(path).num_rows} rows, {path.stat().st_size / 1e6:.1f} MB")
+        rows = RowGroups(path)
+        empty = sum(not prompt.strip() for prompt in rows.column("prompt"))  # allowed, but seldom meant
+        said = f", {empty} of them with an empty prompt" if empty else ""
+        print(f"{path}: {len(rows)} rows{said}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -25,10 +25,12 @@ def main(arguments: Sequence[str]) -> int:
         from pipelines.watch.look import look
         from pipelines.watch.screen import screen
 
-        reachable = join(options.address, console.print)
-        if not reachable:
-            console.print("no Ray cluster runs on this machine; this is what the run's files say")
-        state, cluster = look(folder, reachable)
+        state, cluster = look(folder, reachable=False)
+        reachable = not state.finished and join(options.address, console.print)  # of a finished run no process is left
+        if reachable:
+            state, cluster = look(folder, reachable)
+        elif not state.finished:
+            console.print("no Ray cluster to join runs on this machine; this is what the run's files say")
         with Live(screen(state, cluster), console=console, auto_refresh=False, transient=False) as live:
             while options.watch and not state.finished:
                 time.sleep(_REFRESH_S)

@@ -96,6 +96,8 @@ def _file(path: Path) -> Path:
     """The file of the tensors: in a folder PEFT's, else diffusers', else the only one."""
     if path.is_file():
         return path
+    if not path.is_dir():
+        raise ValueError(f"no such file or folder: {path}")
     found = [path / name for name in (WEIGHTS, DIFFUSERS_WEIGHTS) if (path / name).is_file()][:1]
     found = found or sorted(path.glob("*.safetensors"))
     if len(found) != 1:

@@ -42,6 +42,8 @@ def _row(folder: Path, path: Path, task: str, role: Role) -> Row:
     uid = path.relative_to(folder).as_posix()
     try:
         prompt = " ".join(read_inside(folder, caption.relative_to(folder).as_posix(), "caption").decode().split())
+        if not prompt:
+            raise ValueError(f"{caption.name} is empty")
         data = read_inside(folder, uid, "image")
         return with_size(Row(uid, task, prompt, **{f"{role}_image": data}))  # type: ignore[arg-type]
     except ValueError as error:  # a caption that is not UTF-8, or a file that is not an image

@@ -75,7 +75,7 @@ from pipelines.run_folder.lock import only_driver
             "student.type=half",
             "student: Input tag 'half' found using 'type' does not match any of the expected tags: 'lora'",
         ),
-        ("student.start={type: adapter, adapter: nowhere}", "student: nowhere holds 0 adapters"),
+        ("student.start={type: adapter, adapter: nowhere}", "student: no such file or folder: nowhere"),
         ("student.start.expert=text_to_image", "student: student.start: expert 'text_to_image' has no adapter to start from"),
         ("learner.num_gpus=1", "num_gpus: the run needs 1 (learner 1 x 1); this machine has 0"),
         ("learner.num_gpus=2", "learner.num_gpus: 2 GPUs for one process, which computes on one of them; allowed: 0 to 1."),

@@ -61,6 +61,7 @@ def test_mixed_sizes_are_brought_to_the_buckets_of_an_area(folder, tmp_path, ima
     ("damage", "message"),
     [
         (lambda f: (f / "b.txt").unlink(), "b.JPG has no prompt: there is no b.txt beside it"),
+        (lambda f: (f / "b.txt").write_text(" \n"), "b.JPG: b.txt is empty"),
         (lambda f: (f / "b.txt").write_bytes(b"\xff"), "b.JPG: 'utf-8' codec can't decode byte 0xff"),
         (lambda f: (f / "b.JPG").write_bytes(b"x"), "b.JPG: row 'b.JPG': the image of 1 bytes does not decode"),
         (lambda f: (f / "c.png").mkdir(), "c.png is named like an image, but is no file"),

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from fields.data.rows import Row
+from pipelines.prepare import main
 
 PLAIN = {"uid": "a", "task": "add", "prompt": "add a hat"}
 
@@ -49,6 +50,17 @@ FILES = {
 }
 
 
+def test_rows_with_an_empty_prompt_are_counted(tmp_path, capsys):
+    entries = [{"uid": f"{n}", "task": "t", "prompt": prompt} for n, prompt in enumerate(("red", "", " "))]
+    for name, kept in (("all", entries), ("one", entries[:1])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(kept))
+        assert main(["import", "--input", str(tmp_path / f"{name}.json"), "--output", str(tmp_path / f"{name}.parquet")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/all.parquet: 3 rows, 2 of them with an empty prompt, 0.0 MB",
+        f"{tmp_path}/one.parquet: 1 rows, 0.0 MB",
+    ]
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_rows(folder, image, prepared, name, mark):
@@ -67,7 +79,7 @@ def test_sizes_are_brought_to_the_buckets_of_an_area(folder, prepared):
 def test_the_command_says_what_it_wrote(folder, capsys, prepared):
     (folder / "t.csv").write_text(CSV)
     prepared(folder / "x.parquet", "import", "--input", folder / "t.csv", "--output", folder / "x.parquet")
-    assert capsys.readouterr().out == f"{folder / 'x.parquet'}: 4 rows, 0.0 MB\n"
+    assert capsys.readouterr().out == f"{folder / 'x.parquet'}: 4 rows, 1 of them with an empty prompt, 0.0 MB\n"
 
 
 BAD = [
