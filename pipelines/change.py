@@ -52,16 +52,18 @@ def _change(options: argparse.Namespace, console: Console) -> None:
     from pipelines.config.load import settings
     from pipelines.parts.check_files import checked_parts
     from pipelines.run import changing
+    from pipelines.run_folder.address import recorded_address
     from pipelines.run_folder.changes import changed, recorded_config
     from pipelines.run_folder.find import find_run
 
-    config = recorded_config(find_run(options.run))
+    folder = find_run(options.run)
+    config = recorded_config(folder)
     if not 0 < options.at < config.run.steps:
         raise ConfigError(f"--at {options.at}: the steps of the run that can change are 1 to {config.run.steps - 1}")
     wanted = changing.with_absolute_paths(settings(options.settings))
     later = changed(config, options.at, wanted)
     parts = checked_parts(later)
-    connect.require_cluster(options.address, console.print)
+    connect.require_cluster(options.address, console.print, likely=recorded_address(folder))
     learner = connect.learner(config.run.name)
     new = changing.new_services(config, parts, options.at, learner)
     demands = RunDemands.of(later).services

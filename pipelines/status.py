@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipelines.config.errors import ConfigError, complain
+from pipelines.run_folder.address import recorded_address
 from pipelines.run_folder.find import RUNS, find_run
 
 _REFRESH_S = 2.0
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
         from pipelines.watch.screen import screen
 
         state, cluster = look(folder, reachable=False)
-        reachable = not state.finished and join(options.address, console.print)  # of a finished run no process is left
+        likely = recorded_address(folder)
+        reachable = not state.finished and join(options.address, console.print, likely=likely)  # no process outlives a run
         if reachable:
             state, cluster = look(folder, reachable)
         elif not state.finished:

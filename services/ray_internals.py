@@ -6,6 +6,7 @@ imported by whom it concerns.
 
 # pyright: reportPrivateUsage=false
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray._common import tls_utils
 from ray._private import ray_constants
-from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]  # its stub leaves it out
+from ray._private.authentication import authentication_token_setup
+from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]  # its stub leaves it out
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentResponse
@@ -36,6 +38,16 @@ def on_loopback() -> Generator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def present_token() -> None:
+    """Let this process present the token that Ray made for this user, which clusters ask for that this user starts.
+
+    Ray does so where it looks for a cluster by itself, and not for an address, unless RAY_AUTH_MODE says so.
+    """
+    known = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if known and authentication_token_setup.AUTH_MODE_ENV_VAR not in os.environ:
+        authentication_token_setup._enable_token_auth()
 
 
 def listen_as_the_node_does() -> None:

@@ -14,7 +14,7 @@ from ray.util.state import list_actors
 from pipelines.cluster.address import named
 from pipelines.cluster.waiting import waiting_for
 from pipelines.config.errors import ConfigError
-from services.ray_internals import LOOPBACK, on_loopback
+from services.ray_internals import LOOPBACK, on_loopback, present_token
 
 Say = Callable[[str], None]
 _PROBE_S = 5.0
@@ -22,15 +22,16 @@ _POLL_S = 1.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def join(address: str | None, say: Say, wait: float = 0.0) -> bool:
-    """Whether there is a cluster: one that is named must answer within `wait` seconds, one on this machine may.
+def join(address: str | None, say: Say, wait: float = 0.0, likely: str | None = None) -> bool:
+    """Whether there is a cluster: one that is named must answer within `wait` seconds, one on this machine may; of several
+    there the likely one is taken, else the one that started last.
 
     Raises:
         ConfigError: if no cluster answers at the address that is named.
     """
     wanted = named(address)
     if wanted is None or wanted == "auto":
-        return _join_one_of_this_machine(say)
+        return _join_one_of_this_machine(say, likely)
     try:
         with waiting_for(f"the Ray cluster at {wanted} to answer", say):
             if not open_within(wanted, wait):  # Ray itself would try for minutes
@@ -41,13 +42,13 @@ def join(address: str | None, say: Say, wait: float = 0.0) -> bool:
     return True
 
 
-def require_cluster(address: str | None, say: Say, wait: float = 0.0) -> None:
-    """Join a cluster, which may take `wait` seconds to come.
+def require_cluster(address: str | None, say: Say, wait: float = 0.0, likely: str | None = None) -> None:
+    """Join a cluster as `join` does; one that is named may take `wait` seconds to come.
 
     Raises:
         ConfigError: if there is none.
     """
-    if not join(address, say, wait):
+    if not join(address, say, wait, likely):
         raise ConfigError(
             "--address: no Ray cluster to join runs on this machine; start one (ray start --head) or name its address"
         )
@@ -78,8 +79,9 @@ def start(say: Say, num_cpus: int | None = None, include_dashboard: bool = True)
         say(f"Ray dashboard: http://{context.dashboard_url}")
 
 
-def clusters_here() -> list[str]:
-    """HOST:PORT of the clusters that this machine is a node of and that can be reached, the one that started last first.
+def clusters_here(likely: str | None = None) -> list[str]:
+    """HOST:PORT of the clusters that this machine is a node of and that can be reached: the likely one if it is there, then the
+    one that started last.
 
     By the raylets that run here, one per node: the address that `ray start` records outlives a cluster that was killed.
     """
@@ -89,7 +91,7 @@ def clusters_here() -> list[str]:
         if process["name"] == "raylet":
             addresses = (argument.partition("=") for argument in process["cmdline"] or ())
             found |= {value: None for option, _, value in addresses if option in ("--gcs-address", "--gcs_address")}
-    return [address for address in found if _is_open(address)]
+    return sorted(filter(_is_open, found), key=lambda address: address != likely)  # which keeps the order of the others
 
 
 def live_actors() -> list[Any]:
@@ -111,10 +113,10 @@ def learner(run: str) -> Any:
     return ray.get_actor(found[0].name, found[0].ray_namespace)
 
 
-def _join_one_of_this_machine(say: Say) -> bool:
+def _join_one_of_this_machine(say: Say, likely: str | None) -> bool:
     if ray.is_initialized():
         return True
-    found = clusters_here()
+    found = clusters_here(likely)
     if not found:
         return False
     say(f"joining the Ray cluster at {found[0]}" + (f"; others here: {', '.join(found[1:])}" if found[1:] else ""))
@@ -130,6 +132,8 @@ def _join_one_of_this_machine(say: Say) -> bool:
 def _connect(address: str) -> None:
     """Let this process join a cluster; one that listens on the loopback address alone, as `start` makes them, from there."""
     alone = address.startswith(f"{LOOPBACK}:") and address in clusters_here()
+    if alone:
+        present_token()
     with on_loopback() if alone else nullcontext():
         ray.init(address, ignore_reinit_error=True, **_QUIET)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import ray
+
 from pipelines.cluster.deployment import RunServices
 from pipelines.cluster.reserve import Reservation
 from pipelines.cluster.waiting import waiting_for
@@ -9,6 +11,7 @@ from pipelines.parts.run_parts import RunParts
 from pipelines.run.driver import Driver
 from pipelines.run.origin import Origin
 from pipelines.run.stopping import uninterrupted
+from pipelines.run_folder.address import record_address
 from pipelines.run_folder.changes import recorded_config
 from pipelines.run_folder.outcome import Outcome
 from pipelines.watch.progress import Display
@@ -32,6 +35,7 @@ def run_distributed(parts: RunParts, origin: Origin, display: Display, reservati
         if own
         else f"starting the learner and {config.rollout.workers} rollout workers; using the services {names}"
     )
+    record_address(config.folder, ray.get_runtime_context().gcs_address)
     driver = Driver(parts, origin, display, reservation)  # the learner loads while the services do
     try:
         reservation.make_room()

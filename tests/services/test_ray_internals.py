@@ -39,7 +39,7 @@ def test_the_names_are_where_they_were():
 
 
 OPENED = """
-import json, subprocess, sys, psutil, ray
+import json, os, subprocess, sys, psutil, ray
 from ray import serve
 from fields.numerics import Numerics
 from pipelines.cluster import connect
@@ -63,6 +63,7 @@ class Actor:
     def ready(self):
         return 1
 
+another_terminal = dict(os.environ)  # Ray puts into this process's environment that there is a token
 connect.start(lambda line: None, num_cpus=2)
 actor = Actor.remote()
 ray.get(actor.ready.remote())
@@ -76,7 +77,7 @@ print(len(listening), ray.util.get_node_ip_address())
 address = ray.get_runtime_context().gcs_address
 for wanted in ("None", repr(address)):
     joining = JOINS.format(wanted=wanted)
-    print(subprocess.check_output([sys.executable, "-c", joining], text=True).split()[-1])
+    print(subprocess.check_output([sys.executable, "-c", joining], env=another_terminal, text=True).split()[-1])
 """
 
 

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from waiting import wait_for
 from pipelines.cluster import connect
 from pipelines.cluster.waiting import waiting_for
 from pipelines.config.errors import ConfigError
+from pipelines.run_folder.address import record_address, recorded_address
 from pipelines.run_folder.outcome import write_config
 
 RAY = Path(sys.executable).with_name("ray")
@@ -97,6 +100,35 @@ def test_a_cluster_that_was_killed_is_not_waited_for(head, make_config):
         assert "o Ray cluster " in said or "joining the Ray cluster at" in said, said  # another's
         assert f":{port}" not in said
         assert asked.returncode == (0 if command == "status" else 2), said
+
+
+RAYLET = "echo; sleep 1000; true"  # a process of this name and address, which is what a cluster is known by
+
+
+def test_of_several_clusters_that_of_the_run_comes_first(tmp_path):
+    shutil.copy("/bin/bash", tmp_path / "raylet")
+    with ExitStack() as stack:
+        addresses = []
+        for _ in range(3):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            addresses.append(f"127.0.0.1:{listener.getsockname()[1]}")
+            command = [tmp_path / "raylet", "-c", RAYLET, "raylet", f"--gcs-address={addresses[-1]}"]
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            stack.callback(os.killpg, process.pid, signal.SIGKILL)
+            assert process.stdout is not None
+            process.stdout.readline()  # it has begun
+
+        def ours(likely: str | None) -> list[str]:
+            return [address for address in connect.clusters_here(likely) if address in addresses]
+
+        found = ours(None)  # the one that started last first, as far as the kernel's clock ticks tell
+        assert set(found) == set(addresses)
+        assert ours("127.0.0.1:1") == found, "a cluster that has ended"
+        for address in addresses:
+            record_address(tmp_path, address)
+            assert ours(recorded_address(tmp_path)) == [address, *(other for other in found if other != address)]
+            assert connect.clusters_here(address)[0] == address
+    assert recorded_address(tmp_path / "nowhere") is None
 
 
 def test_a_named_cluster_must_answer(monkeypatch):
