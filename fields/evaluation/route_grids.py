@@ -11,7 +11,7 @@ from fields.data.bucket import Bucket
 from fields.data.images import to_bytes
 from fields.data.rows import Row, target_of
 from fields.data.size import Size
-from fields.evaluation.base import ExamResult, KeptAnswers, shown
+from fields.evaluation.base import ExamResult, KeptAnswers, Skills, shown
 from fields.evaluation.metrics import Metric
 from fields.families.base import Family
 from fields.method.plan import Stream, noise
@@ -92,16 +92,19 @@ class RouteGrids:
 
     def result(self, answers: Sequence[KeptAnswers]) -> ExamResult:
         """The images, and by route what the metrics say of them; of a clip they see every frame."""
+        skills = self._measured(answers) if self._metrics else {}
+        return ExamResult(answers=[own.shown for own in answers], skills=skills)
+
+    def _measured(self, answers: Sequence[KeptAnswers]) -> Skills:
         rows: dict[str, list[Row]] = {}
         images: dict[str, list[np.ndarray]] = {}
         for sheet, own in zip(self.sheets, answers, strict=True):
-            for row, pixels in zip(sheet.rows, own.pixels, strict=True) if self._metrics else ():
+            for row, pixels in zip(sheet.rows, own.pixels, strict=True):
                 rows.setdefault(sheet.route, []).extend(frame_rows(row, len(pixels)))
                 images.setdefault(sheet.route, []).extend(pixels)
-        skills = {
+        return {
             route: {name: metric(rows[route], seen) for name, metric in self._metrics.items()} for route, seen in images.items()
         }
-        return ExamResult(answers=[own.shown for own in answers], skills=skills)
 
 
 def _pixels(made: np.ndarray) -> np.ndarray:

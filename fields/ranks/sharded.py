@@ -29,7 +29,7 @@ class ShardedRanks(ProcessGroup):
     def place(self, transformer: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
         """A block after the other comes whole to the device, in float32, and leaves this rank's shards there."""
         mesh = init_device_mesh(device.type, (self.size,))
-        computes_in = next(transformer.parameters()).dtype
+        computes_in = shared_type(transformer)
         # Inputs stay as they are: a family casts what its network takes in its own type, and times are float32.
         policy = MixedPrecisionPolicy(param_dtype=computes_in, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for module in (*blocks, transformer):
@@ -75,6 +75,20 @@ class ShardedRanks(ProcessGroup):
             if self.rank == 0:
                 collected[name] = whole.cpu()
         return collected
+
+
+def shared_type(transformer: nn.Module) -> torch.dtype:
+    """The type of all of a network's weights: FSDP2 gathers blocks, and adds up their gradients, in one.
+
+    Raises:
+        ValueError: if they are of several; names a weight of each.
+    """
+    names = {parameter.dtype: name for name, parameter in reversed(list(transformer.named_parameters()))}
+    if len(names) > 1:
+        found = " and ".join(f"{name} in {str(dtype).removeprefix('torch.')}" for dtype, name in names.items())
+        kind = type(transformer).__name__
+        raise ValueError(f"a full student is shared in one type, and {kind} has {found}; it can be shared in float32")
+    return next(iter(names))
 
 
 def _add_up_gradients(module: FSDPModule) -> None:

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import torch
 from torch import nn
 
 from actors.loggers import check_loggers
 from fields.families.latents import check_same_latents
 from fields.families.quantization import maker
-from fields.families.quantized import is_kept
 from fields.lora.adapter import put_adapter
 from fields.lora.formats import load_adapter
+from fields.ranks.sharded import shared_type
 from fields.tensors import check_shapes, shapes
 from pipelines.config.errors import ConfigError
 from pipelines.config.location import fetched
@@ -104,20 +103,10 @@ def _check_student(parts: RunParts) -> None:
     transformer = parts.family.skeleton(parts.config.model.path).to("meta")
     start = parts.start_skeleton(transformer)
     if shares_student(parts.config):
-        _named("learner.shard", _check_one_type, transformer, parts.family.dtype)
+        _named("learner.shard", shared_type, parts.family.blueprint(parts.config.model.path))
     parameters = parts.student.attach(transformer, seed=0)
     if start is not None:
         check_shapes(shapes(start), shapes(parameters), "the student's start")
-
-
-def _check_one_type(transformer: nn.Module, dtype: torch.dtype) -> None:
-    """FSDP2 gathers a block, and adds up its gradient, in one type."""
-    kept = [name for name, _ in transformer.named_parameters() if is_kept(transformer, name)]
-    if kept and dtype != torch.float32:
-        raise ValueError(
-            f"true shares a full student in one type, and {type(transformer).__name__} computes {len(kept)} of its tensors in "
-            f"float32, such as {kept[0]}; allowed: false, or model.dtype=float32"
-        )
 
 
 def _check_evaluation(parts: RunParts) -> None:

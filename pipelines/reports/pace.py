@@ -30,7 +30,7 @@ def table(pace: Pace, source: str) -> Table:
 
 
 def _speed(pace: Pace, who: str) -> list[str]:
-    """Of one process while it computes: its operations per second, and their share of the GPU's peak, or MFU."""
+    """Of one process while it computes: its operations per second, and their share of the GPU's peak."""
     if who not in pace.reached:
         return []
     reached = pace.reached[who]

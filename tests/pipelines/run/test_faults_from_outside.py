@@ -1,4 +1,5 @@
-"""What befalls the command from outside: a request to stop with little time, a full object store, nodes that take objects away.
+"""What befalls the command from outside: a request to stop with little time, a full object store, nodes that take objects away,
+a clock that is set.
 Each run ends as the undisturbed one."""
 
 import json
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from moved_clock import MovedClock
 from waiting import LIMIT_S, wait_for
 
 from actors.journal import METRICS, rows
@@ -115,3 +118,18 @@ def test_objects_that_are_lost_with_their_node(command, make_config, lost: str):
         assert process.wait(LIMIT_S) == 0
         striking.join()
     require_same_student(config, make_config, *large)
+
+
+def test_a_wall_clock_that_is_set(command, make_config, tmp_path: Path):
+    """Forward by an hour, back by a day, and right again: a wait until a time of day would end at once, or last a day."""
+    settings = "run.steps=90", "checkpoint.every=2", "run.watchdog_s=20"
+    (arguments, config), clock = command(*settings), MovedClock(tmp_path)
+    process = subprocess.Popen(arguments, env={**os.environ, **clock.environment}, stdout=subprocess.PIPE, text=True)
+    for after, by in ((20, timedelta(hours=1)), (45, timedelta(days=-1)), (70, timedelta(0))):
+        wait_for(lambda after=after: process.poll() is not None or steps(config) >= after, f"{after} steps")
+        assert {"raylet", "gcs_server", "ray::Learner", "ray::RolloutWor", "ray::ServeRepli"} <= clock.processes()
+        clock.move(by)
+    said, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert "no step for" not in said
+    require_same_student(config, make_config, *settings)
