@@ -52,7 +52,6 @@ def _change(options: argparse.Namespace, console: Console) -> None:
     from pipelines.config.load import settings
     from pipelines.parts.check_files import checked_parts
     from pipelines.run import changing
-    from pipelines.run_folder.address import recorded_address
     from pipelines.run_folder.changes import changed, recorded_config
     from pipelines.run_folder.find import find_run
 
@@ -63,7 +62,7 @@ def _change(options: argparse.Namespace, console: Console) -> None:
     wanted = changing.with_absolute_paths(settings(options.settings))
     later = changed(config, options.at, wanted)
     parts = checked_parts(later)
-    connect.require_cluster(options.address, console.print, likely=recorded_address(folder))
+    connect.require_cluster(options.address, console.print, run=folder)
     learner = connect.learner(config.run.name)
     new = changing.new_services(config, parts, options.at, learner)
     demands = RunDemands.of(later).services

@@ -42,14 +42,13 @@ def _scale(options: argparse.Namespace, console: Console) -> None:
     from pipelines.cluster.reserve import require_room
     from pipelines.cluster.scaling import RunningProcesses, wanted_numbers
     from pipelines.cluster.waiting import waiting_for
-    from pipelines.run_folder.address import recorded_address
     from pipelines.run_folder.changes import recorded_config
     from pipelines.run_folder.find import find_run
 
     folder = find_run(options.run)
     config = recorded_config(folder)
     wanted = wanted_numbers(config, options.numbers)
-    connect.require_cluster(options.address, console.print, likely=recorded_address(folder))
+    connect.require_cluster(options.address, console.print, run=folder)
     running = RunningProcesses(config, connect.learner(config.run.name))
     require_room(running.growing(wanted), options.wait, console.print)
     for part, count in wanted.items():

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.live import Live
 
 from pipelines.config.errors import ConfigError, complain
-from pipelines.run_folder.address import recorded_address
 from pipelines.run_folder.find import RUNS, find_run
 
 _REFRESH_S = 2.0
@@ -27,11 +26,11 @@ def main(arguments: Sequence[str]) -> int:
         from pipelines.watch.screen import screen
 
         state, cluster = look(folder, reachable=False)
-        likely = recorded_address(folder)
-        reachable = not state.finished and join(options.address, console.print, likely=likely)  # no process outlives a run
+        ended = state.finished and state.config.run.services is None  # standing services outlive a run
+        reachable = not ended and join(options.address, console.print, run=folder)
         if reachable:
             state, cluster = look(folder, reachable)
-        elif not state.finished:
+        elif not ended:
             console.print("no Ray cluster to join runs on this machine; this is what the run's files say")
         with Live(screen(state, cluster), console=console, auto_refresh=False, transient=False) as live:
             while options.watch and not state.finished:

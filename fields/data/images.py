@@ -132,11 +132,17 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def encode_gif(clip: np.ndarray) -> bytes:
-    """A float clip (3, frames, H, W) in [0, 1] as an animated GIF that repeats: 256 colours a frame, all of a length."""
+def encode_gif(clip: np.ndarray, seconds: float | None = None) -> bytes:
+    """A float clip (3, frames, H, W) in [0, 1] as an animated GIF that repeats: 256 colours per frame, all of a length.
+
+    Args:
+        clip: the frames.
+        seconds: that they take together; None shows each for FRAME_MS.
+    """
+    frame_ms = FRAME_MS if seconds is None else 1000 * seconds / clip.shape[1]
     frames = [Image.fromarray(to_bytes(frame)) for frame in clip.swapaxes(0, 1)]
     buffer = io.BytesIO()
-    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=round(frame_ms), loop=0)
     return buffer.getvalue()
 
 

@@ -39,7 +39,7 @@ class KeptAnswers:
     """What is kept of one sheet's answers until all sheets are answered: a clip as it is decoded is hundreds of megabytes.
 
     Attributes:
-        shown: of each row what a report shows, (3, H, W) or (3, frames, H, W), float32, [0, 1].
+        shown: of each row what a report shows, and an exam marks, (3, H, W) or (3, frames, H, W), float32, [0, 1].
         pixels: of each row what metrics see, uint8 (frames, H, W, 3), an image as one frame; empty where there are none.
     """
 
@@ -92,7 +92,7 @@ def still(made: np.ndarray) -> np.ndarray:
     return np.concatenate([thumbnail(made[:, n], THUMBNAIL // 2) for n in _evenly(made.shape[1], _STRIP)], axis=2)
 
 
-def shown(made: np.ndarray) -> np.ndarray:
+def on_screen(made: np.ndarray) -> np.ndarray:
     """What a screen shows of an answer: an image's thumbnail, (3, h, w); of a clip (3, frames, H, W) the thumbnails of at most
     sixteen evenly spaced frames, (3, frames, h, w)."""
     if made.ndim == 3:

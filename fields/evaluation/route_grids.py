@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fields.data.bucket import Bucket
 from fields.data.images import to_bytes
-from fields.data.rows import Row, target_of
+from fields.data.rows import Row
 from fields.data.size import Size
-from fields.evaluation.base import ExamResult, KeptAnswers, Skills, shown
+from fields.evaluation.base import ExamResult, KeptAnswers, Skills, on_screen
 from fields.evaluation.metrics import Metric
 from fields.families.base import Family
 from fields.method.plan import Stream, noise
@@ -22,6 +22,7 @@ class RouteSheet:
     """Rows of one route and size, and their noise."""
 
     route: str
+    size: Size
     rows: list[Row]
     noise: Float[Tensor, "batch ..."]
 
@@ -29,16 +30,15 @@ class RouteSheet:
 def frame_rows(row: Row, frames: int) -> list[Row]:
     """What a metric of images is told: of an image its row, of a clip a row for each frame, with that frame of the target.
 
+    A target of other frames is none: metrics that compare with targets refuse rows without.
+
     Args:
         row: of the image or clip.
         frames: of it.
-
-    Raises:
-        ValueError: for a target of other frames; names the row.
     """
     if frames == 1 and not row.target_frames:
         return [row]
-    targets = target_of(row, frames) if row.targets else (None,) * frames
+    targets = row.targets if len(row.targets) == frames else (None,) * frames
     return [replace(row, frames=1, target_image=target, target_frames=()) for target in targets]
 
 
@@ -84,11 +84,11 @@ class RouteGrids:
                     numbers = list(rows)[start : start + batch_size]
                     ids = [number * 100_000 + n for n in numbers]  # more rows leave the noise of earlier ones as it is
                     x_T = noise(seed, ids, family.latent_shape(size), Stream.QUESTION_NOISE)
-                    self.sheets.append(RouteSheet(route, [rows[n] for n in numbers], x_T))
+                    self.sheets.append(RouteSheet(route, size, [rows[n] for n in numbers], x_T))
 
     def kept(self, answers: np.ndarray) -> KeptAnswers:
         """Thumbnails, of a clip those of a few frames; with metrics also every pixel, in one byte a colour."""
-        return KeptAnswers([shown(made) for made in answers], [_pixels(made) for made in answers] if self._metrics else ())
+        return KeptAnswers([on_screen(made) for made in answers], [_pixels(made) for made in answers] if self._metrics else ())
 
     def result(self, answers: Sequence[KeptAnswers]) -> ExamResult:
         """The images, and by route what the metrics say of them; of a clip they see every frame."""

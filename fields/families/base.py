@@ -44,7 +44,6 @@ class Family(ABC):
     own_size: ClassVar[Size]
     # Of the paper's release, else of diffusers' examples, else of other trainers.
     default_lora_targets: ClassVar[tuple[str, ...]]
-    makes_clips: ClassVar[bool] = False
     published_latents: ClassVar[str]  # the latent space of the family's published models, as docs/experts.md calls it
     encodes_batches: ClassVar[bool] = (
         False  # whether rows encoded together have the conditions they have alone, to the last bit
@@ -189,8 +188,13 @@ class Family(ABC):
         """
         return Guidance(of, scale, interval, against)
 
-    def cells(self, size: Size) -> int:
-        """By what sizes of this family are compared: pixels, of every frame that has cells of its own."""
+    @property
+    def makes_clips(self) -> bool:
+        """Whether its answers may have several frames."""
+        return self.own_size.frames > 1
+
+    def extent(self, size: Size) -> int:
+        """How much there is to compute: pixels, of every frame that a state has."""
         return size.width * size.height
 
     def check_frames(self, row: Row) -> None:

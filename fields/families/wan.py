@@ -28,7 +28,6 @@ class WanFamily(PipelineFamily):
     vae_class = "AutoencoderKLWan"
     max_tokens = 512
     scheduler_spaces_times = True
-    makes_clips = True
     multistep_solver = "UniPCMultistepScheduler"
     own_size = Size(832, 480, 81)
     default_lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # finetrainers' examples for Wan; diffusers has no script
@@ -63,8 +62,8 @@ class WanFamily(PipelineFamily):
     def _latent_frames(self, size: Size) -> int:
         return 1 + (size.frames - 1) // self._frames_of_a_cell
 
-    def cells(self, size: Size) -> int:
-        return super().cells(size) * self._latent_frames(size)
+    def extent(self, size: Size) -> int:
+        return super().extent(size) * self._latent_frames(size)
 
     def check_frames(self, row: Row) -> None:
         if (frames := self.size(row).frames) % (shared := self._frames_of_a_cell) != 1:

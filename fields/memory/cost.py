@@ -34,6 +34,7 @@ class Pass:
     Attributes:
         samples: that share a forward.
         size: of their images or clips.
+        still: of the largest images among them, which is what a model of images computes beside one of clips; None if all are.
         sources: source images of each.
         branches: velocities of each sample whose graphs are kept together; 2 with the one without a prompt.
     """
@@ -42,12 +43,13 @@ class Pass:
     size: Size
     sources: int = 0
     branches: int = 1
+    still: Size | None = None
 
     def seen_by(self, family: Family) -> "Pass":
-        """The same for another model's family: with a source image never, where there is one, or always; of one frame where
-        it makes single images."""
+        """The same for another model's family: with a source image never, where there is one, or always; without clips where
+        it makes images."""
         sources = {"none": 0, "optional": self.sources, "required": max(1, self.sources)}[family.source]
-        return replace(self, sources=sources, size=self.size if family.makes_clips else self.size._replace(frames=1))
+        return replace(self, sources=sources, size=self.size if family.makes_clips else self.still or self.size)
 
     def __str__(self) -> str:
         images = ("", " with a source image")[self.sources] if self.sources < 2 else f" with {self.sources} source images"

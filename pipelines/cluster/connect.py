@@ -1,10 +1,12 @@
 """The one way to Ray: joining a cluster that runs, or starting one, and finding a run's learner on it."""
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +16,7 @@ from ray.util.state import list_actors
 from pipelines.cluster.address import named
 from pipelines.cluster.waiting import waiting_for
 from pipelines.config.errors import ConfigError
+from pipelines.run_folder.address import recorded_address
 from services.ray_internals import LOOPBACK, on_loopback, present_token
 
 Say = Callable[[str], None]
@@ -22,16 +25,16 @@ _POLL_S = 1.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def join(address: str | None, say: Say, wait: float = 0.0, likely: str | None = None) -> bool:
+def join(address: str | None, say: Say, wait: float = 0.0, run: Path | None = None) -> bool:
     """Whether there is a cluster: one that is named must answer within `wait` seconds, one on this machine may; of several
-    there the likely one is taken, else the one that started last.
+    there that of the run whose folder is given is taken, else the one that started last.
 
     Raises:
         ConfigError: if no cluster answers at the address that is named.
     """
     wanted = named(address)
     if wanted is None or wanted == "auto":
-        return _join_one_of_this_machine(say, likely)
+        return _join_one_of_this_machine(say, recorded_address(run) if run else None)
     try:
         with waiting_for(f"the Ray cluster at {wanted} to answer", say):
             if not open_within(wanted, wait):  # Ray itself would try for minutes
@@ -42,13 +45,13 @@ def join(address: str | None, say: Say, wait: float = 0.0, likely: str | None = 
     return True
 
 
-def require_cluster(address: str | None, say: Say, wait: float = 0.0, likely: str | None = None) -> None:
+def require_cluster(address: str | None, say: Say, wait: float = 0.0, run: Path | None = None) -> None:
     """Join a cluster as `join` does; one that is named may take `wait` seconds to come.
 
     Raises:
         ConfigError: if there is none.
     """
-    if not join(address, say, wait, likely):
+    if not join(address, say, wait, run):
         raise ConfigError(
             "--address: no Ray cluster to join runs on this machine; start one (ray start --head) or name its address"
         )
@@ -80,15 +83,16 @@ def start(say: Say, num_cpus: int | None = None, include_dashboard: bool = True)
 
 
 def clusters_here(likely: str | None = None) -> list[str]:
-    """HOST:PORT of the clusters that this machine is a node of and that can be reached: the likely one if it is there, then the
-    one that started last.
+    """HOST:PORT of this user's clusters that this machine is a node of and that can be reached: the likely one if it is there,
+    then the one that started last.
 
-    By the raylets that run here, one per node: the address that `ray start` records outlives a cluster that was killed.
+    By the raylets that run here, one per node: the address that `ray start` records outlives a cluster that was killed. Other
+    users' are passed over, because who joins a cluster shows it this user's token.
     """
     found: dict[str, None] = {}
-    processes = [process.info for process in psutil.process_iter(["name", "cmdline", "create_time"])]
+    processes = [process.info for process in psutil.process_iter(["name", "cmdline", "create_time", "uids"])]
     for process in sorted(processes, key=lambda process: process["create_time"] or 0.0, reverse=True):
-        if process["name"] == "raylet":
+        if process["name"] == "raylet" and process["uids"] and process["uids"].real == os.getuid():
             addresses = (argument.partition("=") for argument in process["cmdline"] or ())
             found |= {value: None for option, _, value in addresses if option in ("--gcs-address", "--gcs_address")}
     return sorted(filter(_is_open, found), key=lambda address: address != likely)  # which keeps the order of the others
@@ -131,10 +135,10 @@ def _join_one_of_this_machine(say: Say, likely: str | None) -> bool:
 
 def _connect(address: str) -> None:
     """Let this process join a cluster; one that listens on the loopback address alone, as `start` makes them, from there."""
-    alone = address.startswith(f"{LOOPBACK}:") and address in clusters_here()
-    if alone:
+    ours = address in clusters_here()
+    if ours:
         present_token()
-    with on_loopback() if alone else nullcontext():
+    with on_loopback() if ours and address.startswith(f"{LOOPBACK}:") else nullcontext():
         ray.init(address, ignore_reinit_error=True, **_QUIET)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from fields.data.bucket import Bucket
 from fields.data.columns import TARGET
 from fields.data.images import decode_image
-from fields.data.rows import Row
+from fields.data.rows import Row, target_of
 from fields.families.base import Family
 from pipelines.config.model import ModelConfig
 from pipelines.parts.device import device
 
-_MOST_CHECKED = 20_000  # rows; of clips, frames of targets
+_MOST_CHECKED = 20_000  # rows, and frames of targets that are decoded
 _IN_ALL_OR_NONE = (("source_image", "source image"), ("negative_prompt", "negative prompt"))
 
 Wanted = tuple[tuple[str, str], ...]  # columns that every row must have, each with the configuration's key that wants it
@@ -31,8 +31,9 @@ def checked_rows(path: Path, model: ModelConfig, wanted: Wanted) -> int:
 def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
     bucket, family = Bucket(path), ModelConfig.model_validate_json(model).build(device(0))
     first = bucket[0]
-    apart = -(-len(bucket) * max(1, len(first.target_frames)) // _MOST_CHECKED)
-    for n in range(0, len(bucket), apart):
+    checked = range(0, len(bucket), -(-len(bucket) // _MOST_CHECKED))
+    decoded = set(checked[:: -(-len(checked) * max(1, len(first.target_frames)) // _MOST_CHECKED)])
+    for n in checked:
         row = bucket[n]
         for column, what in _IN_ALL_OR_NONE:
             if (getattr(row, column) is None) != (getattr(first, column) is None):
@@ -41,17 +42,20 @@ def _checked_rows(path: Path, model: str, wanted: Wanted) -> int:
             has = f"{bucket.path} row {n} ({row.uid!r}) has {len(row.sources)} source images"
             raise ValueError(f"{has}, the first row {len(first.sources)}; a bucket has as many in every row")
         try:
-            _check_row(row, family, wanted)
+            _check_row(row, family, wanted, n in decoded)
         except ValueError as error:  # names the row by its uid
             raise ValueError(f"{bucket.path} row {n}: {error}") from error
     return len(bucket)
 
 
-def _check_row(row: Row, family: Family, wanted: Wanted) -> None:
+def _check_row(row: Row, family: Family, wanted: Wanted, decodes: bool) -> None:
     for column, key in wanted:
         if getattr(row, column) is None and not (column == TARGET and row.target_frames):
             raise ValueError(f"row {row.uid!r} has no {column}, which {key} needs")
     with_target = TARGET in dict(wanted)
-    for target in () if with_target else row.targets:
-        decode_image(target, row.uid)
-    family.check_row(row, with_target)
+    family.check_row(row, with_target and decodes)
+    if with_target:
+        target_of(row, family.size(row).frames)
+    elif decodes:
+        for target in row.targets:
+            decode_image(target, row.uid)

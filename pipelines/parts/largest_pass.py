@@ -29,7 +29,11 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     sizes = {size for path in files for size in _sizes(path, family.default_size)}
     if absent:
         sizes.add(family.default_size)
-    return Pass(samples, max(sizes, key=lambda size: (family.cells(size), size)), sources, branches)
+    largest = max(sizes, key=lambda size: (family.extent(size), size))
+    if largest.frames == 1:
+        return Pass(samples, largest, sources, branches)
+    stills = [size for size in sizes if size.frames == 1] or [largest._replace(frames=1)]
+    return Pass(samples, largest, sources, branches, still=max(stills, key=lambda size: (family.extent(size), size)))
 
 
 def _sources(path: Path) -> int:

@@ -87,7 +87,8 @@ class Pace:
         steps: of the run.
         gpus: of the run.
         reached: kind of process -> floating point operations per second of one while it computes; empty of an estimate.
-        peak: of the learner's GPU, in the same unit; None on a CPU, or of a GPU whose speed isn't known.
+        gpu: that the learner is planned for.
+        peak: of this GPU, in the same unit; None of a learner on a CPU, or of a GPU whose speed isn't known.
     """
 
     limits: Mapping[str, float]
@@ -97,6 +98,7 @@ class Pace:
     steps: int
     gpus: float
     reached: Mapping[str, float]
+    gpu: str
     peak: float | None
 
     @staticmethod
@@ -127,6 +129,7 @@ class Pace:
             steps=config.run.steps,
             gpus=gpus,
             reached={who: operations / each[who] for who, operations in flops.items() if each[who]},
+            gpu=config.learner.gpu,
             peak=_peak(config),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fields.data.images import decode_image, encode_gif, encode_png
+from fields.data.images import FRAME_MS, decode_image, encode_gif, encode_png
 from fields.evaluation.base import still, thumbnail
 from fields.evaluation.route_grids import RouteGrids
 from pipelines.run_folder.outcome import Outcome
@@ -36,7 +36,7 @@ def grid_rows(outcome: Outcome, grids: RouteGrids, models: Sequence[str]) -> dic
         for n, row in enumerate(sheet.rows[: ROWS - len(shown)]):
             source = data_uri(decode_image(row.source_image, row.uid)) if row.source_image is not None else None
             made = [outcome.results[model].answers[number][n] for model in models]
-            images = [data_uri(image) if image.ndim == 3 else animation_uri(image) for image in made]
+            images = [data_uri(image) if image.ndim == 3 else animation_uri(image, sheet.size.frames) for image in made]
             sheets = [_uri("png", encode_png(still(image))) for image in made if image.ndim == 4]
             shown.append(GridRow(row.prompt, source, images, sheets))
     return routes
@@ -56,9 +56,9 @@ def data_uri(image: np.ndarray) -> str:
     return _uri("png", encode_png(thumbnail(image)))
 
 
-def animation_uri(clip: np.ndarray) -> str:
-    """A clip (3, frames, H, W) in [0, 1] as the data URI of an animated GIF."""
-    return _uri("gif", encode_gif(clip))
+def animation_uri(clip: np.ndarray, frames: int) -> str:
+    """Some frames of a clip, (3, n, H, W) in [0, 1], as the data URI of an animated GIF that takes as long as all `frames`."""
+    return _uri("gif", encode_gif(clip, frames * FRAME_MS / 1000))
 
 
 def _uri(kind: str, data: bytes) -> str:

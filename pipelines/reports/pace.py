@@ -18,7 +18,7 @@ def table(pace: Pace, source: str) -> Table:
     """
     result = Table(title=f"Seconds of an optimizer step ({pace.samples} samples), {source}")
     result.add_column("process", no_wrap=True)
-    speed = ["TFLOP/s of one", *(["of its peak"] if pace.peak else [])] if pace.reached else []
+    speed = ["TFLOP/s of one", *([f"of {pace.gpu}'s peak"] if pace.peak else [])] if pace.reached else []
     for name in ("number", "seconds", "busy", "keep the learner busy", *speed):
         result.add_column(name, justify="right")
     for who, seconds in pace.limits.items():

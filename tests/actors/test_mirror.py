@@ -164,8 +164,7 @@ class _Student:
         self._save(step)
 
 
-@pytest.mark.slow  # what a run does then; the copying thread alone is below
-@pytest.mark.parametrize("storage", ["refusing", "stalling"])
+@pytest.mark.parametrize("storage", ["refusing", pytest.param("stalling", marks=pytest.mark.slow)])
 def test_training_goes_on_while_the_storage_fails(cluster, request, s3, saved, tmp_path: Path, monkeypatch, storage: str):
     monkeypatch.setattr(checkpoints, "_COPY_S", 5.0)
     address = request.getfixturevalue(storage)

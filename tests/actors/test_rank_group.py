@@ -98,8 +98,9 @@ def test_weights_are_those_of_their_moment_whatever_is_learned_before_they_come(
     assert len(set(expected)) == 3
 
 
-@pytest.mark.slow  # each waits for the limit of a hang; one that hangs everywhere is below
-@pytest.mark.parametrize(("ranks", "shards"), [(False, False), (True, True)], indirect=["ranks"])
+@pytest.mark.parametrize(
+    ("ranks", "shards"), [(False, False), pytest.param(True, True, marks=pytest.mark.slow)], indirect=["ranks"]
+)
 def test_a_rank_that_hangs_is_named(ranks, shards):
     async def learn() -> None:
         group = RankGroup(ranks, "mean", shards)

@@ -22,6 +22,7 @@ from fields.scene.exam import task_row
 from fields.scene.family import SceneFamily
 from fields.scene.grammar import draw_task
 from services.encoder import EncoderService
+from services.encoders import Encoders
 
 MEGABYTE = 2**20
 
@@ -38,8 +39,31 @@ class CountingFamily(SceneFamily):
         return super().encode(rows)
 
 
+class SeenTargets(SceneFamily):
+    """Remembers how many targets came with each row that it encoded."""
+
+    encodes_batches = True
+
+    def __init__(self):
+        self.targets: list[int] = []
+
+    def encode(self, rows):
+        self.targets += [len(row.targets) for row in rows]
+        return super().encode(rows)
+
+
 def rows(category: str, count: int):
     return [task_row(f"{category}-{n}", draw_task(category, generator(0, Stream.ROW, n))) for n in range(count)]
+
+
+def test_targets_travel_only_where_they_are_encoded(cluster):
+    """A service stands in for its own client, which has the same calls."""
+    family = SeenTargets()
+    encoders = Encoders({None: new_service(family)})  # type: ignore[dict-item]
+    targets = [replace(row, target_image=row.source_image) for row in rows("replace", 2)]
+    asyncio.run(encoders.encode(targets[:1]))
+    asyncio.run(encoders.encoded(targets[1:], with_clean=True))
+    assert family.targets == [0, 1]
 
 
 def encode(service: EncoderService, *wanted):

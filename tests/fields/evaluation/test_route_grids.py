@@ -7,7 +7,7 @@ import torch
 from fields.data.bucket import Bucket
 from fields.evaluation.base import Evaluation, Sheet
 from fields.evaluation.metrics import Metric
-from fields.evaluation.route_grids import RouteGrids
+from fields.evaluation.route_grids import RouteGrids, frame_rows
 from fields.method.plan import Stream, noise
 from fields.scene.exam import Exam
 from fields.scene.family import SceneFamily
@@ -131,6 +131,14 @@ def test_a_metric_of_images_sees_a_clip_s_frames_each_beside_that_of_the_target(
     result = grids.result([grids.kept(clip[None]), grids.kept(np.full((1, *SHAPE), 9 / 255))])
     assert result.skills == {"local": {"seen": pytest.approx(sum(n * (n + 1) for n in range(5)))}}
     assert result.picture.shape == (3, 2 * 26, 5 * 24 + 2), "a strip of five frames, and one image below it"
+
+
+def test_a_metric_that_reads_no_target_takes_a_clip_whose_row_has_one_image(tmp_path):
+    row = {"uid": "0", "task": "t", "prompt": "p", "frames": 5, "target_image": b"image"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows")
+    grids = RouteGrids({"local": Bucket(tmp_path / "rows")}, 1, 3, Clips(), 2, {"mean": Mean()})
+    assert grids.result([grids.kept(np.ones((1, 3, 5, 24, 24)))]).skills == {"local": {"mean": 255.0}}
+    assert [row.target_image for row in frame_rows(grids.sheets[0].rows[0], 5)] == [None] * 5
 
 
 def test_exam_and_grids_are_evaluations(buckets):

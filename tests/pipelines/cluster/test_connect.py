@@ -105,7 +105,7 @@ def test_a_cluster_that_was_killed_is_not_waited_for(head, make_config):
 RAYLET = "echo; sleep 1000; true"  # a process of this name and address, which is what a cluster is known by
 
 
-def test_of_several_clusters_that_of_the_run_comes_first(tmp_path):
+def test_of_several_clusters_that_of_the_run_comes_first(tmp_path, monkeypatch):
     shutil.copy("/bin/bash", tmp_path / "raylet")
     with ExitStack() as stack:
         addresses = []
@@ -127,6 +127,8 @@ def test_of_several_clusters_that_of_the_run_comes_first(tmp_path):
             assert found[0] == address
             assert set(addresses) <= set(found)
         assert set(ours(None)) == set(ours("127.0.0.1:1")) == set(addresses), "also where it has ended"
+        monkeypatch.setattr("os.getuid", lambda: 12345)
+        assert not ours(None), "clusters of another user, whom this one's token is no business of"
     assert recorded_address(tmp_path / "nowhere") is None
 
 

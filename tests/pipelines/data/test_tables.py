@@ -113,6 +113,10 @@ BAD = [
         {**PLAIN, "target_image": "images/wide.png", "target_frames": ["images/wide.png"]},
         "line 2: row 'a' has a target_image and target_frames; allowed is one of them",
     ),
+    (
+        {**PLAIN, "frames": 2, "target_frames": ["images/wide.png", "images/tall.jpg"]},
+        "line 2: row 'a': its target_frames have several sizes: 2 x 8, 6 x 4",
+    ),
     ({**PLAIN, "scores": [0.5, 0.5]}, "line 2: scores is [0.5, 0.5]; it must be an object of routes and their scores"),
     ({**PLAIN, "scores": {"local": "all"}}, "it must be an object of routes and their scores"),
     ({**PLAIN, "scores": {"local": 0.5, "global": 0.4}}, "line 2: row 'a': scores sum to 0.9; they must sum to 1"),

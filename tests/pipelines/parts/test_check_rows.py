@@ -24,12 +24,15 @@ def test_of_clips_as_many_frames_are_decoded_as_of_images(clips: ModelConfig, tm
     frame = encode_png(np.zeros((3, 32, 32), np.float32))
     row = {"task": "t", "prompt": "p", "width": 32, "height": 32, "frames": 5}
 
-    def checked(broken: int) -> int:
-        path = tmp_path / f"{broken}.parquet"
+    def checked(broken: int, **values: int) -> int:
+        path = tmp_path / f"{broken}{values}.parquet"
         rows = [row | {"uid": str(n), "target_frames": [b"x" if n == broken else frame, *[frame] * 4]} for n in range(16)]
+        rows[1] |= values
         pq.write_table(pa.Table.from_pylist(rows), path)
         return check_rows.checked_rows(path, clips, ())
 
     assert checked(broken=1) == 16, "every second row of 16 x 5 frames"
     with pytest.raises(ValueError, match="row 2: "):
         checked(broken=2)
+    with pytest.raises(ValueError, match=r"row 1: .* its size is 33 x 32; sides are multiples of 16"):
+        checked(broken=1, width=33)

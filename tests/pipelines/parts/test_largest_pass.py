@@ -69,7 +69,11 @@ def test_the_frames_of_a_clip_count_as_far_as_they_have_cells(make_config, tmp_p
     assert largest_pass(config, family(), branches=1).size == Size(832, 480, 81)
     frames = pq.read_table(data).append_column("frames", pa.array([1, 5, 1], pa.int32()))
     pq.write_table(frames, data)
-    assert largest_pass(config, family(size=Size(32, 32, 81)), branches=1).size == Size(32, 96, 5)
+    clips = largest_pass(config, family(size=Size(32, 32, 81)), branches=1)
+    assert (clips.size, clips.still) == (Size(32, 96, 5), Size(64, 64, 1))
+    assert clips.seen_by(family(size=Size(32, 32, 81))).size == Size(32, 96, 5)
+    assert clips.seen_by(FAMILIES["sd3"]()).size == Size(64, 64, 1), "whose pixels are more than a frame of the clip has"
     sized = write(tmp_path / "rows.parquet", [(64, 48), (96, 80)])
     pq.write_table(pq.read_table(sized).append_column("frames", pa.array([5, 1], pa.int32())), sized)
-    assert largest_pass(config, family(), branches=1).size == Size(96, 80, 1)
+    images = largest_pass(config, family(), branches=1)
+    assert (images.size, images.still) == (Size(96, 80, 1), None)

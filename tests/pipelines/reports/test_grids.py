@@ -1,11 +1,14 @@
 """Evaluation by image grids, as families without an exam have it, run on the scene family."""
 
+import io
 import json
 import re
+from base64 import b64decode
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actors.journal import SKILLS, rows
@@ -21,6 +24,7 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.run import AFTER, BASE, BEFORE
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
+from pipelines.reports.grids import animation_uri
 from pipelines.reports.run_report import write_report
 from pipelines.run_folder.outcome import write_summary
 from runs import distributed, reference
@@ -133,6 +137,12 @@ def test_a_distributed_run_makes_the_images_of_the_reference(on_standing, make_c
     for model, result in expected.results.items():
         for a, b in zip(actual.results[model].answers, result.answers, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_an_animation_of_some_frames_takes_as_long_as_the_clip():
+    uri = animation_uri(np.broadcast_to(np.linspace(0, 1, 16)[:, None, None], (3, 16, 4, 4)), frames=81)
+    shown = Image.open(io.BytesIO(b64decode(uri.removeprefix("data:image/gif;base64,"))))
+    assert shown.info["duration"] == 300, "81 frames of 60 ms, as 16"
 
 
 def test_the_scene_family_is_examined_unless_told_otherwise(make_config):

@@ -19,6 +19,7 @@ from pipelines.config.run import BASE, BEFORE, RunConfig
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
 from pipelines.run.learner_parts import curriculum
+from pipelines.run_folder.address import recorded_address
 from runs import counted_svds, distributed, reference, trained, trained_ids
 
 
@@ -26,6 +27,7 @@ def test_distributed_run_equals_the_reference(cluster, make_config):
     config = make_config("run.name=own")
     expected = reference(make_config("run.name=reference"))
     assert distributed(config).weights.checksum == expected.weights.checksum
+    assert recorded_address(config.folder) == ray.get_runtime_context().gcs_address
     assert_the_same_steps(config, lag=0)
     assert sorted(trained_ids(config.folder)) == list(range(8 * 12))
     journal = rows(config.folder / METRICS)

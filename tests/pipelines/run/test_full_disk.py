@@ -14,8 +14,7 @@ from runs import distributed, reference, trained_ids
 BEGINS, ENDS = "the run's folder cannot be written", "the run's folder can be written again"
 
 
-@pytest.mark.slow  # tests/actors/test_storage.py has the writes of such a run
-@pytest.mark.parametrize("fails", ["full", "read-only"])
+@pytest.mark.parametrize("fails", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
 def test_the_student_is_the_same(on_standing, make_config, tmp_path: Path, fails: str):
     shown = io.StringIO()
 

@@ -24,7 +24,7 @@ def finished(config_file: Path, make_config, capsys) -> RunConfig:
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clusters that others run on this machine are none of ours."""
-    monkeypatch.setattr("pipelines.cluster.connect.clusters_here", list)
+    monkeypatch.setattr("pipelines.cluster.connect.clusters_here", lambda likely=None: [])
     monkeypatch.setattr("ray.is_initialized", lambda: False)
 
 

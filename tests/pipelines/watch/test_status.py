@@ -151,6 +151,16 @@ def test_a_finished_run_needs_no_cluster(run, capsys, monkeypatch):
     text = shown(run, None, NOW + 1e6)
     assert "watched  finished  step 8 of 8 (100 %)" in text
     assert "warning: nothing" not in text
+    monkeypatch.setattr("pipelines.cluster.connect.join", lambda *_, **__: pytest.fail("it looked for one"))
+    assert status.main([str(run.folder)]) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def test_a_run_that_trains_is_looked_for_on_its_own_cluster(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pipelines.cluster.connect.join", lambda address, say, run: asked.append((address, run)))
+    assert status.main([str(run.folder), "--address", "here:1"]) == 0
+    assert asked == [("here:1", run.folder)]
 
 
 @pytest.mark.parametrize(
