@@ -45,42 +45,48 @@ class GroupReference:
         """The queries, from the object store of this node."""
         return ray.get(self.queries).sealed.open()
 
+    def examples(self) -> list[Example]:
+        """The queries with their targets, opened."""
+        targets = {name: answer.fetch() for name, answer in self.answers.items()}
+        return [
+            self.lesson.example(query, {name: own[place] for name, own in targets.items()})
+            for place, query in enumerate(self.fetch_queries())
+        ]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleReference:
-    """One query of a group with its targets.
+    """One query of a batch with its targets.
 
     Attributes:
-        group: where they are.
-        place: of the query in the group.
+        groups: of the batch: where they are.
+        place: of the query among those of each group.
         outline: of the query.
     """
 
-    group: GroupReference
+    groups: tuple[GroupReference, ...]
     place: int
     outline: Outline
 
     def fetch_query(self) -> Query:
         """The query, from the object store of this node."""
-        return self.group.fetch_queries()[self.place]
+        return Query.joined([group.fetch_queries()[self.place] for group in self.groups])
 
 
 def fetched(references: Sequence[ExampleReference]) -> Iterator[Example]:
-    """The examples, in order, each group of them opened once and when it is needed; until then the objects of all are on their
+    """The examples, in order, each batch of them opened once and when it is needed; until then the objects of all are on their
     way to this node.
 
     Raises:
         ObjectLostError: if the node that held one is gone.
         ValueError: if a value is not finite.
     """
-    groups = [reference.group for reference in references]
+    groups = [group for reference in references for group in reference.groups]
     objects = {answer.reference for group in groups for answer in group.answers.values()} | {g.queries for g in groups}
     if objects:
         ray.wait(list(objects), num_returns=len(objects), timeout=0)  # which begins to bring them
-    for _, own in groupby(references, key=lambda reference: reference.group.queries):
+    for _, own in groupby(references, key=lambda reference: reference.groups[0].queries):
         first, *rest = own
-        queries = first.group.fetch_queries()
-        targets = {name: answer.fetch() for name, answer in first.group.answers.items()}
+        examples = [group.examples() for group in first.groups]
         for reference in (first, *rest):
-            answers = {name: own_targets[reference.place] for name, own_targets in targets.items()}
-            yield first.group.lesson.example(queries[reference.place], answers)
+            yield Example.joined([of_group[reference.place] for of_group in examples])

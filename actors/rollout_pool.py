@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
@@ -17,7 +17,7 @@ from actors.rollout_worker import PublishedWeights
 from actors.waits import Waits
 from fields.carriers import Condition, Query, SealedQueries
 from fields.memory.cost import Pass
-from fields.method.plan import Group
+from fields.method.plan import Batch
 from services.repeated_calls import LOST_CALL_ERRORS, RepeatedCalls
 
 _log = logging.getLogger(__name__)
@@ -37,13 +37,17 @@ class ActorMethod(Protocol[P, A]):
         """Send the call; the reference is of the method's result."""
         ...
 
+    def options(self, *, num_returns: int) -> Any:
+        """The method with several results."""
+        ...
+
 
 class WorkerHandle(Protocol):
     """`RolloutWorker`, seen from elsewhere."""
 
     ready: ActorMethod[[], None]
     rehearse: ActorMethod[[Pass, PublishedWeights], None]
-    queries: ActorMethod[[Group, Condition, PublishedWeights], SealedQueries]
+    queries: ActorMethod[[Batch, Sequence[Condition], PublishedWeights], SealedQueries | tuple[SealedQueries, ...]]
     velocity: ActorMethod[[Query, PublishedWeights | None], Tensor]
     generate: ActorMethod[[Tensor, Tensor, Condition, PublishedWeights | None, float], Tensor]
 
@@ -159,25 +163,31 @@ class RolloutPool:
             _end(worker)
 
     async def queries(
-        self, group: Group, condition: Condition, weights: PublishedWeights
-    ) -> tuple[SealedQueries, "ray.ObjectRef[SealedQueries]"]:
-        """The group's states at their query points, rolled out with these weights, and their reference: to pass them on
-        without the bytes. Raises as `_call` does."""
-        return await self._call("queries", lambda worker: worker.queries.remote(group, condition, weights), self._count)
+        self, batch: Batch, conditions: Sequence[Condition], weights: PublishedWeights
+    ) -> list[tuple[SealedQueries, "ray.ObjectRef[SealedQueries]"]]:
+        """The states of each group of a batch at their query points, rolled out with these weights, and their reference: to
+        pass them on without the bytes. Raises as `_call` does."""
+
+        def request(worker: WorkerHandle) -> "list[ray.ObjectRef[SealedQueries]]":
+            found = worker.queries.options(num_returns=len(batch)).remote(batch, conditions, weights)
+            return found if len(batch) > 1 else [found]
+
+        return await self._call("queries", request, self._count)
 
     def _count(self, seconds: float) -> None:
         self.rolled_out_s += seconds
 
     async def velocity(self, query: Query, weights: PublishedWeights | None) -> Tensor:
         """The velocity at the query's states, by these weights or (None) by the bare base. Raises as `_call` does."""
-        velocity, _ = await self._call("velocity", lambda worker: worker.velocity.remote(query, weights))
+        ((velocity, _),) = await self._call("velocity", lambda worker: [worker.velocity.remote(query, weights)])
         return velocity
 
     async def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float
     ) -> Tensor:
         """Clean states from the given noise, by these weights or (None) by the bare base. Raises as `_call` does."""
-        x_0, _ = await self._call("generate", lambda worker: worker.generate.remote(noise, grid, condition, weights, guidance))
+        asked = noise, grid, condition, weights, guidance
+        ((x_0, _),) = await self._call("generate", lambda worker: [worker.generate.remote(*asked)])
         return x_0
 
     async def _loaded(self, worker: WorkerHandle) -> None:
@@ -214,26 +224,26 @@ class RolloutPool:
     async def _call(
         self,
         kind: str,
-        request: Callable[[WorkerHandle], "ray.ObjectRef[A]"],
+        request: Callable[[WorkerHandle], "list[ray.ObjectRef[A]]"],
         count: Callable[[float], None] = lambda seconds: None,
-    ) -> "tuple[A, ray.ObjectRef[A]]":
-        """A free worker's answer to a request of a kind, and its reference; `count` is told the seconds of each attempt.
+    ) -> "list[tuple[A, ray.ObjectRef[A]]]":
+        """A free worker's answers to a request of a kind, and their references; `count` is told the seconds of each attempt.
 
         Raises:
             RayActorError, ObjectLostError, TimeoutError: once patience is over.
             Exception: whatever the worker raised.
         """
 
-        async def attempt() -> "tuple[A, ray.ObjectRef[A]]":
+        async def attempt() -> "list[tuple[A, ray.ObjectRef[A]]]":
             number = await self._idle.get()
             loop = asyncio.get_running_loop()
             began, limit_s = loop.time(), self._limit.seconds(kind)
-            reference = request(worker := self._workers[number])
+            references = request(worker := self._workers[number])
             lost = False
             try:
                 with self._calls.timed(), self.waits.on(f"rollout worker {number}: {kind}"):
-                    answer = asyncio.wait_for(asyncio.wrap_future(reference.future()), limit_s)
-                    answered = await answer, reference
+                    coming = asyncio.gather(*(asyncio.wrap_future(reference.future()) for reference in references))
+                    answered = list(zip(await asyncio.wait_for(coming, limit_s), references, strict=True))
                 self._limit.answered(kind, loop.time() - began)
                 self._starting.pop(number, None)
                 return answered
@@ -244,7 +254,7 @@ class RolloutPool:
                     _log.warning("rollout worker %d has not answered for %.0f s: it is started anew", number, limit_s)
                     ray.kill(cast(ActorHandle[Any], worker), no_restart=False)
                 else:
-                    ray.cancel(reference)
+                    ray.cancel(references[0])
                 raise
             finally:
                 count(loop.time() - began)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fields.carriers import Condition, Query, SealedQueries, Weights
 from fields.memory.cost import Pass
-from fields.method.plan import Group
+from fields.method.plan import Batch
 from fields.numerics import Numerics
 from fields.policy import Policy
 from fields.ranks.ranks import Alone, Ranks
@@ -54,9 +54,11 @@ class _LoadedPolicy:
         self._load(weights)
         self.policy.rehearse(what)
 
-    def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> tuple[Query, ...]:
+    def queries(
+        self, batch: Batch, conditions: Sequence[Condition], weights: PublishedWeights
+    ) -> tuple[tuple[Query, ...], ...]:
         self._load(weights)
-        return self.policy.queries(group, condition)
+        return self.policy.queries(batch, conditions)
 
     def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float
@@ -110,11 +112,18 @@ class RolloutWorker:
         """
         self._ranks.compute(_LoadedPolicy.rehearse, what, weights)
 
-    def queries(self, group: Group, condition: Condition, weights: PublishedWeights) -> SealedQueries:
-        """The group's states at their query points, rolled out with these weights."""
-        queries = self._faults.survive(self._ranks.compute, _LoadedPolicy.queries, group, condition, weights)
+    def queries(
+        self, batch: Batch, conditions: Sequence[Condition], weights: PublishedWeights
+    ) -> SealedQueries | tuple[SealedQueries, ...]:
+        """The states of each group of a batch at their query points, rolled out with these weights.
+
+        Called for as many return values as there are groups, so that each expert fetches the groups that it is asked about
+        and no others; for one value, Ray takes the value itself.
+        """
+        of_groups = self._faults.survive(self._ranks.compute, _LoadedPolicy.queries, batch, conditions, weights)
         self._metrics.record()
-        return SealedQueries.of(queries)
+        first, *rest = map(SealedQueries.of, of_groups)
+        return (first, *rest) if rest else first
 
     def generate(
         self, noise: Tensor, grid: Tensor, condition: Condition, weights: PublishedWeights | None, guidance: float = 1.0

@@ -1,7 +1,7 @@
 """The stream of targets: keeps a fixed window of future steps in flight and hands them over in plan order.
 
-    plan.groups(step) -> encoder app -> rollout worker -> expert apps of the route -> examples -> learner
-         rows              condition       query refs             targets
+    plan.batches(step) -> encoder app -> rollout worker -> expert apps of each group -> examples -> learner
+      rows of groups       conditions       query refs             targets
 
 Experts that share an application are asked in calls of up to a group's size, put together in the plan's order.
 
@@ -18,9 +18,9 @@ from actors.example_reference import AnswerReference, ExampleReference, GroupRef
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import Publication, PublishedWeights
 from actors.waits import Waits, numbered
-from fields.carriers import Condition, Outline
+from fields.carriers import Condition, Outline, SealedQueries
 from fields.method.lag import Lag
-from fields.method.plan import Group
+from fields.method.plan import Batch, Group
 from fields.method.teaching import Teaching
 from services.encoder_client import ConditionReference
 from services.expert_client import ExpertClient, QueriesReference
@@ -120,40 +120,58 @@ class TargetStream:
             del self._in_flight[step]
 
     async def _examples(self, step: int, weights: Publication, curriculum: Curriculum) -> list[ExampleReference]:
-        groups = curriculum.plan.groups(step)
-        asked = {group: asyncio.ensure_future(self._asked(group, weights, curriculum)) for group in groups}
-        calls = _calls(groups, curriculum)
+        batches = curriculum.plan.batches(step)
+        asked = {batch: asyncio.ensure_future(self._asked(batch, weights, curriculum)) for batch in batches}
+        of_group = {group: asked[batch] for batch in batches for group in batch}
+        calls = _calls([group for batch in batches for group in batch], curriculum)
         try:
-            answers = await asyncio.gather(*(self._answers(call, asked, curriculum) for call in calls))
-            queries = {group: await task for group, task in asked.items()}  # of routes without an expert, too
+            answers = await asyncio.gather(*(self._answers(call, of_group, curriculum) for call in calls))
+            queries = {batch: await task for batch, task in asked.items()}  # of routes without an expert, too
         finally:
             for task in asked.values():
                 task.cancel()  # where the step is given up: nobody waits for the rest
         targets = {question: own for answered in answers for question, own in answered.items()}
-        return [example for group in groups for example in _learned(group, queries[group], targets, curriculum.teaching)]
+        return [example for batch in batches for example in _learned(batch, queries[batch], targets, curriculum.teaching)]
 
-    async def _asked(self, group: Group, weights: Publication, curriculum: Curriculum) -> AskedGroup:
-        rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
-        asks = f"step {group.step}, {group.route}, {numbered(group.ids)}"
-        with self.waits.on(f"{asks}: the encoder"):
-            reads_empty, models = group.route in curriculum.reads_empty, curriculum.models(group)
-            condition, others = await curriculum.encoders.encoded(rows, curriculum.reads_targets, reads_empty, models)
+    async def _asked(self, batch: Batch, weights: Publication, curriculum: Curriculum) -> dict[Group, AskedGroup]:
+        encoded = await asyncio.gather(*(self._encoded(group, curriculum) for group in batch))
+        conditions, others = zip(*encoded, strict=True)
         if curriculum.expert_rollouts is None:
+            asks = _named(batch)
             with self.waits.on(f"{asks}: the student's weights"):
                 published = await asyncio.shield(weights)  # others wait for the same publication when this one is given up
             with self.waits.on(f"{asks}: a rollout by version {published.policy_version}"):
-                return await self._student_rollout(group, condition.with_others({}), published, others)
+                rolled_out = await self._student_rollout(batch, [own.with_others({}) for own in conditions], published)
+        else:
+            own_rollouts = (self._expert_rollout(group, own, curriculum) for group, own in zip(batch, conditions, strict=True))
+            rolled_out = await asyncio.gather(*own_rollouts)
+        found = zip(batch, rolled_out, others, strict=True)
+        return {group: AskedGroup(queries.outlines, reference, own) for group, (queries, reference), own in found}
+
+    async def _encoded(self, group: Group, curriculum: Curriculum) -> tuple[Condition, Mapping[str, ConditionReference]]:
+        """The condition of a group's rows, and what models beside the run's own read of them."""
+        rows = [curriculum.buckets[group.route][sample.row] for sample in group.samples]
+        with self.waits.on(f"{_named((group,))}: the encoder"):
+            reads_empty, models = group.route in curriculum.reads_empty, curriculum.models(group)
+            return await curriculum.encoders.encoded(rows, curriculum.reads_targets, reads_empty, models)
+
+    async def _expert_rollout(
+        self, group: Group, condition: Condition, curriculum: Curriculum
+    ) -> tuple[SealedQueries, QueriesReference]:
+        """The states of the rollout of a group's own expert."""
+        assert curriculum.expert_rollouts is not None
         (expert,) = curriculum.teaching.lesson(group).shares
-        settings = curriculum.expert_rollouts(group.size)
-        with self.waits.on(f"{asks}: a rollout by {expert}"):
-            queries, reference = await curriculum.experts[expert].queries(expert, group, condition, settings)
-        return AskedGroup(queries.outlines, reference, others)
+        with self.waits.on(f"{_named((group,))}: a rollout by {expert}"):
+            return await curriculum.experts[expert].queries(expert, group, condition, curriculum.expert_rollouts(group.size))
 
     async def _answers(
-        self, call: Sequence[ExpertQuestion], asked: Mapping[Group, Awaitable[AskedGroup]], curriculum: Curriculum
+        self,
+        call: Sequence[ExpertQuestion],
+        asked: Mapping[Group, Awaitable[Mapping[Group, AskedGroup]]],
+        curriculum: Curriculum,
     ) -> dict[ExpertQuestion, AnswerReference]:
         """The targets of one call's questions, which are all to one application."""
-        groups = [await asked[question.group] for question in call]
+        groups = [(await asked[question.group])[question.group] for question in call]
         client = curriculum.experts[call[0].expert]
         names = [question.expert for question in call]
         others = [
@@ -166,19 +184,26 @@ class TargetStream:
         return {question: AnswerReference(answer, place) for place, question in enumerate(call)}
 
     async def _student_rollout(
-        self, group: Group, condition: Condition, weights: PublishedWeights, others: Mapping[str, ConditionReference]
-    ) -> AskedGroup:
-        """The workers' queries.
+        self, batch: Batch, conditions: Sequence[Condition], weights: PublishedWeights
+    ) -> list[tuple[SealedQueries, QueriesReference]]:
+        """The workers' queries of each group.
 
         Raises:
             RuntimeError: if a worker used other weights than it was asked to.
         """
-        queries, reference = await self._rollouts.queries(group, condition, weights)
-        for query in queries.outlines:
-            answered = (query.sample_ids, query.policy_version, query.checksum)
-            if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
-                raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
-        return AskedGroup(queries.outlines, reference, others)
+        of_groups = await self._rollouts.queries(batch, conditions, weights)
+        for group, (queries, _) in zip(batch, of_groups, strict=True):
+            for query in queries.outlines:
+                answered = (query.sample_ids, query.policy_version, query.checksum)
+                if answered != (asked := (group.ids, weights.policy_version, weights.checksum)):
+                    raise RuntimeError(f"a rollout answered {answered}; asked was {asked}")
+        return of_groups
+
+
+def _named(batch: Batch) -> str:
+    """What is asked for, as a message names it."""
+    ids = sorted(sample_id for group in batch for sample_id in group.ids)
+    return f"step {batch[0].step}, {', '.join(dict.fromkeys(group.route for group in batch))}, {numbered(ids)}"
 
 
 def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQuestion]]:
@@ -199,11 +224,15 @@ def _calls(groups: Sequence[Group], curriculum: Curriculum) -> list[list[ExpertQ
 
 
 def _learned(
-    group: Group, asked: AskedGroup, targets: Mapping[ExpertQuestion, AnswerReference], teaching: Teaching
+    batch: Batch, asked: Mapping[Group, AskedGroup], targets: Mapping[ExpertQuestion, AnswerReference], teaching: Teaching
 ) -> Iterator[ExampleReference]:
-    """The group's queries, each with what the experts of its route said to it."""
-    lesson = teaching.lesson(group)
-    answers = {name: targets[ExpertQuestion(group, name)] for name in lesson.asked}
-    reference = GroupReference(queries=asked.queries, answers=answers, lesson=lesson)
-    for place, outline in enumerate(asked.outlines):
-        yield ExampleReference(group=reference, place=place, outline=outline)
+    """The queries of a batch, each with what the experts of its groups said to it."""
+
+    def reference(group: Group) -> GroupReference:
+        lesson = teaching.lesson(group)
+        answers = {name: targets[ExpertQuestion(group, name)] for name in lesson.asked}
+        return GroupReference(queries=asked[group].queries, answers=answers, lesson=lesson)
+
+    groups = tuple(map(reference, batch))
+    for place, outlines in enumerate(zip(*(asked[group].outlines for group in batch), strict=True)):
+        yield ExampleReference(groups=groups, place=place, outline=Outline.joined(outlines))

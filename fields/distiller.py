@@ -191,7 +191,7 @@ class Distiller:
             gradients.skip()
         require_finite(learned)  # the first that waits for a GPU: until here the process is ahead of it
         gradients.add_up()
-        norm = self._step(sorted({one.route for one in learned}))
+        norm = self._step(sorted({route for one in learned for route in one.routes}))
         return [one.on_host() for one in learned], norm
 
     def _compute_for_nothing(self) -> None:
@@ -202,7 +202,7 @@ class Distiller:
         """An example as large as a pass, of zeros."""
         query = largest_query(self.family, what)
         zeros = torch.zeros_like(query.x_t)
-        answer = Target(sample_ids=query.sample_ids, expert=query.route, t=query.t, velocity=zeros, unconditional=zeros)
+        answer = Target(sample_ids=query.sample_ids, expert="rehearsal", t=query.t, velocity=zeros, unconditional=zeros)
         return Example(query=query, target=answer, anchor=answer if self.anchor_weight else None)
 
     @torch.no_grad()

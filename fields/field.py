@@ -144,5 +144,5 @@ class Field:
             ValueError: if a state is not finite; names the samples.
         """
         shape = self.family.latent_shape(group.size)
-        states = rolled_out(self.velocity, group, condition.to(self.device), shape, settings)
+        states = rolled_out(self.velocity, (group,), condition.to(self.device), shape, settings)
         return queries(group, states, condition, settings, (-1, self.name))

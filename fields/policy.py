@@ -1,6 +1,6 @@
 """The student as it rolls out: the base's network with the weights of one published version."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from fields.data.size import Size
 from fields.families.base import Family
 from fields.memory.cost import Pass
 from fields.memory.rehearsal import rehearse_forward
-from fields.method.plan import Group
+from fields.method.plan import Batch
 from fields.method.rollout import generate
 from fields.method.states import RolloutSettings, noised, queries, rolled_out
 from fields.operators import Guidance, Network, evaluate
@@ -82,22 +82,35 @@ class Policy:
         """
         rehearse_forward(self.family, self.transformer, what, self.device)
 
-    def queries(self, group: Group, condition: Condition) -> tuple[Query, ...]:
-        """Roll the group's samples out from their noise to their query points, or noise their target images.
+    def queries(self, batch: Batch, conditions: Sequence[Condition]) -> tuple[tuple[Query, ...], ...]:
+        """Roll a batch's samples out from their noise to their query points, or noise their target images.
+
+        Args:
+            batch: whose samples.
+            conditions: of each of its groups.
+
+        Returns:
+            The queries of each of its groups.
 
         Raises:
             ValueError: if a state is not finite; names the samples.
         """
         assert self.weights is not None, "a query needs a published version"
-        settings = self.rollouts(group.size)
-        if settings.solver is None:
-            assert condition.clean is not None, "noised data needs the rows' target images"
-            states = noised(condition.clean, group, settings)
-        else:
-            shape = self.family.latent_shape(group.size)
-            states = rolled_out(self.velocity, group, condition.to(self.device), shape, settings)
+        settings = self.rollouts(batch[0].size)
         version = (self.weights.policy_version, self.weights.checksum)
-        return queries(group, states, condition, settings, version)
+        states = self._states(batch, conditions, settings)
+        of_groups = zip(batch, states, conditions, strict=True)
+        return tuple(queries(group, own, condition, settings, version) for group, own, condition in of_groups)
+
+    def _states(self, batch: Batch, conditions: Sequence[Condition], settings: RolloutSettings) -> Sequence[Tensor]:
+        """The states (queries, batch, ...) of each group."""
+        if settings.solver is None:
+            clean = [condition.clean for condition in conditions]
+            return [noised(_known(own), group, settings) for own, group in zip(clean, batch, strict=True)]
+        seen = Condition.joined(conditions)
+        shape = self.family.latent_shape(batch[0].size)
+        states = rolled_out(self.velocity, batch, seen.to(self.device), shape, settings)
+        return states.split([len(group.ids) for group in batch], dim=1)
 
     def generate(
         self, noise: Float[Tensor, "batch ..."], grid: Float[Tensor, " points"], condition: Condition, guidance: float = 1.0
@@ -117,3 +130,8 @@ class Policy:
             return evaluate(expression, {"student": self.velocity}, x_t, t, condition)
 
         return generate(velocity, noise, grid, condition, self.device)
+
+
+def _known(clean: Tensor | None) -> Tensor:
+    assert clean is not None, "noised data needs the rows' target images"
+    return clean

@@ -1,11 +1,11 @@
 """Algorithm 1 of DanceOPD (arXiv 2606.27377) as a plain loop in one process: the oracle of the distributed run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from fields.carriers import Condition, Example, Query, Weights
 from fields.distiller import Distiller
 from fields.method.lag import Lag
-from fields.method.plan import Group, SamplePlan
+from fields.method.plan import Batch, Group, SamplePlan
 from fields.policy import Policy
 from fields.update import Update
 
@@ -14,7 +14,7 @@ def distill(
     plan: SamplePlan,
     encode: Callable[[Group], Condition],
     policy: Policy,
-    states: Callable[[Group, Condition], tuple[Query, ...]],
+    states: Callable[[Batch, Sequence[Condition]], Sequence[tuple[Query, ...]]],
     learn: Callable[[Group, Query], Example],
     distiller: Distiller,
     published: dict[int, Weights],
@@ -27,7 +27,7 @@ def distill(
         plan: which samples a step has.
         encode: a group's conditions.
         policy: the student as it rolls out; gets the version that a step asks for.
-        states: a group's queries: `policy.queries`, or those of an expert.
+        states: the queries of a batch's groups: `policy.queries`, or those of experts.
         learn: the target of a group's query, by the frozen expert of its route.
         distiller: the student and its optimizer.
         published: version -> weights; holds the published versions from `lag.version(step)` on at entry, and is kept so.
@@ -40,9 +40,11 @@ def distill(
     for step in steps:
         policy.load(published[lag.version(step)])
         examples = []
-        for group in plan.groups(step):  # m ~ pi, c ~ D_m, x_T ~ N(0, I), i ~ Beta(5, 2)
-            for query in states(group, encode(group)):  # x_t = Rollout(v_theta; x_T, c)[i]
-                examples.append(learn(group, query))  # u = v_m(sg(x_t), t, c)
+        for batch in plan.batches(step):  # m ~ pi, c ~ D_m, x_T ~ N(0, I), i ~ Beta(5, 2)
+            asked = states(batch, [encode(group) for group in batch])  # x_t = Rollout(v_theta; x_T, c)[i]
+            for queries in zip(*asked, strict=True):
+                answered = map(learn, batch, queries)  # u = v_m(sg(x_t), t, c)
+                examples.append(Example.joined(list(answered)))
         update = distiller.update(examples)  # || v_theta(sg(x_t), t, c) - u ||^2
         if lag.publishes(step + 1):
             published[step + 1] = distiller.weights(step + 1)

@@ -178,7 +178,7 @@ class SharedField:
             ValueError: if a state is not finite; names the samples.
         """
         field, shape = partial(self.velocity, expert), self.family.latent_shape(group.size)
-        states = rolled_out(field, group, condition.to(self.device), shape, settings)
+        states = rolled_out(field, (group,), condition.to(self.device), shape, settings)
         return queries(group, states, condition, settings, (-1, expert))
 
 

@@ -111,6 +111,24 @@ class Condition(Carrier):
         return Condition(tensors=seen, unconditional={})
 
     @staticmethod
+    def joined(conditions: "Sequence[Condition]", empty_prompt: bool = False) -> "Condition":
+        """What a network reads of several groups' conditions, as one batch; that of a single group is left as it is.
+
+        Groups differ in what else their conditions hold: who answers them reads more, or less.
+
+        Args:
+            conditions: of the groups.
+            empty_prompt: whether the network is asked without the prompt, too.
+        """
+        if len(conditions) == 1:
+            return conditions[0]
+        read = [
+            replace(own, unconditional=own.unconditional if empty_prompt else {}, negative={}, clean=None, others={})
+            for own in conditions
+        ]
+        return Condition.concatenate(read)
+
+    @staticmethod
     def concatenate(conditions: "Sequence[Condition]") -> "Condition":
         """The conditions of several batches as one batch.
 

@@ -14,11 +14,11 @@ from fields.carriers.transfer import on_device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query(Carrier):
-    """States of the student's own rollout, at which one expert is asked.
+    """States of the student's own rollout, at which an expert is asked.
 
     Attributes:
         sample_ids: who the rows are.
-        route: the route of all rows.
+        routes: of each row; all are alike, unless queries were joined to learn from them together.
         policy_version: of the weights that rolled out; `checksum` is theirs.
         x_t: float32 states.
         t: float32 (batch,), in [0, 1].
@@ -31,7 +31,7 @@ class Query(Carrier):
     """
 
     sample_ids: tuple[int, ...]
-    route: str
+    routes: tuple[str, ...]
     policy_version: int
     checksum: str
     x_t: Float[Tensor, "batch ..."]
@@ -43,9 +43,10 @@ class Query(Carrier):
     def __post_init__(self) -> None:
         if self.x_t.device.type != "cpu":
             return  # it was checked on the host, and the checks would wait for the device
-        if not len(self.sample_ids) == len(self.x_t) == len(self.t) == len(self.t_next) == len(self.condition):
+        samples = len(self.sample_ids)
+        if not samples == len(self.routes) == len(self.x_t) == len(self.t) == len(self.t_next) == len(self.condition):
             raise ValueError(
-                f"query of {len(self.sample_ids)} samples has {len(self.x_t)} states, {len(self.t)} times "
+                f"query of {samples} samples has {len(self.routes)} routes, {len(self.x_t)} states, {len(self.t)} times "
                 f"and {len(self.condition)} conditions"
             )
         if self.x_t.dtype != torch.float32:
@@ -61,6 +62,7 @@ class Query(Carrier):
         return replace(
             self,
             sample_ids=self.sample_ids[rows.start : rows.stop],
+            routes=self.routes[rows.start : rows.stop],
             x_t=self.x_t[rows.start : rows.stop],
             t=self.t[rows.start : rows.stop],
             t_next=self.t_next[rows.start : rows.stop],
@@ -75,6 +77,20 @@ class Query(Carrier):
         """The query with all its tensors on a device."""
         x_t, t, t_next = (on_device(tensor, device) for tensor in (self.x_t, self.t, self.t_next))
         return replace(self, x_t=x_t, t=t, t_next=t_next, condition=self.condition.to(device))
+
+    @staticmethod
+    def joined(queries: "Sequence[Query]") -> "Query":
+        """The queries of a batch's groups as one, with what the student reads."""
+        first = queries[0]
+        return replace(
+            first,
+            sample_ids=tuple(sample_id for query in queries for sample_id in query.sample_ids),
+            routes=tuple(route for query in queries for route in query.routes),
+            x_t=torch.cat([query.x_t for query in queries]),
+            t=torch.cat([query.t for query in queries]),
+            t_next=torch.cat([query.t_next for query in queries]),
+            condition=Condition.joined([query.condition for query in queries], first.both_branches),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +135,18 @@ class Target(Carrier):
         return replace(self, velocity=on_device(self.velocity, device), unconditional=unconditional)
 
     @staticmethod
+    def joined(targets: "Sequence[Target]") -> "Target":
+        """The answers to a batch's groups as one."""
+        unconditional = [target.unconditional for target in targets if target.unconditional is not None]
+        return Target(
+            sample_ids=tuple(sample_id for target in targets for sample_id in target.sample_ids),
+            expert=", ".join(dict.fromkeys(target.expert for target in targets)),
+            t=torch.cat([target.t for target in targets]),
+            velocity=torch.cat([target.velocity for target in targets]),
+            unconditional=torch.cat(unconditional) if unconditional else None,
+        )
+
+    @staticmethod
     def combine(targets: "Sequence[tuple[Target, Float[Tensor, ' batch']]]") -> "Target":
         """The sum of several experts' answers to one query, each sample's times its factor, float32."""
         first, _ = targets[0]
@@ -157,6 +185,18 @@ class Example(Carrier):
         for answer in (self.target, self.anchor):
             if answer is not None and answer.sample_ids != asked:
                 raise ValueError(f"expert {answer.expert!r} answered {answer.sample_ids}, asked were {asked}")
+
+    @staticmethod
+    def joined(examples: "Sequence[Example]") -> "Example":
+        """The examples of a batch's groups as one; that of a single group is left as it is."""
+        if len(examples) == 1:
+            return examples[0]
+        anchors = [example.anchor for example in examples if example.anchor is not None]
+        return Example(
+            query=Query.joined([example.query for example in examples]),
+            target=Target.joined([example.target for example in examples]),
+            anchor=Target.joined(anchors) if anchors else None,
+        )
 
     def split(self, most: int | None) -> "list[Example]":
         """The example in parts of at most so many samples, in order; None leaves it whole."""

@@ -1,7 +1,8 @@
 """Carriers on their way between two processes that compute with them, past one that only says where they go."""
 
 import pickle
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -61,6 +62,12 @@ class Outline:
             checksum=query.checksum,
             values=query.x_t.numel(),
         )
+
+    @staticmethod
+    def joined(outlines: "Sequence[Outline]") -> "Outline":
+        """The outline of joined queries."""
+        sample_ids = tuple(sample_id for outline in outlines for sample_id in outline.sample_ids)
+        return replace(outlines[0], sample_ids=sample_ids, values=sum(outline.values for outline in outlines))
 
 
 @dataclass(frozen=True, slots=True)

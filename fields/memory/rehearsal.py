@@ -50,7 +50,7 @@ def largest_query(family: Family, what: Pass) -> Query:
     }
     return Query(
         sample_ids=tuple(range(what.samples)),
-        route="rehearsal",
+        routes=("rehearsal",) * what.samples,
         policy_version=0,
         checksum="",
         x_t=x_t,

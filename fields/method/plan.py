@@ -9,6 +9,8 @@ of a run can be compared sample by sample.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import groupby
+from math import ceil
 
 import numpy as np
 import torch
@@ -73,7 +75,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Samples of one step with one route, size and set of experts: what is encoded, rolled out and learned together."""
+    """Samples of one step with one route, size and set of experts: what is encoded together, and what an expert is asked."""
 
     step: int
     route: str
@@ -92,6 +94,10 @@ class Group:
         return torch.tensor([sample.indices for sample in self.samples])
 
 
+Batch = tuple[Group, ...]
+"""Groups of one step whose samples have one shape: what is rolled out and learned together. Without mixing, one group."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePlan:
     """Which samples a run trains on, in which order.
@@ -99,7 +105,7 @@ class SamplePlan:
     Attributes:
         seed: of the run, in [0, 2^64).
         batch_size: samples of an optimizer step; step s has the ids [s batch_size, (s + 1) batch_size).
-        group_size: most samples of a group.
+        group_size: most samples of a group, and of a batch.
         routing: draws the routes.
         query: draws the query points.
         grid: the rollout's times, by size.
@@ -107,6 +113,8 @@ class SamplePlan:
         size: (route, row) -> the size of that row's image or clip; without it every row has the family's default size.
         shares: (route, row, random numbers of the sample) -> the experts that answer that row, with the factors of their
             velocities, always in the same order; without it a row is answered as its route is.
+        sources: route -> the source images of each of its rows: routes with as many of them share batches; without it every
+            batch is of one route.
     """
 
     seed: int
@@ -118,6 +126,7 @@ class SamplePlan:
     rows: Mapping[str, int]
     size: Callable[[str, int], Size | None] = lambda route, row: None
     shares: Callable[[str, int, np.random.Generator], Mapping[str, float]] = lambda route, row, rng: {}
+    sources: Callable[[str], int] | None = None
 
     def sample(self, n: int) -> Sample:
         """Sample `n`, whoever asks and in whatever order."""
@@ -129,17 +138,38 @@ class SamplePlan:
         shares = self.shares(route, row, generator(self.seed, Stream.SCORE, n))
         return Sample(n, route, row, indices, size, tuple(shares.items()))
 
-    def groups(self, step: int) -> tuple[Group, ...]:
-        """The groups of a step: routes in their configured order, sizes and experts as they first occur, ids ascending."""
+    def groups(self, step: int) -> Batch:
+        """The groups of a step, in the order of its batches."""
+        return tuple(group for batch in self.batches(step) for group in batch)
+
+    def batches(self, step: int) -> tuple[Batch, ...]:
+        """The batches of a step. In each of them, and among them, routes are in their configured order, sizes and experts as
+        they first occur, ids ascending."""
         first = step * self.batch_size
         samples = [self.sample(n) for n in range(first, first + self.batch_size)]
-        groups = []
+        alike: dict[tuple[str, Size | None, tuple[str, ...]], list[Sample]] = {}
         for route in self.routing.weights:
-            alike: dict[tuple[Size | None, tuple[str, ...]], list[Sample]] = {}
             for sample in samples:
                 if sample.route == route:
-                    alike.setdefault((sample.size, sample.experts), []).append(sample)
-            for own in alike.values():
-                for start in range(0, len(own), self.group_size):
-                    groups.append(Group(step, route, tuple(own[start : start + self.group_size])))
-        return tuple(groups)
+                    alike.setdefault((route, sample.size, sample.experts), []).append(sample)
+        if self.sources is None:
+            return tuple((group,) for own in alike.values() for group in _groups(step, own, self.group_size))
+        shapes: dict[tuple[int, Size | None], list[Sample]] = {}
+        for (route, size, _), own in alike.items():
+            shapes.setdefault((self.sources(route), size), []).extend(own)
+        return tuple(
+            tuple(Group(step, route, tuple(own)) for (route, _), own in groupby(part, lambda s: (s.route, s.experts)))
+            for own in shapes.values()
+            for part in _evenly(own, ceil(len(own) / self.group_size))
+        )
+
+
+def _groups(step: int, samples: Sequence[Sample], size: int) -> list[Group]:
+    """Samples of one route in groups of a size; the last may be smaller."""
+    return [Group(step, samples[0].route, tuple(samples[at : at + size])) for at in range(0, len(samples), size)]
+
+
+def _evenly(samples: Sequence[Sample], parts: int) -> list[Sequence[Sample]]:
+    """The samples in so many parts whose lengths differ by 1 at most, since one that waits for a nearly empty batch waits as
+    long as for a full one."""
+    return [samples[len(samples) * part // parts : len(samples) * (part + 1) // parts] for part in range(parts)]

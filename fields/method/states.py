@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fields.carriers import Condition, Query, on_device
-from fields.method.plan import Group, Stream, generator, noise
+from fields.method.plan import Batch, Group, Stream, generator, noise
 from fields.method.rollout import rollout
 from fields.method.solver import Solver, Velocity
 
@@ -31,37 +31,37 @@ class RolloutSettings:
 
 def rolled_out(
     velocity: Velocity,
-    group: Group,
+    batch: Batch,
     condition: Condition,
     shape: tuple[int, ...],
     settings: RolloutSettings,
 ) -> Float[Tensor, "queries batch ..."]:
-    """The states of a group at its query points, on the rollout of one field.
+    """The states of a batch's samples at their query points, on the rollout of one field.
 
     Args:
         velocity: of the student (on-policy) or of the expert.
-        group: whose samples.
+        batch: whose samples.
         condition: one row per sample, on the device that computes.
         shape: of a state.
         settings: of the rollout, with a solver.
     """
     seed, solver = settings.seed, settings.solver
     assert solver is not None, "noised data is no rollout"
+    ids = [sample_id for group in batch for sample_id in group.ids]
 
     def transition_noise(step: int, rows: Tensor) -> Tensor:
         eps = [
-            generator(seed, Stream.TRANSITION, group.ids[row], step).standard_normal(shape, dtype="float32")
-            for row in rows.tolist()
+            generator(seed, Stream.TRANSITION, ids[row], step).standard_normal(shape, dtype="float32") for row in rows.tolist()
         ]
         return on_device(torch.stack([torch.from_numpy(e) for e in eps]), rows.device)
 
     device = next(iter(condition.tensors.values())).device
-    x_T = on_device(noise(seed, group.ids, shape), device)
+    x_T = on_device(noise(seed, ids, shape), device)
     return rollout(
         velocity,
         x_T,
         settings.grid.to(device),
-        group.indices.to(device),
+        torch.cat([group.indices for group in batch]).to(device),
         condition,
         solver,
         transition_noise if solver.stochastic else None,
@@ -92,7 +92,7 @@ def queries(
     return tuple(
         Query(
             sample_ids=group.ids,
-            route=group.route,
+            routes=(group.route,) * len(group.ids),
             policy_version=version[0],
             checksum=version[1],
             x_t=x_t.cpu(),

@@ -72,7 +72,7 @@ class Learned:
 
     Attributes:
         place: of the example in the step.
-        route: of its samples.
+        routes: of each of its samples.
         expert: that answered them.
         sample_ids: of its rows.
         t: of its states.
@@ -81,7 +81,7 @@ class Learned:
     """
 
     place: int
-    route: str
+    routes: tuple[str, ...]
     expert: str
     sample_ids: tuple[int, ...]
     t: Float[Tensor, " batch"]
@@ -94,7 +94,7 @@ class Learned:
         query, target = example.query, example.target
         return Learned(
             place=place,
-            route=query.route,
+            routes=query.routes,
             expert=target.expert,
             sample_ids=query.sample_ids,
             t=query.t,

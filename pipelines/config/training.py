@@ -37,7 +37,12 @@ class RolloutConfig(Section):
         description="processes of a worker, each with num_cpus and num_gpus, that share the base's weights; an adapter is then "
         "computed beside them",
     )
-    group_size: PositiveInt = Field(default=16, description="most samples rolled out together; they share a route")
+    group_size: PositiveInt = Field(default=16, description="most samples rolled out together")
+    mix_routes: bool = Field(
+        default=False,
+        description="whether samples of several routes are rolled out and learned together, where their images have one size "
+        "and as many source images; fills batches that one route would leave nearly empty",
+    )
     merge: bool | Literal["auto"] = Field(
         default="auto",
         description="whether an adapter is added to the weights, in model.dtype, or computed beside them; "

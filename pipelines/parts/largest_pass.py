@@ -24,7 +24,7 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     """
     files = [route.data for route in config.routes.values() if is_here(route.data)]
     absent = len(files) < len(config.routes)
-    sources = max([int(absent), *map(_sources, files)]) if family.source != "none" else 0
+    sources = max([int(absent), *map(sources_of, files)]) if family.source != "none" else 0
     samples = min(config.rollout.group_size, config.learner.batch_size)
     sizes = {size for path in files for size in _sizes(path, family.default_size)}
     if absent:
@@ -36,7 +36,7 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
     return Pass(samples, largest, sources, branches, still=max(stills, key=lambda size: (family.extent(size), size)))
 
 
-def _sources(path: Path) -> int:
+def sources_of(path: Path) -> int:
     """Source images of a file's rows: its first has as many as any."""
     columns = [name for name in ("source_image", SOURCES) if name in pq.read_schema(path).names]
     if SOURCES in columns:

@@ -42,7 +42,7 @@ from pipelines.config.routing import routes_drawn
 from pipelines.config.run import RunConfig
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
-from pipelines.parts.largest_pass import largest_pass
+from pipelines.parts.largest_pass import largest_pass, sources_of
 from pipelines.parts.row_scores import row_shares
 from pipelines.parts.student_start import ConfiguredSources, SkeletonSources
 
@@ -117,6 +117,7 @@ class RunParts:
             rows=dict(self.rows),
             size=self._size,
             shares=row_shares(config, self._scores),
+            sources=cache(self._sources) if config.rollout.mix_routes else None,
         )
 
     @property
@@ -137,6 +138,10 @@ class RunParts:
     def _size(self, route: str, row: int) -> Size:
         """The size that a row asks for; the family's is that of what it doesn't say."""
         return self._bucket(route).size(row, self.family.default_size)
+
+    def _sources(self, route: str) -> int:
+        """The source images of each of a route's rows that the family reads."""
+        return 0 if self.family.source == "none" else sources_of(fetched(self.config.routes[route].data))
 
     def _scores(self, route: str, row: int) -> Mapping[str, float] | None:
         return self._bucket(route).scores(row)

@@ -56,9 +56,12 @@ class Work:
 
 
 def _plan(parts: RunParts) -> SamplePlan:
-    """The run's, for images of the family's own size; rows that aren't here are many, and their scores of all routes alike."""
+    """The run's, for images of the family's own size; rows that aren't here are many, their scores of all routes alike, and of
+    as many source images as any others'."""
     config = parts.config
     plan = replace(parts.plan, size=lambda route, row: parts.family.default_size)
+    if config.rollout.mix_routes and not all(is_here(route.data) for route in config.routes.values()):
+        plan = replace(plan, sources=lambda route: 0)
     if not isinstance(config.routing, ScoredRoutingConfig):
         return replace(plan, rows=dict.fromkeys(config.routes, _MANY_ROWS))
     if all(is_here(route.data) for route in config.routes.values()):
@@ -68,6 +71,6 @@ def _plan(parts: RunParts) -> SamplePlan:
 
 
 def _rollout(parts: RunParts, group: Group) -> float:
-    """Forwards of a group's rollout, which ends at the last query of its samples."""
+    """Forwards of the rollouts of a group's samples, each of which ends at that sample's last query."""
     solver = parts.solver
-    return 0.0 if solver is None else solver.forwards * len(group.samples) * int(group.indices.max())
+    return 0.0 if solver is None else solver.forwards * float(group.indices[:, -1].sum())

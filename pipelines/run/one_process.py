@@ -12,7 +12,7 @@ from fields.evaluation.base import ExamResult
 from fields.evaluation.mismatch import mismatch
 from fields.field import Field
 from fields.memory.rehearsal import DoesNotFit
-from fields.method.plan import Group
+from fields.method.plan import Batch, Group
 from fields.method.rollout import generate
 from fields.policy import Policy
 from pipelines.config.run import AFTER, BASE, BEFORE
@@ -62,13 +62,15 @@ class OneProcess:
         """What the run's model, and these others, read of rows."""
         return self._family.encode(rows).with_others({model: self._families[model].encode(rows) for model in models})
 
-    def states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
-        """The states at which a group's experts are asked."""
-        parts = self._parts
-        if not parts.config.state.expert_rolls_out:
-            return self.policy.queries(group, condition)
-        (expert,) = parts.teaching.lesson(group).shares
-        return self._fields[expert].queries(group, condition, parts.rollouts(group.size))
+    def states(self, batch: Batch, conditions: Sequence[Condition]) -> Sequence[tuple[Query, ...]]:
+        """The states at which the experts of each group of a batch are asked."""
+        if not self._parts.config.state.expert_rolls_out:
+            return self.policy.queries(batch, conditions)
+        return list(map(self._expert_states, batch, conditions))
+
+    def _expert_states(self, group: Group, condition: Condition) -> tuple[Query, ...]:
+        (expert,) = self._parts.teaching.lesson(group).shares
+        return self._fields[expert].queries(group, condition, self._parts.rollouts(group.size))
 
     def learn(self, group: Group, query: Query) -> Example:
         """A query of a group with the answers of the experts that teach it."""
@@ -100,8 +102,8 @@ class OneProcess:
     def mismatch(self, step: int) -> float:
         """How far the student that rolls out is from the one that learns after `step` steps, at the first states of the step
         before: with the version that the policy still has since then."""
-        group = self._parts.plan.groups(step - 1)[0]
-        query = self.states(group, self.encode(group))[0]
+        batch = self._parts.plan.batches(step - 1)[0]
+        query = Query.joined([own[0] for own in self.states(batch, list(map(self.encode, batch)))])
 
         def answer(weights: Weights | None) -> Tensor:
             self.policy.load(weights)

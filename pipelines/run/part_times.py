@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from fields.carriers import Example, Query
+from fields.method.plan import Group
 from pipelines.parts.pace import StepSeconds
 from pipelines.parts.run_parts import RunParts
 from pipelines.run.one_process import OneProcess
@@ -36,12 +38,16 @@ def _step(one: OneProcess, parts: RunParts, step: int) -> StepSeconds:
         return result
 
     examples = []
-    for group in parts.plan.groups(step):
-        condition = timed(seconds, "encode", one.encode, group)
+
+    def example(group: Group, query: Query) -> Example:
         lesson = teaching.lesson(group)
-        for query in timed(seconds, "rollout", one.states, group, condition):
-            answers = {expert: timed(experts, service_of(expert), one.answer, expert, query) for expert in lesson.asked}
-            examples.append(lesson.example(query, answers))
+        answers = {expert: timed(experts, service_of(expert), one.answer, expert, query) for expert in lesson.asked}
+        return lesson.example(query, answers)
+
+    for batch in parts.plan.batches(step):
+        conditions = [timed(seconds, "encode", one.encode, group) for group in batch]
+        for queries in zip(*timed(seconds, "rollout", one.states, batch, conditions), strict=True):
+            examples.append(Example.joined(list(map(example, batch, queries))))
     timed(seconds, "learner", one.distiller.update, examples)
     weights = timed(seconds, "publish", one.distiller.weights, step + 1)
     timed(seconds, "publish", lambda: weights.checksum)

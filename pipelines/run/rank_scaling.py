@@ -77,4 +77,4 @@ def _example(sample_id: int) -> ExampleReference:
         answers={_EXPERT: AnswerReference(ray.put([Sealed.of((target,))]), 0)},
         lesson=Lesson(shares={_EXPERT: (1.0,)}),
     )
-    return ExampleReference(group=group, place=0, outline=Outline.of(query))
+    return ExampleReference(groups=(group,), place=0, outline=Outline.of(query))

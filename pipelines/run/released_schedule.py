@@ -40,7 +40,7 @@ class _Schedule:
         self._one.distiller.update([example for group in self._parts.plan.groups(step) for example in self._examples(group)])
 
     def _examples(self, group: Group) -> list[Example]:
-        queries = self._one.states(group, self._one.encode(group))
+        (queries,) = self._one.states((group,), [self._one.encode(group)])
         for _ in range(int(group.indices.max()), self._parts.config.rollout.steps if self._to_the_end else 0):
             self._one.policy.answer(queries[-1])
         return [self._one.learn(group, query) for query in queries]

@@ -64,7 +64,7 @@ async def _timed(family: SimulatedFamily, steps: int, base: Path, size: int) -> 
         for step in range(WARM_STEPS + steps):
             began = time.perf_counter()
             published = await asyncio.to_thread(PublishedWeights.put, Weights.of(step, tensors))
-            await asyncio.gather(*(pool.queries(group, condition, published) for group in groups))
+            await asyncio.gather(*(pool.queries((group,), [condition], published) for group in groups))
             seconds.append(time.perf_counter() - began)
         return seconds[WARM_STEPS:]
     finally:

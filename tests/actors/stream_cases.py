@@ -34,10 +34,13 @@ class Encoder:
 class Rollouts:
     """A state is its sample's id."""
 
-    async def queries(self, group, condition, weights):
+    async def queries(self, batch, conditions, weights):
+        return [self._asked(group, condition, weights) for group, condition in zip(batch, conditions, strict=True)]
+
+    def _asked(self, group, condition, weights):
         query = Query(
             sample_ids=group.ids,
-            route=group.route,
+            routes=(group.route,) * len(group.ids),
             policy_version=weights.policy_version,
             checksum=weights.checksum,
             x_t=torch.tensor([[float(n)] for n in group.ids]),

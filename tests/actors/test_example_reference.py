@@ -14,7 +14,7 @@ def query(*sample_ids: int, t: float) -> Query:
     rows = len(sample_ids)
     return Query(
         sample_ids=sample_ids,
-        route=ROUTE,
+        routes=(ROUTE,) * rows,
         policy_version=3,
         checksum="c",
         x_t=torch.tensor(sample_ids, dtype=torch.float32)[:, None] + t,
@@ -60,7 +60,7 @@ def test_a_rank_fetches_its_own_queries_of_a_group_with_the_mixed_targets(cluste
         for name, factor in (("a", 1.0), ("b", 3.0))
     ]
     references = [
-        ExampleReference(group=reference, place=place, outline=Outline.of(one))
+        ExampleReference(groups=(reference,), place=place, outline=Outline.of(one))
         for number, group in enumerate(groups)
         for reference in [
             GroupReference(

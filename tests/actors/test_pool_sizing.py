@@ -40,7 +40,7 @@ async def learn(pool: RolloutPool, sizing: PoolSizing, calls: int, until: Callab
         if until():
             return
         wait = max(0.0, calls * ROLLOUT_S / pool.size - UPDATE_S)
-        await asyncio.gather(*(pool.queries(None, None, None) for _ in range(calls)))
+        await asyncio.gather(*(pool.queries((None,), [None], None) for _ in range(calls)))
         sizing.after_step(StepTimes(wait=wait, update=UPDATE_S))
     raise AssertionError(f"{pool.size} workers after {MOST_STEPS} steps")
 

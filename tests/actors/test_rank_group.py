@@ -70,7 +70,7 @@ def example(*sample_ids: int, velocity: float = 1.0) -> ExampleReference:
     answer = AnswerReference(ray.put([Sealed.of((target,))]), 0)
     lesson = Lesson(shares={"x": (1.0,) * len(sample_ids)})
     group = GroupReference(queries=ray.put(SealedQueries.of((query,))), answers={"x": answer}, lesson=lesson)
-    return ExampleReference(group=group, place=0, outline=Outline.of(query))
+    return ExampleReference(groups=(group,), place=0, outline=Outline.of(query))
 
 
 def test_weights_are_those_of_their_moment_whatever_is_learned_before_they_come(ranks, tiny_models):

@@ -74,9 +74,9 @@ def test_a_worker_of_two_processes_rolls_out_with_the_bits_of_one(cluster, tiny_
 
         async def same(number: int) -> None:
             alone.load(versions[number])
-            rolled_out, _ = await pool.queries(GROUP, CONDITION, published[number])
+            ((rolled_out, _),) = await pool.queries((GROUP,), [CONDITION], published[number])
             queries = rolled_out.sealed.open()
-            expected = alone.queries(GROUP, CONDITION)
+            (expected,) = alone.queries((GROUP,), [CONDITION])
             assert [query.checksum for query in queries] == [versions[number].checksum]
             assert torch.equal(queries[0].x_t, expected[0].x_t)
             assert torch.equal(await pool.velocity(queries[0], published[number]), alone.answer(expected[0]))

@@ -57,7 +57,7 @@ def expected(versions, tiny_models):
     answers = []
     for weights in versions:
         policy.load(weights)
-        answers.append(policy.queries(GROUP, CONDITION))
+        answers.append(policy.queries((GROUP,), [CONDITION])[0])
     return answers
 
 
@@ -70,7 +70,7 @@ def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_pa
 
     async def live():
         pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty", LIMIT_S)
-        answers = [(await pool.queries(GROUP, CONDITION, PublishedWeights.put(weights)))[0] for weights in versions]
+        answers = [(await pool.queries((GROUP,), [CONDITION], PublishedWeights.put(weights)))[0][0] for weights in versions]
         pool.end()
         return answers
 
@@ -92,7 +92,7 @@ def test_a_fault_while_the_learner_asks_for_a_velocity_costs_its_repetition(vers
     async def live():
         pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty", LIMIT_S)
         published = PublishedWeights.put(versions[0])
-        queries, _ = await pool.queries(GROUP, CONDITION, published)
+        ((queries, _),) = await pool.queries((GROUP,), [CONDITION], published)
         (query,) = queries.sealed.open()
         velocity = await pool.velocity(query, published)
         pool.end()
@@ -116,7 +116,7 @@ def test_a_version_that_was_loaded_half_is_loaded_again(versions, tiny_models):
     before = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
     for _ in range(2):
         with pytest.raises(RuntimeError, match="shape"):
-            worker.queries(GROUP, CONDITION, broken)
+            worker.queries((GROUP,), [CONDITION], broken)
     again = worker.generate(noise(0, (0,), (3, 24, 24)), GRID, CONDITION, PublishedWeights.put(good))
     assert torch.equal(again, before)
 

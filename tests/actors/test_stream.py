@@ -60,6 +60,46 @@ def test_groups_of_a_shared_application_are_asked_together_up_to_a_groups_size(c
         assert any(len({name for name, _ in call}) > 1 for call in one.calls), "no call was mixed"
 
 
+def test_a_batch_of_several_routes_is_one_example_and_each_expert_is_asked_about_its_own(cluster):
+    """Of routes whose conditions differ in what else they hold; the learner gets what the student reads."""
+    own = Experts()
+    plan = replace(PLAN, sources=lambda route: {"a": 0, "b": 0, "c": 1, "d": 1}[route])
+
+    async def first_step():
+        stream = TargetStream(
+            curriculum=Curriculum(
+                encoders=Encoders({None: Encoder()}),
+                plan=plan,
+                buckets={route: [Row(str(10 * number + n), "t", "p") for n in range(3)] for number, route in enumerate(ROUTES)},
+                experts={f"expert-{route}": own for route in ROUTES},
+                teaching=Teaching(shares={route: {f"expert-{route}": 1.0} for route in ROUTES}),
+                reads_empty=frozenset("b"),
+            ),
+            rollouts=Rollouts(),
+            steps=range(1),
+            lag=Lag(0),
+        )
+        publish(stream, 0)
+        references = await stream.examples(0)
+        return list(fetched(references)), [reference.outline for reference in references]
+
+    examples, outlines = asyncio.run(first_step())
+    batches = plan.batches(0)
+    assert max(map(len, batches)) == 2
+    for batch, example, outline in zip(batches, examples, outlines, strict=True):
+        samples = [sample for group in batch for sample in group.samples]
+        ids = tuple(sample.id for sample in samples)
+        assert example.query.sample_ids == example.target.sample_ids == outline.sample_ids == ids
+        assert outline.values == len(ids)
+        assert example.query.routes == tuple(sample.route for sample in samples)
+        rows = [[10.0 * ROUTES.index(sample.route) + sample.row] for sample in samples]
+        assert example.query.condition.tensors["row"].tolist() == rows
+        assert example.query.x_t.tolist() == [[float(n)] for n in ids]
+        assert torch.equal(example.target.velocity, example.query.x_t**2)
+    asked = {(name, ids) for call in own.calls for name, ids in call}
+    assert asked == {(f"expert-{group.route}", group.ids) for group in plan.groups(0)}
+
+
 def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     own = Experts()
 
@@ -91,7 +131,7 @@ def test_a_route_that_learns_from_its_data_asks_nobody(cluster):
     assert [example.query.sample_ids for example in examples] == [group.ids for group in PLAN.groups(0)]
     for example in examples:
         clean = example.query.condition.tensors["row"]
-        assert set(example.query.condition.unconditional) == ({"row"} if example.query.route == "b" else set())
+        assert set(example.query.condition.unconditional) == ({"row"} if set(example.query.routes) == {"b"} else set())
         torch.testing.assert_close(example.target.velocity, (example.query.x_t - clean) / 0.5)
     assert own.calls == []
 
@@ -126,7 +166,7 @@ def test_a_change_begins_with_the_first_step_that_is_not_asked_for(cluster):
             publish(stream, version)
         with pytest.raises(ValueError, match="the run is at its end"):
             stream.require_open(4)
-        return [{example.query.route for example in fetched(await stream.examples(step))} for step in range(4)]
+        return [{r for example in fetched(await stream.examples(step)) for r in example.query.routes} for step in range(4)]
 
     assert asyncio.run(four_steps()) == [{"a"}, {"a"}, {"b"}, {"b"}]
 

@@ -74,7 +74,14 @@ def update() -> None:
     def example(*ids: int) -> Example:
         x_t, t, condition = question(SCENE, len(ids), SCENE.default_size, True, ids[0])
         query = Query(
-            sample_ids=ids, route="local_edit", policy_version=0, checksum="", x_t=x_t, t=t, t_next=t / 2, condition=condition
+            sample_ids=ids,
+            routes=("local_edit",) * len(ids),
+            policy_version=0,
+            checksum="",
+            x_t=x_t,
+            t=t,
+            t_next=t / 2,
+            condition=condition,
         )
         return Example(query=query, target=Target(sample_ids=ids, expert="local_edit", t=t, velocity=x_t))
 

@@ -94,7 +94,7 @@ def ask(encoded):
         rows = torch.tensor(rows)
         return Query(
             sample_ids=tuple(rows.tolist()),
-            route=route,
+            routes=(route,) * len(rows),
             policy_version=0,
             checksum="",
             x_t=x_t[rows],

@@ -37,7 +37,7 @@ def learn(local_field, encoded, states):
         condition = encoded("local_edit", 4)
         query = Query(
             sample_ids=(0, 1, 2, 3),
-            route="r",
+            routes=("r",) * 4,
             policy_version=0,
             checksum="",
             x_t=states,

@@ -109,7 +109,7 @@ def asked():
         PlainFamily(), Plain().requires_grad_(False), LoraStudent(SHAPE), Optimization(learning_rate=3e-2), seed=1
     )
     policy.load(student.weights(0))
-    return SimpleNamespace(queries=policy.queries(group, conditions(0.5, 1.5, -1)), student=student)
+    return SimpleNamespace(queries=policy.queries((group,), [conditions(0.5, 1.5, -1)])[0], student=student)
 
 
 def test_the_field_as_another_model_is_a_loss_of_exactly_0(asked):

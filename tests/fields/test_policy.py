@@ -113,9 +113,9 @@ def test_a_query_is_the_students_state_at_each_samples_index(policy, versions, l
     group = Group(2, "local_edit", tuple(Sample(n, "local_edit", 0, (index,)) for n, index in ((30, 0), (31, 5), (37, 2))))
     condition = encoded("local_edit", 3)
     policy.load(versions[0])
-    (query,) = policy.queries(group, condition)
+    ((query,),) = policy.queries((group,), [condition])
     assert query.sample_ids == (30, 31, 37)
-    assert (query.route, query.policy_version, query.checksum) == ("local_edit", 7, versions[0].checksum)
+    assert (query.routes, query.policy_version, query.checksum) == (("local_edit",) * 3, 7, versions[0].checksum)
     assert query.t.tolist() == [GRID[0], GRID[5], GRID[2]]
     assert query.t_next.tolist() == [GRID[1], GRID[6], GRID[3]]
     for row, sample in enumerate(group.samples):
@@ -128,7 +128,7 @@ def test_a_query_is_the_students_state_at_each_samples_index(policy, versions, l
 def test_a_query_needs_a_version(policy, encoded):
     group = Group(0, "local_edit", (Sample(0, "local_edit", 0, (1,)),))
     with pytest.raises(AssertionError, match="published version"):
-        policy.queries(group, encoded("local_edit", 1))
+        policy.queries((group,), [encoded("local_edit", 1)])
 
 
 def test_a_student_that_diverges_is_named(policy, versions, encoded):
@@ -136,14 +136,14 @@ def test_a_student_that_diverges_is_named(policy, versions, encoded):
     policy.load(Weights.of(3, broken))
     group = Group(0, "local_edit", (Sample(11, "local_edit", 0, (3,)),))
     with pytest.raises(ValueError, match=r"policy version 3 .* sample 11 at t"):
-        policy.queries(group, encoded("local_edit", 1))
+        policy.queries((group,), [encoded("local_edit", 1)])
 
 
 def test_an_experts_field_answers_with_its_own_network(family, new_base, local_edit, policy, versions, encoded):
     group = Group(0, "local_edit", (Sample(11, "local_edit", 0, (3,)), Sample(12, "local_edit", 0, (1,))))
     condition = encoded("local_edit", 2)
     policy.load(versions[1])
-    (query,) = policy.queries(group, condition)
+    ((query,),) = policy.queries((group,), [condition])
     field = Field.build("local_edit", family, {"local_edit": (new_base(), local_edit)})
     target = field.answer(query)
     assert (target.sample_ids, target.expert) == (query.sample_ids, "local_edit")

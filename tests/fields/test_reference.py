@@ -45,7 +45,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
         return table[group.route].select(torch.tensor([sample.row for sample in group.samples]))
 
     class Run:
-        def __init__(self, steps, lag=0, every=1, weights=None, learning_rate=1e-2, batch_size=4, query=None):
+        def __init__(self, steps, lag=0, every=1, weights=None, learning_rate=1e-2, batch_size=4, query=None, mixes=False):
             routing = HardRouting(weights or dict.fromkeys(ROUTES, 1.0))
             rows = dict.fromkeys(ROUTES, 6)
             self.plan = SamplePlan(
@@ -56,6 +56,7 @@ def run(family, new_base, local_edit, global_edit, encoded):
                 query=query or UniformQuery(),
                 grid=lambda size: GRID,
                 rows=rows,
+                sources=(lambda route: 1) if mixes else None,
             )
             self.asked, self.published, self.windows, self.updates = [], {}, [], []
             recording = type("Recording", (Recording,), {"asked": self.asked})
@@ -138,9 +139,24 @@ def test_a_route_is_answered_by_its_own_expert(run):
     assert update.route_loss["global_edit"] > 0.01
 
 
-def test_losses_are_those_of_algorithm_1_written_out(run, lagged, family, new_base):
+def test_batches_of_several_routes_are_another_order_of_the_same_sums(run):
+    """Two samples a step: they are one batch, also of both routes."""
+    apart, mixed = (run(steps=6, batch_size=2, mixes=mixes) for mixes in (False, True))
+    assert [len(batch) for step in range(6) for batch in mixed.plan.batches(step)].count(2) >= 2
+    asked = [{n: q.x_t[row] for q in result.asked for row, n in enumerate(q.sample_ids)} for result in (apart, mixed)]
+    assert asked[0].keys() == asked[1].keys() == set(range(12)), "each sample is asked about once"
+    for query in mixed.asked:
+        assert len(set(query.routes)) == 1, "an expert is asked about its own route alone"
+    for a, b in zip(apart.updates, mixed.updates, strict=True):
+        assert (a.route_samples, a.loss) == (b.route_samples, pytest.approx(b.loss, rel=1e-4))
+        assert a.route_loss == pytest.approx(b.route_loss, rel=1e-3, abs=1e-9)
+        assert a.route_target_norm == pytest.approx(b.route_target_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_losses_are_those_of_algorithm_1_written_out(run, lagged, family, new_base, mixes):
     """One sample at a time, every step of its trajectory, the adapter not merged, the gradient of the whole batch."""
-    result = lagged[0]
+    result = run(steps=4, mixes=True) if mixes else lagged[0]
     networks = {}
     for name, adapter in (*run.adapters.items(), ("student", run.adapters["local_edit"])):
         network = new_base()

@@ -65,7 +65,7 @@ def query(encoded):
         t = torch.rand(count, generator=rng) * 0.8 + 0.1
         return Query(
             sample_ids=tuple(range(10 * seed, 10 * seed + count)),
-            route=route,
+            routes=(route,) * count,
             policy_version=0,
             checksum="",
             x_t=torch.randn(count, 3, 24, 24, generator=rng),

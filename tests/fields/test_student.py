@@ -39,7 +39,14 @@ def new_student(new_base):
 def query(encoded, states):
     t, condition = torch.tensor([1.0, 0.7, 0.5, 0.2]), encoded("local_edit", 4)
     return Query(
-        sample_ids=(0, 1, 2, 3), route="r", policy_version=0, checksum="", x_t=states, t=t, t_next=t - 0.1, condition=condition
+        sample_ids=(0, 1, 2, 3),
+        routes=("r",) * 4,
+        policy_version=0,
+        checksum="",
+        x_t=states,
+        t=t,
+        t_next=t - 0.1,
+        condition=condition,
     )
 
 

@@ -56,7 +56,14 @@ class Setting:
         """By the learner itself, with gradient."""
         x_t, t, condition = self.asked
         query = Query(
-            sample_ids=(0, 1, 2), route="r", policy_version=0, checksum="", x_t=x_t, t=t, t_next=t - 0.1, condition=condition
+            sample_ids=(0, 1, 2),
+            routes=("r",) * 3,
+            policy_version=0,
+            checksum="",
+            x_t=x_t,
+            t=t,
+            t_next=t - 0.1,
+            condition=condition,
         )
         return self.learner(start).predict(query).velocity.detach()
 

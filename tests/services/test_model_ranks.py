@@ -125,7 +125,7 @@ def query(*sample_ids: int) -> Query:
     x_t = noise(0, sample_ids, (3, 24, 24))
     return Query(
         sample_ids=sample_ids,
-        route="r",
+        routes=("r",) * len(sample_ids),
         policy_version=0,
         checksum="",
         x_t=x_t,

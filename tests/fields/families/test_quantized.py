@@ -27,7 +27,7 @@ def question(model: Tiny, samples: int = 1) -> Query:
     x_t = torch.randn(1, *model.family.latent_shape(), generator=rng).expand(samples, -1, -1, -1)
     return Query(
         sample_ids=tuple(range(samples)),
-        route="r",
+        routes=("r",) * samples,
         policy_version=0,
         checksum="",
         x_t=x_t,

@@ -39,7 +39,7 @@ def example(family) -> Example:
     t = torch.tensor([0.7, 0.3])
     query = Query(
         sample_ids=(0, 1),
-        route="r",
+        routes=("r", "r"),
         policy_version=0,
         checksum="",
         x_t=x_t,

@@ -71,7 +71,7 @@ def query_at(x_t, both_branches=False):
     """One sample at each step of the grid."""
     return Query(
         sample_ids=tuple(range(BATCH)),
-        route="r",
+        routes=("r",) * BATCH,
         policy_version=0,
         checksum="",
         x_t=x_t,

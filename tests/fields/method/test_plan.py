@@ -141,6 +141,46 @@ def test_groups_do_not_mix_sizes_and_lose_nobody(plan, step):
         assert all(length == plan.group_size for length in lengths[:-1]), "only the last group of a route and size may be short"
 
 
+@FEW
+@given(plans(), st.integers(0, 1000))
+def test_batches_of_several_routes_have_one_shape_are_full_and_lose_nobody(plan, step):
+    """Routes a and c have no source image, b has one; b has images of several sizes."""
+    sources = {"a": 0, "b": 1, "c": 0}
+    mixing = replace(plan, size=size_of, sources=sources.__getitem__)
+    batches = mixing.batches(step)
+    assert [group for batch in batches for group in batch] == list(mixing.groups(step))
+    lengths = {}
+    for batch in batches:
+        (shape,) = {(sources[group.route], group.size) for group in batch}
+        lengths.setdefault(shape, []).append(sum(len(group.samples) for group in batch))
+        assert [group.route for group in batch] == sorted({group.route for group in batch}), "a route is one group of a batch"
+    for of_shape in lengths.values():
+        assert len(of_shape) == math.ceil(sum(of_shape) / plan.group_size), "no more than are needed"
+        assert max(of_shape) <= min(of_shape) + 1
+    ids = [n for batch in batches for group in batch for n in group.ids]
+    assert sorted(ids) == list(range(step * plan.batch_size, (step + 1) * plan.batch_size))
+    assert [mixing.sample(n) for n in ids] == [replace(plan, size=size_of).sample(n) for n in ids], "mixing draws nothing"
+
+
+def test_samples_that_other_experts_answer_are_groups_of_one_batch():
+    plan = make_plan(
+        routing=HardRouting({"a": 1.0, "b": 0.0, "c": 0.0}),
+        shares=lambda route, row, rng: {f"expert-{row % 2}": 1.0},
+        sources=lambda route: 0,
+    )
+    batches = plan.batches(0)
+    assert [sum(len(group.ids) for group in batch) for batch in batches] == [4, 4, 4]
+    for batch in batches:
+        assert len({group.samples[0].experts for group in batch}) == len(batch)
+        assert all(sample.experts == group.samples[0].experts for group in batch for sample in group.samples)
+    assert max(len(batch) for batch in batches) == 2
+
+
+def test_without_mixing_a_batch_is_a_group():
+    plan = make_plan()
+    assert plan.batches(3) == tuple((group,) for group in plan.groups(3))
+
+
 def test_a_query_is_drawn_on_the_grid_of_the_samples_own_size():
     grids = dict(zip(SIZES, (time_grid(16, 3.0), time_grid(32, 1.0), time_grid(4)), strict=True))
     query = UniformQuery("sigma")

@@ -48,7 +48,7 @@ def test_a_student_without_a_solver_is_asked_at_noised_data(family, new_base, lo
     policy.load(Weights.of(7, local_edit.tensors))
     group = group_of((10, (2, 4)), (11, (0, 5)))
     x_0 = torch.randn(2, *family.latent_shape(), generator=torch.Generator().manual_seed(0))
-    first, second = policy.queries(group, replace(encoded("local_edit", 2), clean=x_0))
+    ((first, second),) = policy.queries((group,), [replace(encoded("local_edit", 2), clean=x_0)])
     eps = noise(SEED, (10, 11), family.latent_shape())
     for query, t in ((first, GRID[[2, 0]]), (second, GRID[[4, 5]])):
         at = t.reshape(-1, 1, 1, 1)
@@ -78,7 +78,8 @@ def test_an_expert_rollout_is_the_experts_own_ode(local_field, encoded, family):
 def stochastic(group, seed=SEED):
     solver = EulerMaruyama(0.7)
     count = len(group.samples)
-    return rolled_out(lambda x, t, c: torch.zeros_like(x), group, condition(count), SHAPE, rollouts(seed, GRID, solver)(None))
+    settings = rollouts(seed, GRID, solver)(None)
+    return rolled_out(lambda x, t, c: torch.zeros_like(x), (group,), condition(count), SHAPE, settings)
 
 
 def test_the_noise_of_a_stochastic_rollout_is_decided_by_seed_id_and_step():

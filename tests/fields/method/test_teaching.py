@@ -18,7 +18,7 @@ def normal(seed):
 def query(clean=None):
     return Query(
         sample_ids=IDS,
-        route="edit",
+        routes=("edit",) * len(IDS),
         policy_version=0,
         checksum="",
         x_t=normal(0),

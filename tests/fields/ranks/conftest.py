@@ -16,7 +16,7 @@ def steps(ask, base_field, local_field):
         query = example.query
         words = {name: tensor for name, tensor in query.condition.tensors.items() if name != "source"}
         bare = replace(query.condition, tensors=words, source_names=())
-        return replace(example, query=replace(query, condition=bare, route="text_to_image"))
+        return replace(example, query=replace(query, condition=bare, routes=("text_to_image",) * len(query.sample_ids)))
 
     first = [answered(ask(0, 1, 2), local_field), answered(ask(3), local_field), answered(ask(4, 5, 6, 7), base_field)]
     second = [answered(ask(7, 2), local_field), answered(ask(1, 0, 3, 5, 6), local_field)]

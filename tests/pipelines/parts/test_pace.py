@@ -80,6 +80,8 @@ def test_the_work_of_a_sample_is_what_the_method_asks_for(make_config):
     last = work("query={type: fixed, at: [1.0]}")
     assert (last.queries, last.rollout_forwards) == (1, 7), "the last state that is asked about is that before the clean one"
     assert work("query={type: fixed, at: [1.0]}", "rollout.solver=heun").rollout_forwards == 14
+    everywhere = work("query={type: uniform}", "rollout.group_size=12").rollout_forwards
+    assert everywhere == pytest.approx(3.5, abs=0.5), "each sample's rollout ends at its own query, not at its group's last"
     assert sum(last.expert_forwards.values()) == 1
     guided = work("query={type: fixed, at: [0.5, 1.0]}", "experts.local_edit.operator={type: guidance, scale: 3}")
     alone = work("query={type: fixed, at: [0.5, 1.0]}")

@@ -96,6 +96,15 @@ METHODS = {
     "joint_sft": ["preset=joint_sft"],
     "unmerged": ["rollout.merge=false"],
     "expert rollout, pdm": ["state={type: expert_rollout}", "objective={type: pdm, weight: 0.5}"],
+    "mixed batches, anchored, pdm, two queries": [
+        "rollout.mix_routes=true",
+        "anchor={expert: text_to_image, weight: 0.5}",
+        "objective={type: pdm, weight: 0.5}",
+        "query.k=2",
+        "learner.micro_batch=2",
+    ],
+    "mixed batches, joint_sft": ["rollout.mix_routes=true", "preset=joint_sft"],
+    "mixed batches, expert rollout": ["rollout.mix_routes=true", "state={type: expert_rollout}"],
 }
 
 
