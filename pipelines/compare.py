@@ -1,7 +1,8 @@
 """Compare methods over seeds: `python -m pipelines.compare COMPARISON.yaml [--seeds N] [--rerun EXPERIMENT.VARIANT]`.
 
-Every (variant, seed) is one distillation on a shared local cluster, whose expert services stay up across runs. Results go to
-`compare.json` as they come; what stands there is not run again. Then the tables and plots are written.
+Every (variant, seed) is one distillation: on a shared local cluster, whose expert services stay up across runs, or with
+`loop: reference` by the plain loop, in a process of its own. Results go to `compare.json` as they come; what stands there is
+not run again. Then the tables and plots are written.
 """
 
 import argparse
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     # here, so that --help needs neither torch nor Ray
     from pipelines.comparison.jobs import plan_jobs
     from pipelines.comparison.report import write_report
-    from pipelines.comparison.runner import run_all
+    from pipelines.comparison.results import Results
     from pipelines.comparison.store import Store
     from pipelines.config.comparison import Comparison
     from pipelines.config.load import load
@@ -47,7 +48,15 @@ def main(arguments: Sequence[str]) -> int:
     console.print(f"{len(jobs)} runs, {len(missing)} to do; results: {store.path}")
     differing = []
     if missing:
-        differing = asyncio.run(run_all(comparison, missing, parts, store, bool(options.rerun), console.print))
+        results = Results(store, bool(options.rerun), len(missing), console.print)
+        if comparison.loop == "reference":
+            from pipelines.comparison import one_process_runner
+
+            differing = one_process_runner.run_all(missing, parts, store, results, comparison.concurrency, console.print)
+        else:
+            from pipelines.comparison import runner
+
+            differing = asyncio.run(runner.run_all(comparison, missing, parts, store, results, console.print))
     write_report(comparison, store.content, output, options.comparison)
     console.print(f"report: {output / 'compare.html'}, {output / 'compare.md'}")
     for line in differing:

@@ -134,8 +134,13 @@ class Condition(Carrier):
 
         Sequences (the second dimension) of unequal length are padded with zeros at their ends: a family whose texts
         differ in length carries a mask, which is padded along with them.
+
+        Raises:
+            ValueError: if one holds a tensor that another lacks, such as a source image.
         """
         first = conditions[0]
+        if len(held := {tuple(sorted(condition.tensors)) for condition in conditions}) > 1:
+            raise ValueError(f"conditions of different tensors make no batch: {' and '.join(map(str, sorted(held)))}")
         clean = [c.clean for c in conditions if c.clean is not None]
         return Condition(
             tensors={name: _join([c.tensors[name] for c in conditions]) for name in first.tensors},

@@ -58,6 +58,8 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
     config = load(comparison.base, RunConfig, changes)
     if config.evaluation_type != "exam":
         raise ConfigError("eval.type: a comparison needs skills; the scene world's exam gives them, grids don't")
+    if comparison.loop == "reference" and not config.eval.every:
+        raise ConfigError("eval.every: 0 takes no exam; with loop: reference it is the number of steps between two")
     named = config.run.model_copy(update={"name": f"compare-{job_key(config)}-{seed}"})
     return config.model_copy(update={"run": named})
 

@@ -1,7 +1,7 @@
 """What `pipelines.compare` runs: experiments, each of them variants of one run, over several seeds."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -50,6 +50,11 @@ class Comparison(Section):
     set: dict[str, Any] = Field(default={}, description="dotted.key -> value, for all variants")
     seeds: tuple[int, ...] = Field(min_length=2, description="an interval needs at least two")
     concurrency: PositiveInt = Field(default=2, description="runs under way at once")
+    loop: Literal["distributed", "reference"] = Field(
+        default="distributed",
+        description="reference runs every variant by the plain loop in a process of its own, without Ray: the same students, "
+        "and CPU seconds, which other work on the machine hardly touches",
+    )
     experiments: dict[Name, Experiment] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -62,4 +67,15 @@ class Comparison(Section):
                             f"experiments.{name}.variants.{label}.set: {key} would be another service; all variants use the "
                             "services of the comparison: set it there"
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _the_plain_loop_examines_unguided(self) -> "Comparison":
+        for name, experiment in self.experiments.items():
+            for label, variant in experiment.variants.items():
+                if self.loop == "reference" and variant.guidance != (1.0,):
+                    raise ValueError(
+                        f"experiments.{name}.variants.{label}.guidance: {list(variant.guidance)}; "
+                        "with loop: reference students take the exam at scale 1 alone"
+                    )
         return self

@@ -37,14 +37,12 @@ def largest_pass(config: RunConfig, family: Family, branches: int) -> Pass:
 
 
 def sources_of(path: Path) -> int:
-    """Source images of a file's rows: its first has as many as any."""
+    """Source images of a file's rows: every row has as many as its first."""
     columns = [name for name in ("source_image", SOURCES) if name in pq.read_schema(path).names]
-    if SOURCES in columns:
-        for batch in pq.ParquetFile(path).iter_batches(1, columns=[SOURCES]):
-            if several := batch.column(0)[0].as_py():
-                return len(several)
-            break
-    return int("source_image" in columns)
+    if not columns:
+        return 0
+    first = next((batch.to_pylist()[0] for batch in pq.ParquetFile(path).iter_batches(1, columns=columns) if len(batch)), {})
+    return len(first.get(SOURCES) or ()) or int(first.get("source_image") is not None)
 
 
 def _sizes(path: Path, default: Size) -> set[Size]:

@@ -40,6 +40,7 @@ from pipelines.config.model import ModelConfig
 from pipelines.config.own_models import other_models
 from pipelines.config.routing import routes_drawn
 from pipelines.config.run import RunConfig
+from pipelines.config.settings import RunSettings
 from pipelines.parts.device import device
 from pipelines.parts.expert_networks import ExpertNetworks
 from pipelines.parts.largest_pass import largest_pass, sources_of
@@ -65,6 +66,10 @@ class RunParts:
     def __reduce__(self) -> tuple[Any, tuple[Mapping[str, Any], Mapping[str, int]]]:
         # as it is written: another machine has other folders for what lies in object storage
         return _elsewhere, (self.config.model_dump(mode="json"), self.rows)
+
+    def of_run(self, run: RunSettings) -> "RunParts":
+        """The parts of a run of another name or seed, and everything else as it was checked for this one."""
+        return RunParts(self.config.model_copy(update={"run": run}), self.rows)
 
     @cached_property
     def family(self) -> Family:

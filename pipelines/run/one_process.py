@@ -91,13 +91,14 @@ class OneProcess:
         return results
 
     def examine_meanwhile(self, step: int, journal: Journal, results: dict[str, ExamResult]) -> None:
-        """The exam of the student after `step` steps, in the journal and in a report."""
+        """The exam of the student after `step` steps, in the journal, and in a report where others took theirs."""
         apart = self.mismatch(step)
         result = self.examine(self.distiller.averaged_weights(step))
         journal.record_skills(step, result.skills, result.picture, apart)
-        weights, answers = self.distiller.weights(step), {**results, AFTER: result}
-        outcome = Outcome(steps=step, weights=weights, exam=self._parts.evaluation, results=answers)
-        report_so_far(self._parts.config, outcome)
+        if results:
+            weights, answers = self.distiller.weights(step), {**results, AFTER: result}
+            outcome = Outcome(steps=step, weights=weights, exam=self._parts.evaluation, results=answers)
+            report_so_far(self._parts.config, outcome)
 
     def mismatch(self, step: int) -> float:
         """How far the student that rolls out is from the one that learns after `step` steps, at the first states of the step

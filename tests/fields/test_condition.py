@@ -1,5 +1,7 @@
 """What encoders return for a batch of rows: its parts, its rows, and its variants."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from carrier_cases import assert_same, condition
@@ -32,6 +34,26 @@ def test_texts_of_unequal_length_are_padded_at_their_ends():
     joined = Condition.concatenate([short, long])
     assert joined.tensors["text"][:, :, 0].tolist() == [[2.0, 2.0, 0.0, 0.0, 0.0], [5.0] * 5]
     assert joined.tensors["mask"].tolist() == [[True, True, False, False, False], [True] * 5]
+
+
+def test_what_differs_in_its_tensors_makes_no_batch():
+    """Whichever comes first: a source image would otherwise be lost, unseen."""
+    text = Condition(tensors={"text": torch.ones(1, 3)}, unconditional={})
+    edit = Condition(tensors={"text": torch.ones(1, 3), "source": torch.ones(1, 3)}, unconditional={})
+    for order in ([text, edit], [edit, text]):
+        with pytest.raises(ValueError, match=r"make no batch: \('source', 'text'\) and \('text',\)"):
+            Condition.concatenate(order)
+
+
+def test_joined_conditions_are_what_the_student_reads():
+    first, second = condition(2), replace(condition(3), clean=None, negative={}, unconditional={})
+    joined = Condition.joined([first, second])
+    assert torch.equal(joined.tensors["words"], torch.cat([first.tensors["words"], second.tensors["words"]]))
+    assert (joined.unconditional, joined.negative, joined.clean) == ({}, {}, None)
+    assert joined.source_names == first.source_names
+    with_empty = Condition.joined([first, first], empty_prompt=True)
+    assert torch.equal(with_empty.unconditional["words"], torch.cat([first.unconditional["words"]] * 2))
+    assert Condition.joined([first]) is first
 
 
 def test_a_branch_that_is_told_another_scale():

@@ -10,12 +10,13 @@ import yaml
 from pipelines import compare
 from pipelines.comparison.jobs import configure, job_key, plan_jobs, settings
 from pipelines.comparison.report import write_report
-from pipelines.comparison.runner import with_seed_of
 from pipelines.comparison.store import Store, results_of
 from pipelines.config.comparison import Comparison
 from pipelines.config.errors import ConfigError
 from pipelines.config.load import load
+from pipelines.config.run import AFTER
 from pipelines.parts.check_files import checked_parts
+from runs import reference
 
 SHIPPED = Path("pipelines/configs/compare_scene.yaml")
 
@@ -143,7 +144,7 @@ def test_every_job_is_run_with_its_own_seed_and_name(comparison_file):
     jobs = plan_jobs(load(comparison_file, Comparison, {}))
     checked = {job.key: checked_parts(job.config) for job in jobs}
     assert len(checked) == len(jobs) / 2 == 3
-    parts = [with_seed_of(job, checked[job.key]) for job in jobs]
+    parts = [checked[job.key].of_run(job.config.run) for job in jobs]
     assert [each.plan.seed for each in parts] == [job.config.run.seed for job in jobs] == [0] * 3 + [1] * 3
     assert len({each.config.run.name for each in parts}) == 6
     assert all(each.config == job.config for each, job in zip(parts, jobs, strict=True))
@@ -178,6 +179,26 @@ def test_a_comparison_runs_what_is_missing_and_a_row_comes_again(cluster, compar
     assert "| start @ 2 |" in page
     assert "one over two: " in page
     assert "://" not in (output / "compare.html").read_text().replace("http://www.w3.org", "")
+
+
+def test_the_plain_loop_makes_the_same_students_without_a_cluster(comparison_file, tmp_path, capsys):
+    content = yaml.safe_load(comparison_file.read_text())
+    del content["experiments"]["k"]["variants"]["start"]
+    comparison_file.write_text(yaml.safe_dump(content | {"loop": "reference"}, sort_keys=False))
+    arguments = [str(comparison_file), "--output", str(tmp_path / "out"), "--seeds", "1"]
+    assert compare.main(arguments) == 0
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert {"base", "text_to_image", "local_edit", "global_edit"} == found["experts"].keys()
+    for job in plan_jobs(load(comparison_file, Comparison, {}), seeds=1):
+        result, expected = found["runs"][job.key]["0"], reference(job.config)
+        assert result["weights_sha256"] == expected.weights.checksum
+        assert result["skills"] == {"1": expected.results[AFTER].skills}
+        assert result["samples"] == 8
+        assert result["seconds"] > 0
+        assert [exam["step"] for exam in result["curve"]] == [1], "the last is that of the finished student"
+    assert "seconds are CPU seconds of one core" in (tmp_path / "out" / "compare.md").read_text()
+    assert compare.main([*arguments, "--rerun", "k.two"]) == 0
+    assert "the same student, to the last bit" in capsys.readouterr().out
 
 
 def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
@@ -245,6 +266,11 @@ def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparis
         ({"experiments.k.orders": [["one", "start"]]}, "unknown row 'start'"),
         ({"experiments.k.variants.start.guidance": [1, float("nan")]}, "guidance.1: Input should be a finite number"),
         ({"seeds": [0]}, "seeds"),
+        ({"loop": "reference"}, "experiments.k.variants.start.guidance: [1.0, 2.0]; with loop: reference"),
+        (
+            {"loop": "reference", "experiments.k.variants.start.guidance": [1], "set": {"eval.every": 0}},
+            "eval.every: 0 takes no",
+        ),
         ({"experiments.k.variants.two.set": {"experts.local_edit.replicas": 2}}, "would be another service"),
         ({"experiments.k.variants.two.set": {"query.k": 99}}, "experiments.k.variants.two: query.k: 99 queries"),
     ],

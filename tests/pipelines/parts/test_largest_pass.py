@@ -31,6 +31,8 @@ def write(path, sizes):
         ({"source_image": [b"a"]}, 1),
         ({"source_images": [[b"a", b"b", b"c"]]}, 3),
         ({"source_image": [b"a"], "source_images": [None]}, 1),
+        ({"source_image": pa.array([None], pa.binary())}, 0),
+        ({"source_image": pa.array([None], pa.binary()), "source_images": [[b"a", b"b"]]}, 2),
     ],
 )
 def test_the_source_images_of_the_rows_are_counted(make_config, tmp_path, columns, sources):

@@ -45,3 +45,13 @@ def test_an_expert_is_the_base_or_a_checkpoint_with_or_without_an_adapter(make_c
             weight = weight + tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
         expected = x @ weight.T + bias
         torch.testing.assert_close(field.transformers["text_to_image"].get_submodule(name)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_routes_share_batches_where_their_rows_have_as_many_source_images(make_config):
+    """The rows of text_to_image have a column of source images, in which nothing is."""
+    parts = RunParts(make_config("rollout.mix_routes=true"), dict.fromkeys(("text_to_image", "local_edit", "global_edit"), 8))
+    assert parts.plan.sources is not None
+    assert [parts.plan.sources(route) for route in parts.rows] == [0, 1, 1]
+    shared = [{group.route for group in batch} for step in range(8) for batch in parts.plan.batches(step)]
+    assert {"local_edit", "global_edit"} in shared
+    assert all(routes == {"text_to_image"} or "text_to_image" not in routes for routes in shared)

@@ -1,5 +1,8 @@
 """Methods against one another, by the reference loop: what must be the same student, and what must not."""
 
+import pytest
+
+from actors.journal import METRICS, rows
 from runs import reference
 
 SHORT = ("run.steps=2", "rollout.steps=6", "learner.batch_size=6")
@@ -35,6 +38,29 @@ def test_every_axis_makes_another_student(make_config):
         ("experts.local_edit.operator={type: guidance, scale: 3}",),
     )
     assert len({student(make_config, "run.steps=1", *change) for change in changes}) == len(changes)
+
+
+def test_batches_of_several_routes_teach_what_batches_of_one_do(make_config):
+    """Sample by sample, with what each method has: the losses of a first step are the same but for rounding."""
+    for number, method in enumerate(
+        (
+            ("query.k=2", "anchor={expert: text_to_image, weight: 1}"),
+            ("objective={type: pdm, weight: 1}",),
+            ("state={type: noised_data, target: data}",),
+            ("state={type: expert_rollout}",),
+        )
+    ):
+        losses = []
+        for mixes in (False, True):
+            name = f"run.name={number}-{mixes}"
+            config = make_config(*SHORT, "run.steps=1", "learner.batch_size=12", f"rollout.mix_routes={mixes}", name, *method)
+            reference(config)
+            (row,) = rows(config.folder / METRICS)
+            losses.append((row["route_loss"], row["samples"]))
+        (apart, samples), (mixed, same) = losses
+        assert samples == same == 12
+        assert apart.keys() == mixed.keys() == {"text_to_image", "local_edit", "global_edit"}
+        assert mixed == pytest.approx(apart, rel=1e-4, abs=1e-10)
 
 
 def test_an_expression_over_other_experts_is_the_adapters_own_student(make_config):
