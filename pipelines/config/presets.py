@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-Preset = Literal["danceopd", "diffusionopd", "flowopd", "offpolicy", "softmix", "joint_sft"]
+Preset = Literal["danceopd", "fast", "diffusionopd", "flowopd", "offpolicy", "softmix", "joint_sft"]
 
 _ON_POLICY: dict[str, Any] = {
     "state": {"type": "student_ode"},
@@ -12,6 +12,7 @@ _ON_POLICY: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "danceopd": _ON_POLICY,
+    "fast": _ON_POLICY | {"query": {"type": "uniform"}},
     "softmix": _ON_POLICY | {"routing": {"type": "soft"}},
     "diffusionopd": {
         "state": {"type": "student_ode"},
@@ -28,18 +29,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     "offpolicy": _ON_POLICY | {"state": {"type": "noised_data"}, "query": {"type": "uniform"}},
     "joint_sft": _ON_POLICY | {"state": {"type": "noised_data", "target": "data"}, "query": {"type": "uniform"}},
 }
+_BESIDE_AXES: dict[str, dict[str, Any]] = {  # what a preset says of other sections
+    "fast": {
+        "rollout": {"steps": 8, "mix_routes": True},
+        "student": {"type": "lora", "start": {"type": "regression"}},
+        "eval": {"steps": 16},
+    }
+}
 
 
 def expand(content: dict[str, Any]) -> dict[str, Any]:
-    """Fill the axes that a preset decides, and the types that the defaults imply; what the user wrote stays.
+    """Fill what a preset decides, and the types that the defaults imply; what the user wrote stays.
 
     A key below an axis keeps the preset's type: `query: {k: 2}` under `danceopd` is Beta(5, 2) with two queries.
     """
-    axes = PRESETS.get(str(content.get("preset")), {})
+    preset = str(content.get("preset"))
+    axes = {axis: {"type": default["type"]} for axis, default in _ON_POLICY.items()} | PRESETS.get(preset, {})
     expanded = dict(content)
-    for axis, default in _ON_POLICY.items():
-        written = content.get(axis, {})
-        start = axes.get(axis, {"type": default["type"]})
+    for section, start in (axes | _BESIDE_AXES.get(preset, {})).items():
+        written = content.get(section, {})
         if isinstance(written, dict):
-            expanded[axis] = {**start, **written} if written.get("type", start["type"]) == start["type"] else written
+            of_its_type = written.get("type", start.get("type")) == start.get("type") or "type" not in start
+            expanded[section] = {**start, **written} if of_its_type else written
     return expanded

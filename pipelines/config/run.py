@@ -62,7 +62,10 @@ class RunConfig(Section):
     routes: dict[Name, RouteConfig] = Field(min_length=1)
     encoder: EncoderConfig = EncoderConfig()
     student: Annotated[LoraStudentConfig | FullStudentConfig, Field(discriminator="type")] = LoraStudentConfig()
-    preset: Preset | None = Field(default=None, description="a named method: fills state, query, routing and objective")
+    preset: Preset | None = Field(
+        default=None,
+        description="a named method: fills state, query, routing and objective; fast also rollouts, eval and the start",
+    )
     state: m.StateConfig = m.StudentOdeConfig()
     query: m.QueryConfig = m.BetaQueryConfig()
     routing: RoutingConfig = HardRoutingConfig()

@@ -70,7 +70,7 @@ def test_a_call_that_kills_its_worker_is_made_again(cluster, tmp_path):
     async def live() -> None:
         pool = RolloutPool(restarted.remote, 1, "killed", LIMIT_S)
         before, after = [
-            (await pool._call("die", lambda worker, flag=flag: worker.die_once.remote(flag)))[0]
+            (await pool._call("die", lambda worker, flag=flag: [worker.die_once.remote(flag)]))[0][0]
             for flag in (tmp_path, tmp_path / "flag")
         ]
         assert before != after
@@ -87,10 +87,11 @@ def test_a_worker_that_hangs_is_started_anew_and_its_call_is_made_again(cluster)
     async def live() -> None:
         pool = RolloutPool(restarted.remote, 1, "frozen", watchdog_s=3.0)
         pool._starting[0] = 0.0  # of a start that was given up, before the worker came after all
-        (before, _), (_, _) = [await pool._call("process", lambda worker: worker.process.remote()) for _ in range(2)]
+        ((before, _),), _ = [await pool._call("process", lambda worker: [worker.process.remote()]) for _ in range(2)]
         assert not pool._starting, "an answer says that it has started"
         os.kill(before, signal.SIGSTOP)
-        after, _ = await asyncio.wait_for(pool._call("process", lambda worker: worker.process.remote()), LIMIT_S)
+        calling = pool._call("process", lambda worker: [worker.process.remote()])
+        ((after, _),) = await asyncio.wait_for(calling, LIMIT_S)
         assert after != before
         pool.end()
 
@@ -119,7 +120,7 @@ def test_a_worker_that_hangs_while_it_loads_again_is_started_once_more(cluster, 
         pool = RolloutPool(lambda number: FrozenOnce.remote(number, starts), 1, "twice frozen", watchdog_s=3.0)
         await pool.ready()
         died = tmp_path / "died"
-        await asyncio.wait_for(pool._call("die", lambda worker: worker.die_once.remote(died)), LIMIT_S)
+        await asyncio.wait_for(pool._call("die", lambda worker: [worker.die_once.remote(died)]), LIMIT_S)
         assert len(list(starts.iterdir())) == 3
         pool.end()
 

@@ -24,7 +24,7 @@ def condition(count=2):
 def query(**changes):
     values = {
         "sample_ids": (40, 41),
-        "route": "edit",
+        "routes": ("edit", "edit"),
         "policy_version": 6,
         "checksum": "abc",
         "x_t": random((2, 3, 4, 4)),

@@ -113,14 +113,15 @@ def test_states_are_float32():
 
 
 WRONG_LENGTHS = {
-    "ids": (query, {"sample_ids": (40,)}, "query of 1 samples has 2 states, 2 times and 2 conditions"),
-    "states": (query, {"x_t": random((3, 3, 4, 4))}, "query of 2 samples has 3 states, 2 times and 2 conditions"),
+    "ids": (query, {"sample_ids": (40,)}, "query of 1 samples has 2 routes, 2 states, 2 times and 2 conditions"),
+    "states": (query, {"x_t": random((3, 3, 4, 4))}, "query of 2 samples has 2 routes, 3 states, 2 times and 2 conditions"),
     "times": (
         query,
         {"t": torch.tensor([0.5]), "t_next": torch.tensor([0.25])},
-        "query of 2 samples has 2 states, 1 times and 2 conditions",
+        "query of 2 samples has 2 routes, 2 states, 1 times and 2 conditions",
     ),
-    "conditions": (query, {"condition": condition(1)}, "query of 2 samples has 2 states, 2 times and 1 conditions"),
+    "conditions": (query, {"condition": condition(1)}, "query of 2 samples has 2 routes, 2 states, 2 times and 1 conditions"),
+    "routes": (query, {"routes": ("edit",)}, "query of 2 samples has 1 routes, 2 states, 2 times and 2 conditions"),
     "target ids": (target, {"sample_ids": (1, 2, 3)}, "target of 3 samples has 2 velocities"),
     "target velocities": (target, {"velocity": random((1, 3))}, "target of 2 samples has 1 velocities"),
     "target times": (target, {"t": torch.tensor([0.5])}, "target of 2 samples has 2 velocities"),

@@ -31,6 +31,7 @@ def read(tmp_path: Path):
 WEIGHTS = {"a": 1.0, "b": 1.0}
 PRESETS = {  # solver (None noises data), query, routing, objective
     "danceopd": (Euler(), BetaQuery(5.0, 2.0, "index", 1), HardRouting(WEIGHTS, "sample"), VelocityMse()),
+    "fast": (Euler(), UniformQuery(), HardRouting(WEIGHTS, "sample"), VelocityMse()),
     "softmix": (Euler(), BetaQuery(5.0, 2.0, "index", 1), HardRouting(WEIGHTS, "sample"), VelocityMse()),
     "diffusionopd": (Euler(), DenseQuery(), GroupedRouting(WEIGHTS), TransitionKl(None)),
     "flowopd": (EulerMaruyama(0.7), DenseQuery(), HardRouting(WEIGHTS, "step"), TransitionKl(0.7)),
@@ -49,6 +50,18 @@ def test_a_preset_is_the_method_of_its_paper(read, name):
     taught = {"softmix": {"a": both, "b": both}, "joint_sft": {"a": {}, "b": {}}}
     assert shares == taught.get(name, {"a": {"a": 1.0}, "b": {"b": 1.0}})
     assert config.state.reads_targets == (name in ("offpolicy", "joint_sft"))
+
+
+def test_the_fast_preset_also_says_how_to_roll_out_and_where_to_start(read):
+    config = read("preset=fast")
+    assert (config.rollout.steps, config.rollout.mix_routes, config.eval.steps) == (8, True, 16)
+    assert config.student.start.type == "regression"
+    own = read("preset=fast", "rollout.steps=4", "student={rank: 8, start: {type: base}}", "eval={type: grids, every: 5}")
+    assert (own.rollout.steps, own.rollout.mix_routes, own.eval.steps, own.eval.every) == (4, True, 16, 5)
+    assert (own.student.type, own.student.rank, own.student.start.type) == ("lora", 8, "base")
+    full = read("preset=fast", "student={type: full, start: {type: base}}")
+    assert (full.student.type, full.student.start.type) == ("full", "base"), "which has no such start"
+    assert read("preset=danceopd").rollout.steps == 16
 
 
 def test_the_default_is_danceopd(read):
