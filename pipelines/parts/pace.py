@@ -111,11 +111,13 @@ class Pace:
         alone = {ROLLOUT: seconds.rollout, **{who: taken for who, (taken, _) in experts.items()}, ENCODER: seconds.encode}
         learner = seconds.learner / config.learner.ranks
         limits = {LEARNER: learner, **{who: value / given[who] for who, value in alone.items()}}
-        # A step's rollouts begin with the version that the step `lag` before it gave, so that many steps share one way through.
+        updates, *others = kinds = _kinds(config, seconds)
+        on_cores = seconds.beside + sum(kind.seconds for kind in others if not kind.num_gpus)
+        # A step's rollouts begin with the version that the step `lag` before it gave, so that many steps share one way through:
+        # first all that a step's targets take, which has the cores to itself where nothing overlaps, and then the update.
         slowest = max((limits[who] for who in experts), default=0.0)
-        limits[LAG] = (limits[ROLLOUT] + slowest + learner) / (config.learner.lag + 1)
-        kinds = _kinds(config, seconds)
-        limits[CORES] = (seconds.beside + sum(kind.seconds for kind in kinds if not kind.num_gpus)) / cores
+        limits[LAG] = (max(limits[ROLLOUT] + slowest, on_cores / cores) + learner) / (config.learner.lag + 1)
+        limits[CORES] = (on_cores + (0 if updates.num_gpus else updates.seconds)) / cores
         together = [kind for kind in kinds if 0 < kind.num_gpus < 1]  # on GPUs that they share
         limits[SHARED_GPUS] = sum(kind.seconds for kind in together) / max(1, ceil(sum(kind.gpus for kind in together)))
         wanted = {name: max(1, ceil(value / learner)) for name, value in alone.items()}

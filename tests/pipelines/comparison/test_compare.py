@@ -31,11 +31,16 @@ def test_the_shipped_comparison_has_every_experiment_with_five_seeds():
     assert {job.config.run.seed for job in first} == {0}, "every row has its first seed before any has its second"
 
 
-def test_the_shipped_results_are_found_again():
+@pytest.mark.parametrize(
+    ("name", "folder", "rows"), [("scene", "", 47), ("two_skills", "two_skills", 4), ("compress", "compress", 4)]
+)
+def test_the_shipped_results_are_found_again(name, folder, rows):
     """Whatever keys the configuration got since: nothing of them would be run again."""
-    comparison = load(SHIPPED, Comparison, {})
-    store = Store(Path("docs/results/compare.json"), comparison)
-    assert all(store.has(job) for job in plan_jobs(comparison))
+    comparison = load(Path(f"pipelines/configs/compare_{name}.yaml"), Comparison, {})
+    store = Store(Path("docs/results") / folder / "compare.json", comparison)
+    jobs = plan_jobs(comparison)
+    assert len({job.key for job in jobs}) == rows
+    assert all(store.has(job) for job in jobs)
 
 
 def test_variants_that_mean_the_same_are_one_run_and_others_are_not():

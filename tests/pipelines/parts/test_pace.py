@@ -23,6 +23,7 @@ SECONDS = StepSeconds(encode=0.5, rollout=12.0, experts={"local_edit": 3.0, "glo
         (["rollout.workers=2"], 100, ROLLOUT, 12 / 2, "rollout (the learner is busy 67 % of the time); set rollout.workers=3"),
         (["rollout.workers=3"], 100, LEARNER, 4, "the learner, which is busy all the time; more of anything else"),
         (["rollout.workers=3", "learner.lag=0"], 100, LAG, 12 / 3 + 3 + 4, "a larger learner.lag lets them go on together"),
+        (["rollout.workers=3", "learner.lag=0"], 2, LAG, (0.5 + 12 + 3 + 1 + 1.5) / 2 + 4, "a larger learner.lag"),
         (["rollout.workers=3", "learner.lag=2"], 100, LEARNER, 4, "the learner"),
         (["rollout.workers=9"], 2, CORES, (0.5 + 12 + 3 + 1 + 4 + 1.5) / 2, "the CPU's cores, which all processes share"),
         (["rollout.workers=9", "learner.num_gpus=1", "rollout.num_gpus=1"], 1, CORES, 0.5 + 3 + 1 + 1.5, "the CPU's cores"),
