@@ -1,6 +1,6 @@
 """Where an example's tensors are: the learner's loop deals examples to ranks by it, and never opens one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -45,13 +45,11 @@ class GroupReference:
         """The queries, from the object store of this node."""
         return ray.get(self.queries).sealed.open()
 
-    def examples(self) -> list[Example]:
-        """The queries with their targets, opened."""
+    def opened(self) -> Callable[[int], Example]:
+        """The query of a place with its targets, which are put together when that is called."""
+        queries = self.fetch_queries()
         targets = {name: answer.fetch() for name, answer in self.answers.items()}
-        return [
-            self.lesson.example(query, {name: own[place] for name, own in targets.items()})
-            for place, query in enumerate(self.fetch_queries())
-        ]
+        return lambda place: self.lesson.example(queries[place], {name: own[place] for name, own in targets.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +85,6 @@ def fetched(references: Sequence[ExampleReference]) -> Iterator[Example]:
         ray.wait(list(objects), num_returns=len(objects), timeout=0)  # which begins to bring them
     for _, own in groupby(references, key=lambda reference: reference.groups[0].queries):
         first, *rest = own
-        examples = [group.examples() for group in first.groups]
+        groups_opened = [group.opened() for group in first.groups]
         for reference in (first, *rest):
-            yield Example.joined([of_group[reference.place] for of_group in examples])
+            yield Example.joined([example(reference.place) for example in groups_opened])

@@ -138,13 +138,13 @@ class SamplePlan:
         shares = self.shares(route, row, generator(self.seed, Stream.SCORE, n))
         return Sample(n, route, row, indices, size, tuple(shares.items()))
 
-    def groups(self, step: int) -> Batch:
+    def groups(self, step: int) -> tuple[Group, ...]:
         """The groups of a step, in the order of its batches."""
         return tuple(group for batch in self.batches(step) for group in batch)
 
     def batches(self, step: int) -> tuple[Batch, ...]:
-        """The batches of a step. In each of them, and among them, routes are in their configured order, sizes and experts as
-        they first occur, ids ascending."""
+        """The batches of a step. In each of them routes are in their configured order, sizes and experts as they first occur,
+        ids ascending; batches are in the order of their first groups."""
         first = step * self.batch_size
         samples = [self.sample(n) for n in range(first, first + self.batch_size)]
         alike: dict[tuple[str, Size | None, tuple[str, ...]], list[Sample]] = {}
@@ -170,6 +170,5 @@ def _groups(step: int, samples: Sequence[Sample], size: int) -> list[Group]:
 
 
 def _evenly(samples: Sequence[Sample], parts: int) -> list[Sequence[Sample]]:
-    """The samples in so many parts whose lengths differ by 1 at most, since one that waits for a nearly empty batch waits as
-    long as for a full one."""
+    """The samples in so many parts whose lengths differ by 1 at most: a step waits for its largest batch."""
     return [samples[len(samples) * part // parts : len(samples) * (part + 1) // parts] for part in range(parts)]

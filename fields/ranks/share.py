@@ -119,4 +119,5 @@ def require_finite(learned: Sequence[Learned]) -> None:
         bad = (~one.losses.isfinite()).nonzero().flatten().tolist()
         if bad:
             ids, t = tuple(one.sample_ids[row] for row in bad), one.t[bad].tolist()
-            raise FloatingPointError(f"loss is not finite: expert {one.expert!r}, samples {ids}, t {t}")
+            routes = ", ".join(dict.fromkeys(one.routes[row] for row in bad))
+            raise FloatingPointError(f"loss is not finite: {routes}, answered by {one.expert}, samples {ids}, t {t}")

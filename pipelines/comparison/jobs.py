@@ -58,10 +58,24 @@ def configure(comparison: Comparison, variant: Variant, seed: int) -> RunConfig:
     config = load(comparison.base, RunConfig, changes)
     if config.evaluation_type != "exam":
         raise ConfigError("eval.type: a comparison needs skills; the scene world's exam gives them, grids don't")
-    if comparison.loop == "reference" and not config.eval.every:
-        raise ConfigError("eval.every: 0 takes no exam; with loop: reference it is the number of steps between two")
+    if comparison.loop == "reference":
+        _check_cpu_seconds(config)
     named = config.run.model_copy(update={"name": f"compare-{job_key(config)}-{seed}"})
     return config.model_copy(update={"run": named})
+
+
+def _check_cpu_seconds(config: RunConfig) -> None:
+    """Refuse what the plain loop's CPU seconds of one core don't tell."""
+    if not config.eval.every:
+        raise ConfigError("eval.every: 0 takes no exam; with loop: reference it is the number of steps between two")
+    if config.numerics.threads != 1:
+        raise ConfigError(
+            f"numerics.threads: {config.numerics.threads}; loop: reference counts the seconds of one core, with 1"
+        )
+    experts = {f"experts.{name}": expert for name, expert in config.experts.items()}
+    for key, section in {"learner": config.learner, "rollout": config.rollout, "encoder": config.encoder, **experts}.items():
+        if section.num_gpus:
+            raise ConfigError(f"{key}.num_gpus: {section.num_gpus:g}; loop: reference counts CPU seconds, without GPUs")
 
 
 def settings(config: RunConfig, *, without_defaults: bool = False) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
@@ -41,20 +41,43 @@ def run_all(
 
     Returns:
         A line for each job that was run again and whose student differs.
+
+    Raises:
+        Exception: what the first run raised that failed; those under way then have come to their end, and no other began.
     """
-    differing = []
     # by spawn: a forked process has the threads' locks of its parent, but not the threads
-    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         first = parts[jobs[0].key].of_run(jobs[0].config.run)
         if store.content.get("experts_of") != (judged := judged_by(first.config, first.evaluation)):
             say("examining base and experts")
             store.content |= {"experts": processes.submit(_teachers, first).result(), "experts_of": judged}
             store.save()
         running = {processes.submit(_run, parts[job.key].of_run(job.config.run)): job for job in jobs}
-        for finished in as_completed(running):
-            if line := results.take(running[finished], finished.result()):
-                differing.append(line)
+        try:
+            return _taken(running, results)
+        finally:
+            _cancel(running)  # where somebody interrupts this
+
+
+def _taken(running: Mapping[Future[dict[str, Any]], Job], results: Results) -> list[str]:
+    """Take the results as they come, also of runs that were under way when another failed."""
+    differing, failure = [], None
+    for finished in as_completed(running):
+        if finished.cancelled():
+            continue
+        if error := finished.exception():
+            failure = failure or error
+            _cancel(running)
+        elif line := results.take(running[finished], finished.result()):
+            differing.append(line)
+    if failure:
+        raise failure
     return differing
+
+
+def _cancel(running: Iterable[Future[dict[str, Any]]]) -> None:
+    for future in running:
+        future.cancel()
 
 
 def _teachers(parts: RunParts) -> dict[str, Skills]:

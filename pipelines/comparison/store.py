@@ -12,6 +12,8 @@ from pipelines.config.errors import ConfigError
 from pipelines.config.run import RunConfig
 from pipelines.run_folder.outcome import package_versions
 
+_FIRST = "distributed"  # what files are of that don't say it
+
 
 class Store:
     """compare.json: every result by job key and seed.
@@ -21,13 +23,18 @@ class Store:
         comparison: whose results they are.
 
     Raises:
-        ConfigError: if the file exists and is no such file; names it.
+        ConfigError: if the file exists and is no such file, or its seconds are of another clock; names it.
     """
 
     def __init__(self, path: Path, comparison: Comparison):
         self.path = path
-        empty: dict[str, Any] = {"name": comparison.name, "versions": package_versions(), "experts": {}, "runs": {}}
-        self.content = _read(path) if path.exists() else empty
+        empty = {"name": comparison.name, "loop": comparison.loop, "versions": package_versions(), "experts": {}, "runs": {}}
+        self.content: dict[str, Any] = _read(path) if path.exists() else empty
+        if (loop := self.content.get("loop", _FIRST)) != comparison.loop:
+            raise ConfigError(
+                f"loop: {comparison.loop}; {path} has results of {loop} runs, whose seconds are of another kind: "
+                "take another --output, or move it away"
+            )
 
     def has(self, job: Job) -> bool:
         """Whether there is a result of the job with all its guidance scales."""

@@ -65,6 +65,24 @@ def recipe_differences(now: Recipe, saved: Recipe, step: int) -> list[str]:
     return differences({**_until(now, step, both), "experts": known, **ranks}, {**_until(saved, step, both), **ranks})
 
 
+def completed(saved: Recipe, config: RunConfig) -> Recipe:
+    """A saved recipe with the keys that the configuration got since it was saved, where this run leaves them at their defaults.
+
+    Args:
+        saved: by this version, or by one that knew fewer keys.
+        config: of the run that continues.
+    """
+    return _completed(saved, recipe(config), recipe(config, without_defaults=True))
+
+
+def _completed(saved: Any, now: Any, written: Any) -> Any:
+    if not (isinstance(saved, Mapping) and isinstance(now, Mapping)):
+        return saved
+    chosen = written if isinstance(written, Mapping) else {}
+    known = {name: _completed(value, now.get(name), chosen.get(name)) for name, value in saved.items()}
+    return {name: value for name, value in now.items() if name not in saved and name not in chosen} | known
+
+
 def _until(recipe: Recipe, step: int, named: Collection[str]) -> Recipe:
     """As `until`, with the experts of these routes: scores may name a route of which no row is drawn."""
     experts = {name: {"expert": recipe["routes"][name]["expert"]} for name in named}

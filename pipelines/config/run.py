@@ -191,8 +191,8 @@ class RunConfig(Section):
         ranks, batch, group = self.learner.ranks, self.learner.batch_size, self.rollout.group_size
         if ranks > (most := ceil(batch / group)):
             raise ValueError(
-                f"learner.ranks: {ranks} is above the groups that a step may have: {batch} samples (learner.batch_size) in "
-                f"groups of {group} (rollout.group_size); allowed: 1 to {most}"
+                f"learner.ranks: {ranks} is above the batches that a step may have: {batch} samples (learner.batch_size) in "
+                f"batches of {group} (rollout.group_size); allowed: 1 to {most}"
             )
         return self
 

@@ -100,7 +100,7 @@ class LearnerConfig(Section):
         default=1, ge=0, description="step s rolls out with the newest published version up to s - lag; 0 is strictly on-policy"
     )
     micro_batch: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="most samples of one forward and backward; auto is what `gpu` holds, or a whole group"
+        default="auto", description="most samples of one forward and backward; auto is what `gpu` holds, or a whole batch"
     )
     recompute: Literal["auto", "always", "never"] = Field(
         default="auto", description="compute activations again in the backward, in the same bits; auto does so where it must"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fields import checkpoint
 from pipelines.config.errors import ConfigError
-from pipelines.config.recipe import recipe, recipe_differences, recorded_ranks
+from pipelines.config.recipe import completed, recipe, recipe_differences, recorded_ranks
 from pipelines.config.run import RunConfig
 
 
@@ -42,7 +42,7 @@ def _fitting(config: RunConfig, path: Path) -> checkpoint.Checkpoint:
     except ValueError as error:
         raise ConfigError(f"--resume: {error}") from error
     try:
-        differences = recipe_differences(recipe(config), saved.recipe, saved.step)
+        differences = recipe_differences(recipe(config), completed(saved.recipe, config), saved.step)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{path} is no complete checkpoint: its recipe is damaged") from error
     if differences:

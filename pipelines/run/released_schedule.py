@@ -3,21 +3,25 @@
 The released DanceOPD trainer rolls every sample out to its end, one at a time and with the adapter beside the weights, encodes
 its prompt again, and computes activations again in the backward. Here a rollout ends at its last query, groups share their
 forwards, an adapter is merged once per step, and activations are kept where there is room. Routing, queries and loss are the
-same.
+same, and so are the 16 steps of a rollout.
 """
 
 import time
 from pathlib import Path
 
 from fields.carriers import Example
-from fields.method.plan import Group
+from fields.method.plan import Batch
 from pipelines.config.load import load_config
 from pipelines.parts.check_files import checked_parts
 from pipelines.parts.run_parts import RunParts
 from pipelines.reports.measurement import Measurement, spread
 from pipelines.run.one_process import OneProcess
 
-RELEASED = ("rollout.group_size=1", "rollout.merge=false", "learner.micro_batch=1", "learner.recompute=always")
+RELEASED = (
+    *("rollout.group_size=1", "rollout.mix_routes=false", "rollout.merge=false"),
+    *("learner.micro_batch=1", "learner.recompute=always"),
+)
+SAME = ("rollout.steps=16", "eval.every=0")
 
 
 class _Schedule:
@@ -37,13 +41,14 @@ class _Schedule:
     def step(self, step: int) -> None:
         """One optimizer step."""
         self._one.policy.load(self._one.distiller.weights(step))
-        self._one.distiller.update([example for group in self._parts.plan.groups(step) for example in self._examples(group)])
+        self._one.distiller.update([example for batch in self._parts.plan.batches(step) for example in self._examples(batch)])
 
-    def _examples(self, group: Group) -> list[Example]:
-        (queries,) = self._one.states((group,), [self._one.encode(group)])
-        for _ in range(int(group.indices.max()), self._parts.config.rollout.steps if self._to_the_end else 0):
-            self._one.policy.answer(queries[-1])
-        return [self._one.learn(group, query) for query in queries]
+    def _examples(self, batch: Batch) -> list[Example]:
+        states = self._one.states(batch, [self._one.encode(group) for group in batch])
+        for group, queries in zip(batch, states, strict=True):
+            for _ in range(int(group.indices.max()), self._parts.config.rollout.steps if self._to_the_end else 0):
+                self._one.policy.answer(queries[-1])
+        return [Example.joined(list(map(self._one.learn, batch, queries))) for queries in zip(*states, strict=True)]
 
 
 def schedules(path: Path, steps: int) -> Measurement:
@@ -55,8 +60,7 @@ def schedules(path: Path, steps: int) -> Measurement:
     """
     settings = {"the released trainer's": RELEASED, "ours, in one process": ()}
     sides = {
-        name: _Schedule(checked_parts(load_config(path, ["eval.every=0", *own])), to_the_end=bool(own))
-        for name, own in settings.items()
+        name: _Schedule(checked_parts(load_config(path, [*SAME, *own])), to_the_end=bool(own)) for name, own in settings.items()
     }
     batch_size = load_config(path, []).learner.batch_size
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -13,7 +13,7 @@ from waiting import LIMIT_S
 
 from actors.rollout_pool import RolloutPool
 from actors.rollout_worker import PublishedWeights, RolloutWorker
-from fields.carriers import Weights
+from fields.carriers import Condition, Weights
 from fields.lora.peft_files import read_adapter
 from fields.method.plan import Group, Sample, Stream, generator, noise
 from fields.method.solver import Euler
@@ -32,6 +32,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot im
 GRID = time_grid(4)
 SETTINGS = RolloutSettings(seed=0, grid=GRID, solver=Euler())
 GROUP = Group(0, "text_to_image", (Sample(0, "text_to_image", 0, (3,)),))  # asks after three forwards
+OTHER = Group(0, "realism", tuple(Sample(n, "realism", 0, (3,)) for n in (1, 2)))
 CONDITION = SceneFamily().encode([task_row("u", draw_task("single", generator(0, Stream.ROW, 0)))])
 
 
@@ -51,33 +52,41 @@ def versions(cluster, tiny_models):
     return [Weights.of(n, read_adapter(adapter).tensors) for n, adapter in enumerate(adapters)]
 
 
-def expected(versions, tiny_models):
+def expected(versions, tiny_models, batch):
     """The states of the first version, and then of the second one, without anything going wrong."""
     policy = building(SceneFamily(), tiny_models)()
     answers = []
     for weights in versions:
         policy.load(weights)
-        answers.append(policy.queries((GROUP,), [CONDITION])[0])
+        answers.append(policy.queries(batch, conditions(batch)))
     return answers
 
 
-@pytest.mark.parametrize(("error", "survives"), [(BROKEN, False), (FULL, True)])
-def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_path, error, survives):
-    """On a broken device by the process that Ray starts in its place, out of memory by the same."""
+def conditions(batch):
+    return [Condition.concatenate([CONDITION] * len(group.ids)) for group in batch]
+
+
+@pytest.mark.parametrize(("error", "survives", "batch"), [(BROKEN, False, (GROUP, OTHER)), (FULL, True, (GROUP,))])
+def test_a_fault_in_a_rollout_costs_its_repetition(versions, tiny_models, tmp_path, error, survives, batch):
+    """On a broken device by the process that Ray starts in its place, out of memory by the same; of a batch of several groups
+    as of one."""
     calls = tmp_path / "calls"
     build = building(FaultyFamily(calls, error, at=(4,)), tiny_models)
     worker = ray.remote(RolloutWorker).options(num_cpus=0.1, max_restarts=-1)
 
     async def live():
         pool = RolloutPool(lambda number: worker.remote(build, Numerics()), 1, "faulty", LIMIT_S)
-        answers = [(await pool.queries((GROUP,), [CONDITION], PublishedWeights.put(weights)))[0][0] for weights in versions]
+        answers = [await pool.queries(batch, conditions(batch), PublishedWeights.put(weights)) for weights in versions]
         pool.end()
         return answers
 
-    for answer, (undisturbed,) in zip(asyncio.run(live()), expected(versions, tiny_models), strict=True):
-        (query,) = answer.sealed.open()
-        assert torch.equal(query.x_t, undisturbed.x_t)
-        assert query.checksum == undisturbed.checksum
+    for answers, undisturbed in zip(asyncio.run(live()), expected(versions, tiny_models, batch), strict=True):
+        for group, (answer, reference), (own,) in zip(batch, answers, undisturbed, strict=True):
+            (query,) = answer.sealed.open()
+            assert (query.sample_ids, query.routes) == (group.ids, (group.route,) * len(group.ids))
+            assert torch.equal(query.x_t, own.x_t)
+            assert query.checksum == own.checksum
+            assert ray.get(reference).outlines == answer.outlines, "each group is an object of its own"
     first, last = processes(calls)[0], processes(calls)[-1]
     assert processes(calls) == [first] * 5 + [last] * 3
     assert (first == last) == survives

@@ -206,6 +206,29 @@ def test_the_plain_loop_makes_the_same_students_without_a_cluster(comparison_fil
     assert "the same student, to the last bit" in capsys.readouterr().out
 
 
+def test_a_run_of_the_plain_loop_that_fails_takes_no_finished_one_along(comparison_file, tmp_path):
+    content = yaml.safe_load(comparison_file.read_text())
+    variants = {"one": {}, "two": {"set": {"learner.learning_rate": 1e30, "rollout.steps": 6}}}
+    content["experiments"]["k"]["variants"] = variants
+    comparison_file.write_text(yaml.safe_dump(content | {"loop": "reference", "concurrency": 1}, sort_keys=False))
+    output = tmp_path / "out"
+    with pytest.raises(ValueError, match="not finite"):
+        compare.main([str(comparison_file), "--output", str(output)])
+    found = json.loads((output / "compare.json").read_text())
+    job, *_ = plan_jobs(load(comparison_file, Comparison, {}))
+    assert found["runs"].keys() == {job.key}
+    assert "0" in found["runs"][job.key]
+
+
+def test_seconds_of_two_kinds_stand_in_no_file(comparison_file, tmp_path):
+    Store(tmp_path / "compare.json", load(comparison_file, Comparison, {})).save()
+    plain = load(comparison_file, Comparison, PLAIN)
+    with pytest.raises(ConfigError, match=r"loop: reference; .*compare\.json has results of distributed runs"):
+        Store(tmp_path / "compare.json", plain)
+    Store(tmp_path / "plain.json", plain).save()
+    assert Store(tmp_path / "plain.json", plain).content["loop"] == "reference"
+
+
 def test_the_tables_are_means_and_paired_differences(comparison_file, tmp_path):
     comparison = load(comparison_file, Comparison, {})
     skills = {"one": (0.5, 0.7), "two": (0.4, 0.5)}
@@ -264,6 +287,9 @@ def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparis
     assert "<td>16 <small>2 of 2</small></td>" in (tmp_path / "compare.html").read_text()
 
 
+PLAIN = {"loop": "reference", "experiments.k.variants.start.guidance": [1]}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -272,10 +298,13 @@ def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparis
         ({"experiments.k.variants.start.guidance": [1, float("nan")]}, "guidance.1: Input should be a finite number"),
         ({"seeds": [0]}, "seeds"),
         ({"loop": "reference"}, "experiments.k.variants.start.guidance: [1.0, 2.0]; with loop: reference"),
+        (PLAIN | {"set": {"eval.every": 0}}, "eval.every: 0 takes no exam"),
+        (PLAIN | {"set": {"eval.every": 1, "numerics.threads": 2}}, "numerics.threads: 2; loop: reference counts"),
         (
-            {"loop": "reference", "experiments.k.variants.start.guidance": [1], "set": {"eval.every": 0}},
-            "eval.every: 0 takes no",
+            PLAIN | {"set": {"eval.every": 1, "rollout.num_gpus": 0.5}},
+            "rollout.num_gpus: 0.5; loop: reference counts CPU seconds",
         ),
+        (PLAIN | {"set": {"eval.every": 1, "experts.local_edit.num_gpus": 1}}, "experts.local_edit.num_gpus: 1; loop"),
         ({"experiments.k.variants.two.set": {"experts.local_edit.replicas": 2}}, "would be another service"),
         ({"experiments.k.variants.two.set": {"query.k": 99}}, "experiments.k.variants.two: query.k: 99 queries"),
     ],

@@ -2,7 +2,7 @@
 
 import json
 
-from pipelines.config.recipe import recipe, recipe_differences
+from pipelines.config.recipe import completed, recipe, recipe_differences
 
 
 def saved(config):
@@ -33,6 +33,19 @@ def test_the_recipe_leaves_out_what_may_change_on_the_way(make_config):
         "learner.learning_rate: 0.001 -> 0.5",
         "rollout.merge: True -> False",
         "run.seed: 0 -> 1",
+    ]
+
+
+def test_a_key_that_came_since_is_no_difference_where_it_has_its_default(make_config):
+    before = saved(make_config("learner.clip=3"))
+    del before["rollout"]["mix_routes"], before["learner"]["clip"]
+    now = make_config()
+    assert recipe_differences(recipe(now), completed(before, now), 8) == []
+    mixing = make_config("rollout.mix_routes=true", "learner.clip=2", "learner.learning_rate=0.5")
+    assert recipe_differences(recipe(mixing), completed(before, mixing), 8) == [
+        "learner.clip: None -> 2.0",
+        "learner.learning_rate: 0.001 -> 0.5",
+        "rollout.mix_routes: None -> True",
     ]
 
 

@@ -115,6 +115,8 @@ SHORT = ("run.steps=4", "rollout.steps=6", "rollout.workers=1", "learner.batch_s
 @pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_distributed_equals_the_reference(on_standing, make_config, method):
     config = on_standing(*SHORT, *METHODS[method], "run.name=distributed")
+    batches = [batch for step in range(4) for batch in checked_parts(config).plan.batches(step)]
+    assert max(map(len, batches)) == 1 + ("mixed batches" in method)
     expected = reference(make_config(*SHORT, *METHODS[method], "run.name=reference"))
     assert trained(config).checksum == expected.weights.checksum
     assert_the_same_steps(config, lag=1)

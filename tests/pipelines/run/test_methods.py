@@ -3,6 +3,7 @@
 import pytest
 
 from actors.journal import METRICS, rows
+from pipelines.parts.check_files import checked_parts
 from runs import reference
 
 SHORT = ("run.steps=2", "rollout.steps=6", "learner.batch_size=6")
@@ -54,6 +55,7 @@ def test_batches_of_several_routes_teach_what_batches_of_one_do(make_config):
         for mixes in (False, True):
             name = f"run.name={number}-{mixes}"
             config = make_config(*SHORT, "run.steps=1", "learner.batch_size=12", f"rollout.mix_routes={mixes}", name, *method)
+            assert max(map(len, checked_parts(config).plan.batches(0))) == 1 + mixes
             reference(config)
             (row,) = rows(config.folder / METRICS)
             losses.append((row["route_loss"], row["samples"]))
