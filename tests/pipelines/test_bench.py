@@ -14,6 +14,7 @@ from pipelines.parts.pace import StepSeconds
 from pipelines.reports import measurement
 from pipelines.reports.measurement import Measurement
 from pipelines.run.benchmark import _limit
+from pipelines.run.mixed_batches import mixed_batches
 from pipelines.run.part_times import part_times
 from pipelines.run.publication import publication
 from pipelines.run.released_schedule import schedules
@@ -96,6 +97,16 @@ def test_the_released_schedule_is_more_work_for_the_same_samples(config_file):
     assert found.raw["ratios"][0] > 1.2
 
 
+def test_batches_of_several_routes_are_fuller_and_timed_against_those_of_one(config_file):
+    found = mixed_batches(config_file, [2], 1)
+    ((routes, apart, mixed, *_),) = found.rows
+    assert (routes, float(apart) < float(mixed)) == ("6", True)
+    (raw,) = found.raw.values()
+    assert raw["samples_of_a_batch"]["mixed"] > raw["samples_of_a_batch"]["apart"]
+    (a,), (b,) = raw["cpu_seconds_of_a_step"].values()
+    assert raw["ratios"] == [a / b]
+
+
 @pytest.mark.slow
 def test_publication_is_timed_for_every_size_and_number_of_workers(cluster):
     found = publication([4], [1, 2], 2)
@@ -107,6 +118,7 @@ def test_publication_is_timed_for_every_size_and_number_of_workers(cluster):
     ("arguments", "message"),
     [
         (["--ranks", "1", "0"], "--ranks 1 0 --model-seconds 4: allowed are numbers above 0"),
+        (["--mixed", "0"], "--mixed 0 --model-seconds 4: allowed are numbers above 0"),
         (["--workers", "0", "1"], "--workers 0 1 --model-seconds 4: allowed are numbers above 0"),
         (["--ranks", "1", "--model-seconds", "0"], "--ranks 1 --model-seconds 0: allowed are numbers above 0"),
         (["--steps", "4"], "--steps 4 --repeats 3: allowed are steps above 4, repeats above 0"),
