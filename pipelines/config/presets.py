@@ -12,7 +12,7 @@ _ON_POLICY: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "danceopd": _ON_POLICY,
-    "fast": _ON_POLICY | {"query": {"type": "uniform"}},
+    "fast": _ON_POLICY | {"state": {"type": "noised_data"}, "query": {"type": "uniform"}},
     "softmix": _ON_POLICY | {"routing": {"type": "soft"}},
     "diffusionopd": {
         "state": {"type": "student_ode"},

@@ -31,7 +31,7 @@ def read(tmp_path: Path):
 WEIGHTS = {"a": 1.0, "b": 1.0}
 PRESETS = {  # solver (None noises data), query, routing, objective
     "danceopd": (Euler(), BetaQuery(5.0, 2.0, "index", 1), HardRouting(WEIGHTS, "sample"), VelocityMse()),
-    "fast": (Euler(), UniformQuery(), HardRouting(WEIGHTS, "sample"), VelocityMse()),
+    "fast": (None, UniformQuery(), HardRouting(WEIGHTS, "sample"), VelocityMse()),
     "softmix": (Euler(), BetaQuery(5.0, 2.0, "index", 1), HardRouting(WEIGHTS, "sample"), VelocityMse()),
     "diffusionopd": (Euler(), DenseQuery(), GroupedRouting(WEIGHTS), TransitionKl(None)),
     "flowopd": (EulerMaruyama(0.7), DenseQuery(), HardRouting(WEIGHTS, "step"), TransitionKl(0.7)),
@@ -49,7 +49,7 @@ def test_a_preset_is_the_method_of_its_paper(read, name):
     both = {"a": 0.5, "b": 0.5}
     taught = {"softmix": {"a": both, "b": both}, "joint_sft": {"a": {}, "b": {}}}
     assert shares == taught.get(name, {"a": {"a": 1.0}, "b": {"b": 1.0}})
-    assert config.state.reads_targets == (name in ("offpolicy", "joint_sft"))
+    assert config.state.reads_targets == (name in ("fast", "offpolicy", "joint_sft"))
 
 
 def test_the_fast_preset_also_says_how_to_roll_out_and_where_to_start(read):
