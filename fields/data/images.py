@@ -82,7 +82,7 @@ def decode_image(data: bytes, uid: str) -> np.ndarray:
     Raises:
         ValueError: if the bytes are no image, or one of more than MOST_PIXELS; names the row.
     """
-    image = _read(data, uid, lambda image: _as_rgb(ImageOps.exif_transpose(image)))
+    image = _read(data, uid, _upright_rgb)
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
 
 
@@ -114,6 +114,11 @@ def _read(data: bytes, uid: str, read: Callable[[Image.Image], T]) -> T:
         raise ValueError(f"{where} does not decode") from error
 
 
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)  # which copies nothing where nothing is to be turned
+    return _as_rgb(image)
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey; Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
@@ -122,7 +127,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def encode_png(image: np.ndarray) -> bytes:
