@@ -32,15 +32,21 @@ def test_the_shipped_comparison_has_every_experiment_with_five_seeds():
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "rows"), [("scene", "", 47), ("two_skills", "two_skills", 4), ("compress", "compress", 4)]
+    ("name", "folder", "rows", "missing"),
+    [
+        ("scene", "", 47, 0),
+        ("two_skills", "two_skills", 4, 0),
+        ("compress", "compress", 4, 0),
+        ("time_to_skill", "time_to_skill", 3, 1),
+    ],
 )
-def test_the_shipped_results_are_found_again(name, folder, rows):
+def test_the_shipped_results_are_found_again(name, folder, rows, missing):
     """Whatever keys the configuration got since: nothing of them would be run again."""
     comparison = load(Path(f"pipelines/configs/compare_{name}.yaml"), Comparison, {})
     store = Store(Path("docs/results") / folder / "compare.json", comparison)
     jobs = plan_jobs(comparison)
     assert len({job.key for job in jobs}) == rows
-    assert all(store.has(job) for job in jobs)
+    assert [store.has(job) for job in jobs].count(False) == missing
 
 
 def test_variants_that_mean_the_same_are_one_run_and_others_are_not():
