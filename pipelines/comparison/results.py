@@ -18,6 +18,7 @@ from pipelines.run_folder.time_to_skill import exams_taken
 def result_of(config: RunConfig, weights: Weights, skills: Mapping[str, Skills]) -> dict[str, Any]:
     """A run's entry in compare.json, from its folder and what its student can do at each guidance scale."""
     steps = rows(config.folder / METRICS)
+    on_the_way = [exam for exam in exams_taken(steps, rows(config.folder / SKILLS)) if exam.step < config.run.steps]
     return {
         "settings": settings(config),
         "weights_sha256": weights.checksum,
@@ -25,7 +26,7 @@ def result_of(config: RunConfig, weights: Weights, skills: Mapping[str, Skills])
         "samples": sum(row["samples"] for row in steps),
         "loss": steps[-1]["loss"] if steps else None,
         "skills": skills,
-        "curve": [asdict(exam) for exam in exams_taken(steps, rows(config.folder / SKILLS))],
+        "curve": [asdict(exam) for exam in on_the_way],
     }
 
 

@@ -37,9 +37,9 @@ def test_how_a_process_computes_is_settled_in_one_place():
 
 def test_every_process_settles_how_it_computes_before_it_builds_anything():
     settling = {name: text for name, text in sources() if ".settle()" in text}
-    commands = ("diagnose", "experts", "generate", "run/part_times", "run/reference")
+    commands = ("diagnose", "experts", "generate", "run/part_times", "run/reference", "comparison/one_process_runner")
     actors = ("actors/learner.py", "actors/learner_rank.py", "actors/rollout_worker.py")
-    timed = ("pipelines/run/publication.py", "pipelines/run/released_schedule.py")
+    timed = ("pipelines/run/publication.py", "pipelines/run/in_turn.py")
     processes = (*actors, "services/replica.py", "services/other_rank.py", *timed)
     assert set(settling) == {*processes, *(f"pipelines/{command}.py" for command in commands)}
     for name in processes:

@@ -125,7 +125,9 @@ def test_a_loss_that_overflows_leaves_the_student_as_it_was(new_student, local_f
     examples = [answered(ask(2, 3), local_field), answered(ask(4, 5), local_field)]
     examples[place] = with_velocity(examples[place].query, torch.full((2, 3, 24, 24), 1e30))
     before = bits(student)
-    with pytest.raises(FloatingPointError, match=rf"'x', samples \({2 + 2 * place}, {3 + 2 * place}\), t \["):
+    with pytest.raises(
+        FloatingPointError, match=rf"local_edit, answered by x, samples \({2 + 2 * place}, {3 + 2 * place}\), t \["
+    ):
         student.update(examples)
     assert bits(student) == before
     for s in (student, undisturbed):

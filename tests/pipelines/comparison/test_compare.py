@@ -288,9 +288,9 @@ def test_the_price_of_a_skill_is_the_mean_over_the_seeds_that_got_there(comparis
         }
     write_report(comparison, {"experts": {"local_edit": skills(0.8)}, "runs": runs, "versions": {}}, tmp_path, comparison_file)
     one, two = re.findall(r"^\| \**(?:one|two)\** \|.*$", (tmp_path / "compare.md").read_text(), re.MULTILINE)
-    assert one.endswith("| 30 | 16 (2 of 2) | 2 |"), "(3 + 30) / 2"
+    assert one.endswith("| 30 | 16 ± 172 (2 of 2) | 2 |"), "(3 + 30) / 2, and 12.706 * 19.09 / sqrt(2)"
     assert two.endswith("| 30 | not reached | 2 |")
-    assert "<td>16 <small>2 of 2</small></td>" in (tmp_path / "compare.html").read_text()
+    assert "<td>16 ± 172 <small>2 of 2</small></td>" in (tmp_path / "compare.html").read_text()
 
 
 PLAIN = {"loop": "reference", "experiments.k.variants.start.guidance": [1]}

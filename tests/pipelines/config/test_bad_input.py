@@ -42,7 +42,7 @@ from pipelines.run_folder.lock import only_driver
         ("student.start.expertt=x", "expertt: unknown key; allowed: type, expert"),
         (
             "learner.ranks=4",
-            "learner.ranks: 4 is above the groups that a step may have: 12 samples (learner.batch_size) in groups of 4 "
+            "learner.ranks: 4 is above the batches that a step may have: 12 samples (learner.batch_size) in batches of 4 "
             "(rollout.group_size); allowed: 1 to 3",
         ),
         (

@@ -16,7 +16,7 @@ from pipelines.config.load import load_config
 from pipelines.parts.run_parts import RunParts
 
 CONFIGS = Path("pipelines/configs")
-COMPARISONS = [CONFIGS / f"compare_{name}.yaml" for name in ("scene", "two_skills", "compress")]
+COMPARISONS = [CONFIGS / f"compare_{name}.yaml" for name in ("scene", "two_skills", "compress", "time_to_skill")]
 SHIPPED = sorted({*CONFIGS.glob("*.yaml")} - set(COMPARISONS))
 JOBS = sorted(Path("deploy/kuberay").glob("ray-job.*.yaml"))
 
